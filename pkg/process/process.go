@@ -1,0 +1,147 @@
+// Package process is what every daemon of Causeway does before and around its
+// own work: flags and a config file that say the same, a logger, signals, and
+// a status server. It knows nothing of what a daemon does.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Exit statuses of Main.
+const (
+	exitOK    = 0
+	exitError = 1
+	exitUsage = 2
+)
+
+// stopTimeout is how long Run may take to return once it was told to stop.
+const stopTimeout = 5 * time.Second
+
+// Daemon is a program that runs until it is told to stop.
+type Daemon struct {
+	// Name is the program's name, Summary one sentence for --help.
+	Name    string
+	Summary string
+	// Flags registers the daemon's own flags. --config, --log-level,
+	// --log-format, --help and --version are Main's.
+	Flags func(*pflag.FlagSet)
+	// Validate checks the values that flags and config file gave; its error
+	// names the flag. It may be nil.
+	Validate func() error
+	// Run does the work. It returns within 5 s of ctx being done; an error that
+	// comes from ctx alone counts as a clean end.
+	Run func(ctx context.Context, log *slog.Logger) error
+}
+
+// Main parses the arguments of the process, runs d until SIGTERM or SIGINT,
+// and returns the exit status: 0 after a clean end, 1 when Run ended with an
+// error or not in time, 2 for wrong flags or a wrong config file. A second
+// signal ends the process at once.
+func Main(d Daemon) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	// From the first signal on the kernel's default applies again, so that a
+	// second one ends a process which hangs.
+	context.AfterFunc(ctx, stop)
+	return d.main(ctx, os.Args[1:], os.Stdout, os.Stderr)
+}
+
+func (d Daemon) main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var logging LogConfig
+	flags := pflag.NewFlagSet(d.Name, pflag.ContinueOnError)
+	flags.SetOutput(io.Discard) // errors are printed here, once and in one line
+	logging.Flags(flags)
+	version := flags.Bool("version", false, "print the version and exit")
+	if d.Flags != nil {
+		d.Flags(flags)
+	}
+	switch err := ParseFlags(flags, args); {
+	case errors.Is(err, pflag.ErrHelp):
+		fmt.Fprintf(stdout, "%s\n\nUsage:\n  %s [flags]\n\nFlags:\n%s", d.Summary, d.Name, flags.FlagUsages())
+		return exitOK
+	case err != nil:
+		return d.usage(stderr, err)
+	case *version:
+		fmt.Fprintf(stdout, "%s %s\n", d.Name, Version())
+		return exitOK
+	}
+	if d.Validate != nil {
+		if err := d.Validate(); err != nil {
+			return d.usage(stderr, err)
+		}
+	}
+	log, err := NewLogger(logging, stderr)
+	if err != nil {
+		return d.usage(stderr, err)
+	}
+	log.Info("starting", "version", Version())
+	if err := d.run(ctx, log); err != nil {
+		log.Error("ended", "error", err)
+		return exitError
+	}
+	log.Info("stopped")
+	return exitOK
+}
+
+func (d Daemon) usage(stderr io.Writer, err error) int {
+	fmt.Fprintf(stderr, "%s: %v (see %s --help)\n", d.Name, err, d.Name)
+	return exitUsage
+}
+
+// run calls Run and holds it to its time to stop. What still runs then is
+// abandoned: the process is about to exit, and an unclean end that is seen is
+// better than a supervisor's SIGKILL that explains nothing.
+func (d Daemon) run(ctx context.Context, log *slog.Logger) error {
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx, log) }()
+	select {
+	case err := <-done:
+		return ended(ctx, err)
+	case <-ctx.Done():
+	}
+	log.Info("stopping")
+	timeout := time.NewTimer(stopTimeout)
+	defer timeout.Stop()
+	select {
+	case err := <-done:
+		return ended(ctx, err)
+	case <-timeout.C:
+		var stacks limitedBuffer
+		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1) // a buffer's Write has no error
+		return fmt.Errorf("not stopped after %v; goroutines: %s", stopTimeout, stacks.String())
+	}
+}
+
+// ended returns the error of a Run that returned err: none when ctx asked it
+// to stop and it says no more than that.
+func ended(ctx context.Context, err error) error {
+	switch {
+	case err == nil && ctx.Err() == nil:
+		return errors.New("ended without being told to")
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return nil
+	}
+	return err
+}
+
+// limitedBuffer keeps the first 64 KiB of what is written.
+type limitedBuffer struct{ data []byte }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	const limit = 64 << 10
+	b.data = append(b.data, p[:min(len(p), limit-len(b.data))]...)
+	return len(p), nil
+}
+
+func (b *limitedBuffer) String() string { return string(b.data) }
