@@ -1,0 +1,67 @@
+package pki
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+)
+
+// Admin is all that the command line needs to reach a cluster. It holds a
+// private key, so its file is its owner's only.
+type Admin struct {
+	// Endpoint is the gateway's host:port.
+	Endpoint    string `yaml:"endpoint"`
+	ClusterName string `yaml:"cluster-name"`
+	// CA, Cert and Key are PEM.
+	CA   string `yaml:"ca"`
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// WriteAdmin replaces path, readable by its owner only.
+func WriteAdmin(path string, admin Admin) error {
+	text, err := yaml.Marshal(admin)
+	if err != nil {
+		return fmt.Errorf("encode %q: %w", path, err)
+	}
+	return writeFile(path, text, 0o600)
+}
+
+// ReadAdmin reads what WriteAdmin wrote. Certificates are checked when they are
+// used, by ClientConfig.
+func ReadAdmin(path string) (Admin, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Admin{}, fmt.Errorf("read admin file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	var admin Admin
+	decoder := yaml.NewDecoder(f)
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&admin); err != nil {
+		return Admin{}, fmt.Errorf("parse admin file %s: %w", path, err)
+	}
+	if admin.Endpoint == "" {
+		return Admin{}, fmt.Errorf("admin file %s: %w", path, errors.New("endpoint is empty"))
+	}
+	if err := cluster.ValidateName(admin.ClusterName); err != nil {
+		return Admin{}, fmt.Errorf("admin file %s: %w", path, err)
+	}
+	return admin, nil
+}
+
+// ClientConfig returns the TLS configuration to dial the cluster's gateway with.
+func (a Admin) ClientConfig() (*tls.Config, error) {
+	c := &client{names: MeshNames(a.ClusterName), load: a.load}
+	return c.config()
+}
+
+func (a Admin) load() (*credentials, error) {
+	c := &credentials{certDoc: "admin certificate of cluster " + a.ClusterName, caDoc: "the admin file's ca"}
+	return c, c.parse([]byte(a.CA), []byte(a.Cert), []byte(a.Key))
+}

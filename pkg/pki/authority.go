@@ -1,0 +1,214 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+)
+
+// The files of an authority inside its directory.
+const (
+	// CAFile is the authority's certificate, which may be given to anybody.
+	CAFile = "ca.crt"
+	// caKeyFile never leaves the directory.
+	caKeyFile = "ca.key"
+	lockFile  = ".lock"
+)
+
+const (
+	// authorityTTL is long: there is no way yet to replace an authority without
+	// giving all peers and agents new certificates.
+	authorityTTL = 10 * 365 * 24 * time.Hour
+	// backdate is by how much clocks of a mesh may differ before a new
+	// certificate is refused.
+	backdate = 10 * time.Minute
+)
+
+// Authority signs the certificates of one cluster. It is safe for concurrent
+// use and does not change.
+type Authority struct {
+	cluster string
+	dir     string
+	cert    *x509.Certificate
+	certPEM []byte
+	key     *ecdsa.PrivateKey
+}
+
+// OpenAuthority loads the authority in dir, or makes one when there is none.
+// Processes that do so at the same time get the same one. Errors wrap
+// ErrWrongCluster, ErrKey, ErrCertificate, ErrExpired or ErrNotYetValid, or
+// come from the file system.
+func OpenAuthority(dir, clusterName string) (*Authority, error) {
+	if err := cluster.ValidateName(clusterName); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory of the authority: %w", err)
+	}
+	unlock, err := lock(filepath.Join(dir, lockFile))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	a := &Authority{cluster: clusterName, dir: dir}
+	if err := a.open(); err != nil {
+		return nil, err
+	}
+	return a, a.check(time.Now())
+}
+
+// lock waits for the exclusive lock of path. The lock ends with the process,
+// however that ends.
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock of the authority: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// open loads or makes key and certificate. The key is written first: a crash
+// between the two leaves a key that nobody trusts yet, and the next start
+// finishes the work.
+func (a *Authority) open() error {
+	certFile, keyFile := filepath.Join(a.dir, CAFile), filepath.Join(a.dir, caKeyFile)
+	certPEM, certErr := os.ReadFile(certFile)
+	if certErr != nil && !errors.Is(certErr, fs.ErrNotExist) {
+		return fmt.Errorf("read certificate of the authority: %w", certErr)
+	}
+	key, err := readKey(keyFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && certErr != nil:
+		if key, err = newKey(keyFile); err != nil {
+			return err
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s is missing beside %s; restore it, or remove %s to begin a new authority,"+
+			" after which every peer and agent needs a new certificate: %w", keyFile, CAFile, CAFile, ErrKey)
+	case err != nil:
+		return err
+	}
+	a.key = key
+	if certErr != nil {
+		return a.create(certFile)
+	}
+	a.certPEM = certPEM
+	a.cert, err = parseCertificate(certFile, certPEM)
+	return err
+}
+
+// create signs the authority's own certificate and writes it to path.
+func (a *Authority) create(path string) error {
+	now := time.Now()
+	serial, err := newSerial()
+	if err != nil {
+		return err
+	}
+	s := Subject{Cluster: a.cluster, Role: roleAuthority, Name: a.cluster}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{Organization: []string{"Causeway"}, CommonName: "authority of " + a.cluster},
+		URIs:                  []*url.URL{s.uri()},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(authorityTTL),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
+	if err != nil {
+		return fmt.Errorf("sign authority of %q: %w", a.cluster, err)
+	}
+	a.certPEM = pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: der})
+	if a.cert, err = x509.ParseCertificate(der); err != nil {
+		return fmt.Errorf("parse authority of %q: %w", a.cluster, err)
+	}
+	return writeFile(path, a.certPEM, 0o644)
+}
+
+// check refuses an authority that is not this cluster's or whose signatures
+// nobody would accept.
+func (a *Authority) check(now time.Time) error {
+	path := filepath.Join(a.dir, CAFile)
+	if err := checkTime(path, a.cert, now); err != nil {
+		return err
+	}
+	if !a.key.PublicKey.Equal(a.cert.PublicKey) {
+		return fmt.Errorf("%s is not the key of %s; restore both from the same backup: %w",
+			filepath.Join(a.dir, caKeyFile), path, ErrKey)
+	}
+	s, err := subjectOf(a.cert)
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", path, ErrCertificate, err)
+	}
+	if s.Role != roleAuthority {
+		return fmt.Errorf("%s is a certificate of role %q, not an authority: %w", path, s.Role, ErrCertificate)
+	}
+	if s.Cluster != a.cluster {
+		return fmt.Errorf("%s is the authority of cluster %q, not of %q; a cluster that changes its name"+
+			" needs an empty directory: %w", path, s.Cluster, a.cluster, ErrWrongCluster)
+	}
+	return nil
+}
+
+// Cluster returns the name of the cluster that a signs for.
+func (a *Authority) Cluster() string { return a.cluster }
+
+// CertPEM returns the authority's certificate, for those who are to trust it.
+// The caller must not change it.
+func (a *Authority) CertPEM() []byte { return a.certPEM }
+
+// CertFile returns the path of the authority's certificate.
+func (a *Authority) CertFile() string { return filepath.Join(a.dir, CAFile) }
+
+func (a *Authority) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+func newKey(path string) (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make private key: %w", err)
+	}
+	text, err := encodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, writeFile(path, text, 0o600)
+}
+
+// newSerial draws 127 random bits: positive, and at most 16 bytes in DER.
+func newSerial() (*big.Int, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, fmt.Errorf("draw serial number: %w", err)
+	}
+	return serial, nil
+}

@@ -1,0 +1,71 @@
+package pki
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// serverTTL is short since the server's pair lives in memory and costs nothing
+// to renew.
+const serverTTL = 30 * 24 * time.Hour
+
+// ServerConfig returns the TLS configuration of the cluster's gateway: TLS 1.3,
+// clients with no certificate or with one of this authority. The server's own
+// pair is made here, kept in memory only, and renewed at the first handshake
+// after two thirds of its time, so it never needs a restart. dnsNames and ips
+// are what the gateway is dialled by besides its mesh names and localhost.
+func (a *Authority) ServerConfig(dnsNames []string, ips []netip.Addr) (*tls.Config, error) {
+	p := &serverPair{
+		authority: a,
+		request:   Request{Role: RoleServer, TTL: serverTTL, DNSNames: dnsNames, IPs: ips},
+	}
+	if _, err := p.get(nil); err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: p.get,
+		ClientAuth:     tls.VerifyClientCertIfGiven,
+		ClientCAs:      a.pool(),
+		// A resumed session would not see a client's new certificate.
+		SessionTicketsDisabled: true,
+	}, nil
+}
+
+// serverPair is the gateway's certificate, renewed by itself.
+type serverPair struct {
+	authority *Authority
+	request   Request
+
+	mu      sync.Mutex
+	current *tls.Certificate
+}
+
+// get returns a certificate with at least a third of its time left. A renewal
+// that does not work is tried again at the next handshake; until its end the
+// old certificate serves.
+func (p *serverPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.current != nil && now.Before(renewAt(p.current)) {
+		return p.current, nil
+	}
+	renewed, err := p.authority.issue(p.request)
+	if err != nil {
+		if p.current != nil && now.Before(p.current.Leaf.NotAfter) {
+			return p.current, nil
+		}
+		return nil, err
+	}
+	p.current = renewed
+	return renewed, nil
+}
+
+// renewAt is two thirds into the certificate's time.
+func renewAt(cert *tls.Certificate) time.Time {
+	whole := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
+	return cert.Leaf.NotBefore.Add(whole / 3 * 2)
+}
