@@ -1,0 +1,219 @@
+// Package merge computes, from what the own and the remote clusters say, what
+// the nodes of the own cluster need: a View of each global service and the
+// backends behind it. It is pure: the result depends on the last value of each
+// key alone, not on the order in which kinds and clusters spoke.
+package merge
+
+import (
+	"net/netip"
+
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
+
+// State is the merged state of a mesh as one cluster sees it. The cost of a
+// change is that of what changed: the slice, and for a Service its View. State
+// is not safe for concurrent use; Engine is.
+type State struct {
+	local    string
+	clusters map[string]*member
+	services map[service.Name]*entry
+}
+
+// member is what one cluster has said, by key. Of nodes, addresses and
+// identities only the number is of use so far, so only the keys are kept.
+type member struct {
+	nodes      map[string]struct{}
+	addresses  map[netip.Prefix]struct{}
+	identities map[identity.Number]struct{}
+	services   map[service.Name]struct{}
+	// slices holds the service that each slice belongs to: a slice that is
+	// deleted or changes hands no longer says where it was.
+	slices map[SliceName]service.Name
+}
+
+// Counts is how much of each kind a cluster has.
+type Counts struct {
+	Nodes      int
+	Addresses  int
+	Identities int
+	Services   int
+	Slices     int
+}
+
+// New returns an empty state for the cluster of that name.
+func New(local string) *State {
+	return &State{
+		local:    local,
+		clusters: map[string]*member{},
+		services: map[service.Name]*entry{},
+	}
+}
+
+// Local returns the name of the cluster that the state is computed for.
+func (s *State) Local() string { return s.local }
+
+// Apply takes a change of one cluster's state and returns what it changes for
+// the nodes; nothing that stays equal is in it. A key of the Update wins over
+// the value's own cluster and name.
+func (s *State) Apply(cluster string, u Update) service.Delta {
+	m := s.member(cluster)
+	remember(m.nodes, u.Nodes)
+	remember(m.addresses, u.Addresses)
+	remember(m.identities, u.Identities)
+
+	touched := touches{}
+	for name, svc := range u.Services {
+		s.setService(m, cluster, name, svc, touched)
+	}
+	for name, slice := range u.Slices {
+		s.setSlice(m, cluster, name, slice, touched)
+	}
+	var delta service.Delta
+	for name, t := range touched {
+		s.refresh(cluster, name, t, &delta)
+	}
+	if m.empty() {
+		delete(s.clusters, cluster)
+	}
+	return delta
+}
+
+// Remove forgets a cluster and returns what that changes for the nodes. It is
+// the same as deleting every key of it.
+func (s *State) Remove(cluster string) service.Delta {
+	m := s.clusters[cluster]
+	if m == nil {
+		return service.Delta{}
+	}
+	clear(m.nodes)
+	clear(m.addresses)
+	clear(m.identities)
+	u := Update{Services: map[service.Name]*service.Service{}, Slices: map[SliceName]*service.Slice{}}
+	for name := range m.services {
+		u.Services[name] = nil
+	}
+	for name := range m.slices {
+		u.Slices[name] = nil
+	}
+	return s.Apply(cluster, u)
+}
+
+// Counts returns how much each cluster has; one that has nothing is not in it.
+func (s *State) Counts() map[string]Counts {
+	counts := make(map[string]Counts, len(s.clusters))
+	for name, m := range s.clusters {
+		counts[name] = Counts{
+			Nodes:      len(m.nodes),
+			Addresses:  len(m.addresses),
+			Identities: len(m.identities),
+			Services:   len(m.services),
+			Slices:     len(m.slices),
+		}
+	}
+	return counts
+}
+
+func (s *State) member(cluster string) *member {
+	m := s.clusters[cluster]
+	if m == nil {
+		m = &member{
+			nodes:      map[string]struct{}{},
+			addresses:  map[netip.Prefix]struct{}{},
+			identities: map[identity.Number]struct{}{},
+			services:   map[service.Name]struct{}{},
+			slices:     map[SliceName]service.Name{},
+		}
+		s.clusters[cluster] = m
+	}
+	return m
+}
+
+func (m *member) empty() bool {
+	return len(m.nodes)+len(m.addresses)+len(m.identities)+len(m.services)+len(m.slices) == 0
+}
+
+// remember adds the keys that have a value to known and removes the others.
+func remember[K comparable, V any](known map[K]struct{}, changes map[K]*V) {
+	for key, value := range changes {
+		if value == nil {
+			delete(known, key)
+		} else {
+			known[key] = struct{}{}
+		}
+	}
+}
+
+func (s *State) setService(m *member, cluster string, name service.Name, svc *service.Service, touched touches) {
+	if svc == nil {
+		if _, known := m.services[name]; !known {
+			return
+		}
+		delete(m.services, name)
+	} else {
+		m.services[name] = struct{}{}
+	}
+	o := s.offer(name, cluster)
+	o.service = svc
+	touched.at(name).service = true
+	if len(o.slices) == 0 {
+		touched.at(name).source = true // its own list is what counts
+	}
+}
+
+func (s *State) setSlice(m *member, cluster string, name SliceName, slice *service.Slice, touched touches) {
+	owner, known := m.slices[name]
+	if known && (slice == nil || owner != ownerOf(name, slice)) {
+		delete(m.slices, name)
+		s.dropSlice(owner, cluster, name.Name, touched)
+	}
+	if slice == nil {
+		return
+	}
+	owner = ownerOf(name, slice)
+	m.slices[name] = owner
+	if owner.Name == "" {
+		return // belongs to no service: counted, nothing more
+	}
+	o := s.offer(owner, cluster)
+	if len(o.slices) == 0 {
+		touched.at(owner).source = true // from here on slices count, not the service's own list
+	}
+	o.slices[name.Name] = slice
+	touched.at(owner).slices[name.Name] = struct{}{}
+}
+
+func (s *State) dropSlice(owner service.Name, cluster, slice string, touched touches) {
+	if owner.Name == "" {
+		return
+	}
+	o := s.offer(owner, cluster)
+	delete(o.slices, slice)
+	touched.at(owner).slices[slice] = struct{}{}
+	if len(o.slices) == 0 {
+		touched.at(owner).source = true
+	}
+}
+
+func ownerOf(name SliceName, slice *service.Slice) service.Name {
+	return service.Name{Namespace: name.Namespace, Name: slice.Service}
+}
+
+// touches collects what of which services an Update changed.
+type touches map[service.Name]*touch
+
+type touch struct {
+	// service says that the service value is another.
+	service bool
+	// source says that all backends are to be looked at: where they come from
+	// may have changed between slices and service value, or the value is it.
+	source bool
+	slices map[string]struct{}
+}
+
+func (t touches) at(name service.Name) *touch {
+	if t[name] == nil {
+		t[name] = &touch{slices: map[string]struct{}{}}
+	}
+	return t[name]
+}
