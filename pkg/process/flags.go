@@ -20,6 +20,8 @@ const configFlag = "config"
 // file begin with file and line. It returns pflag.ErrHelp for --help.
 func ParseFlags(flags *pflag.FlagSet, args []string) error {
 	path := flags.String(configFlag, "", "YAML `file` whose keys are the names of these flags; a flag given wins")
+	flags.Usage = func() {}
+	flags.SetOutput(io.Discard)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -49,18 +49,26 @@ type Daemon struct {
 // error or not in time, 2 for wrong flags or a wrong config file. A second
 // signal ends the process at once.
 func Main(d Daemon) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	// From the first signal on the kernel's default applies again, so that a
-	// second one ends a process which hangs.
-	context.AfterFunc(ctx, stop)
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		select {
+		case <-signals:
+		case <-ctx.Done():
+		}
+		// The kernel's default applies again before anybody is told to stop, so
+		// that a second signal ends a process which hangs.
+		signal.Stop(signals)
+		cancel()
+	}()
+	defer cancel()
 	return d.main(ctx, os.Args[1:], os.Stdout, os.Stderr)
 }
 
 func (d Daemon) main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var logging LogConfig
 	flags := pflag.NewFlagSet(d.Name, pflag.ContinueOnError)
-	flags.SetOutput(io.Discard) // errors are printed here, once and in one line
 	logging.Flags(flags)
 	version := flags.Bool("version", false, "print the version and exit")
 	if d.Flags != nil {
