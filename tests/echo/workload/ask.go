@@ -1,0 +1,113 @@
+package workload
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+// maxAnswer bounds what a client reads of one answer, in bytes.
+const maxAnswer = 64 << 10
+
+// Ask makes one new connection to target (host:port) by protocol TCP, UDP or
+// HTTP and returns what it got; a failure is in Result.Error. It gives up when
+// ctx ends.
+func Ask(ctx context.Context, protocol, target string) Result {
+	begin := time.Now()
+	var result Result
+	if err := ask(ctx, protocol, target, &result); err != nil {
+		result.Error = Reason(err)
+	}
+	result.Millis = float64(time.Since(begin).Microseconds()) / 1000
+	return result
+}
+
+func ask(ctx context.Context, protocol, target string, result *Result) error {
+	network := protocol
+	if protocol == HTTP {
+		network = TCP
+	}
+	if network != TCP && network != UDP {
+		return fmt.Errorf("protocol %q is none of tcp, udp, http", protocol)
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, target)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	result.Peer = conn.RemoteAddr().String()
+	var line []byte
+	if protocol == HTTP {
+		line, err = requestLine(conn, target)
+	} else {
+		line, err = streamLine(conn)
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(line, &result.Answer); err != nil {
+		return fmt.Errorf("read the answer %.80q: %w", line, err)
+	}
+	return nil
+}
+
+// streamLine sends an empty line and returns the first line of what comes back.
+// On a connected UDP socket that is the beginning of the one datagram.
+func streamLine(conn net.Conn) ([]byte, error) {
+	if _, err := conn.Write([]byte("\n")); err != nil {
+		return nil, err
+	}
+	in := bufio.NewReaderSize(conn, maxAnswer)
+	line, err := in.ReadSlice('\n')
+	if err != nil {
+		return nil, err
+	}
+	return bytes.TrimSpace(line), nil
+}
+
+func requestLine(conn net.Conn, host string) ([]byte, error) {
+	request, err := http.NewRequest(http.MethodGet, "http://"+host+"/", nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Close = true
+	if err := request.Write(conn); err != nil {
+		return nil, err
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("http status %s", response.Status)
+	}
+	return io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+}
+
+// Reason returns a short text of err without addresses and ports, so that equal
+// failures are counted together.
+func Reason(err error) string {
+	var number syscall.Errno
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	case errors.As(err, &number):
+		return number.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "closed without an answer"
+	}
+	return err.Error()
+}
