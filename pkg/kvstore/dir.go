@@ -1,0 +1,136 @@
+package kvstore
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxSocketPath is what fits in a sockaddr_un with its terminating zero.
+const maxSocketPath = 107
+
+// dataDir is a data directory that this process alone has.
+type dataDir struct {
+	path   string
+	dir    *os.File // the directory itself, named in short socket paths
+	lock   *os.File // flocked; the kernel unlocks it when the process dies
+	socket string
+}
+
+// openDir makes the directory if needed and takes it for this process.
+func openDir(path string) (*dataDir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	lock, err := lockFile(filepath.Join(path, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("open data directory %q: %w", path, err)
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	return &dataDir{path: path, dir: dir, lock: lock, socket: socketPath(path, dir)}, nil
+}
+
+// socketPath is the address of the socket in the directory. Where the path is
+// too long for an address it goes by the open directory, which this process
+// (server and clients both) sees under /proc.
+func socketPath(path string, dir *os.File) string {
+	socket := filepath.Join(path, "etcd.sock")
+	if len(socket) > maxSocketPath {
+		socket = fmt.Sprintf("/proc/self/fd/%d/etcd.sock", dir.Fd())
+	}
+	return socket
+}
+
+func (d *dataDir) close() {
+	d.dir.Close()
+	d.lock.Close()
+}
+
+// lockFile takes the lock, waiting a moment for a process that is just ending.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(50 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %q: %w", path, err)
+		}
+		if time.Now().After(deadline) {
+			f.Close()
+			return nil, ErrDirInUse
+		}
+	}
+}
+
+// listen opens the socket. The lock makes sure that an old one is nobody's.
+func (d *dataDir) listen() (net.Listener, error) {
+	if err := removeSocket(d.socket); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("unix", d.socket)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(d.socket, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+// token returns what makes this data different from any other: etcd derives
+// the cluster id, by which readers know a store, from it. It lies with the
+// data, so that it goes when the data goes, and stays through a start that
+// was cut short.
+func (d *dataDir) token() (string, error) {
+	path := filepath.Join(memberDir(d.path), "token")
+	text, err := os.ReadFile(path)
+	if err == nil && len(text) > 0 {
+		return string(text), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read cluster token: %w", err)
+	}
+	token := rand.Text()
+	if err := os.MkdirAll(memberDir(d.path), 0o700); err != nil {
+		return "", fmt.Errorf("write cluster token: %w", err)
+	}
+	if err := writeSynced(path, []byte(token)); err != nil {
+		return "", fmt.Errorf("write cluster token: %w", err)
+	}
+	return token, nil
+}
+
+// writeSynced puts a file in place whole or not at all.
+func writeSynced(path string, data []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

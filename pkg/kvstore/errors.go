@@ -1,0 +1,17 @@
+package kvstore
+
+import "errors"
+
+var (
+	// ErrDirInUse: another process serves the data directory.
+	ErrDirInUse = errors.New("data directory is in use by another process: stop it, or give this one a directory of its own")
+	// ErrStopped: the server's Run has ended, so there is nothing to connect to.
+	ErrStopped = errors.New("etcd server is stopped")
+	// ErrOtherStore: what answers is not the store that was read before: it
+	// was wiped, restored from a backup, or replaced.
+	ErrOtherStore = errors.New("another store answers at this address")
+	// ErrCompacted: the revision asked for is compacted away. Everything must be listed again.
+	ErrCompacted = errors.New("revision is compacted")
+	// ErrWatchStuck: the watch stream is open but nothing comes through it.
+	ErrWatchStuck = errors.New("watch stream is silent")
+)
