@@ -30,11 +30,11 @@ type Node struct {
 	Name      string
 	Addresses []Address
 	// PodCIDRs are the ranges that the node gives its pods from: the first of
-	// each family first.
+	// each family first, IPv4 before IPv6, then the others in the same order.
 	PodCIDRs []netip.Prefix
-	// HealthIPs, at most one a family, answer the reference's health probes.
+	// HealthIPs, at most one a family, IPv4 first, answer the reference's health probes.
 	HealthIPs []netip.Addr
-	// IngressIPs, at most one a family, are what the reference's ingress sends from.
+	// IngressIPs, at most one a family, IPv4 first, are what the reference's ingress sends from.
 	IngressIPs []netip.Addr
 	Labels     map[string]string
 	// Annotations, WireguardKey, BootID, Source and EncryptionKey are carried

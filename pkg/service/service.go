@@ -33,7 +33,8 @@ const (
 type Port struct {
 	Name     string
 	Protocol Protocol
-	Port     uint16
+	// Port is 0 only in a Slice that leaves it open: nothing can be dialled there.
+	Port uint16
 	// AppProtocol is carried through; "" when there is none.
 	AppProtocol string
 }
