@@ -1,0 +1,221 @@
+package feed
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
+
+// A server that is frozen is left after keepaliveTime + keepaliveTimeout; a
+// connection that is not made within connectTimeout is given up.
+const (
+	keepaliveTime    = 10 * time.Second
+	keepaliveTimeout = 5 * time.Second
+	connectTimeout   = 10 * time.Second
+	minBackoff       = 100 * time.Millisecond
+	maxBackoff       = 5 * time.Second
+)
+
+// ClientConfig is what a Client needs.
+type ClientConfig struct {
+	// Target is the gateway's host:port.
+	Target string
+	// TLS is used for each connection anew, so a certificate that it reads at
+	// the handshake may change meanwhile.
+	TLS *tls.Config
+	// Node and Version are what the agent says of itself; Node must be what its
+	// certificate says.
+	Node, Version string
+	Sink          Sink
+	Logger        *slog.Logger
+	Registerer    prometheus.Registerer
+}
+
+// Client receives the state for one node.
+type Client struct {
+	cfg     ClientConfig
+	metrics *clientMetrics
+
+	mu sync.Mutex
+	// applied is the newest report, nil before the first.
+	applied *Applied
+	// reported has one element when applied was not sent yet.
+	reported chan struct{}
+}
+
+// NewClient returns a client. It does not connect; Run does.
+func NewClient(cfg ClientConfig) *Client {
+	return &Client{cfg: cfg, metrics: newClientMetrics(cfg.Registerer), reported: make(chan struct{}, 1)}
+}
+
+// Report says how far the agent is. It never blocks: of reports that could not
+// be sent in time only the newest is, after a new connection again.
+func (c *Client) Report(applied Applied) {
+	c.mu.Lock()
+	c.applied = &applied
+	c.mu.Unlock()
+	c.wakeReport()
+}
+
+func (c *Client) wakeReport() {
+	select {
+	case c.reported <- struct{}{}:
+	default:
+	}
+}
+
+// Run connects, hands what it receives to the Sink, and connects anew whenever
+// the stream ends, until ctx ends; it returns nil then. Nothing else ends it.
+func (c *Client) Run(ctx context.Context) error {
+	wait := minBackoff
+	last := ""
+	for ctx.Err() == nil {
+		connected, err := c.subscribe(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		c.metrics.disconnects.Inc()
+		if connected {
+			wait, last = minBackoff, ""
+		}
+		if text := err.Error(); text != last { // say it once, not at each attempt
+			last = text
+			c.cfg.Logger.Warn("no feed from the API server, the last state stays; trying again",
+				"target", c.cfg.Target, "error", err)
+		}
+		select {
+		case <-time.After(wait/2 + rand.N(wait)):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, maxBackoff)
+	}
+	return nil
+}
+
+// subscribe serves one connection and returns why it ended, and whether a
+// whole state was received on it.
+func (c *Client) subscribe(ctx context.Context) (connected bool, err error) {
+	conn, err := grpc.NewClient("passthrough:///"+c.cfg.Target,
+		grpc.WithTransportCredentials(credentials.NewTLS(c.cfg.TLS)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
+	)
+	if err != nil {
+		return false, fmt.Errorf("connect to %s: %w", c.cfg.Target, err)
+	}
+	defer conn.Close()
+
+	group, ctx := errgroup.WithContext(ctx)
+	stream, err := feedpb.NewFeedClient(conn).Subscribe(ctx)
+	if err != nil {
+		return false, fmt.Errorf("subscribe at %s: %w", c.cfg.Target, err)
+	}
+	group.Go(func() error { return c.report(ctx, stream) })
+	group.Go(func() error {
+		defer c.metrics.connected.Set(0)
+		return c.receive(ctx, stream, &connected)
+	})
+	err = group.Wait()
+	return connected, err
+}
+
+type clientStream = grpc.BidiStreamingClient[feedpb.Report, feedpb.Batch]
+
+// report sends Hello and then each newest report.
+func (c *Client) report(ctx context.Context, stream clientStream) error {
+	hello := &feedpb.Hello{Node: c.cfg.Node, Version: c.cfg.Version}
+	if err := stream.Send(&feedpb.Report{Report: &feedpb.Report_Hello{Hello: hello}}); err != nil {
+		return c.sendError(ctx, err)
+	}
+	c.wakeReport() // the new stream has not heard what an older one did
+	for {
+		select {
+		case <-c.reported:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		c.mu.Lock()
+		applied := c.applied
+		c.mu.Unlock()
+		if applied == nil {
+			continue
+		}
+		if err := stream.Send(&feedpb.Report{Report: &feedpb.Report_Applied{Applied: appliedToProto(*applied)}}); err != nil {
+			return c.sendError(ctx, err)
+		}
+	}
+}
+
+// sendError waits for the receiver, since a failed Send only says that the
+// stream has ended and Recv knows why.
+func (c *Client) sendError(ctx context.Context, err error) error {
+	<-ctx.Done()
+	return err
+}
+
+// receive hands each change to the sink.
+func (c *Client) receive(ctx context.Context, stream clientStream, connected *bool) error {
+	for {
+		b, err := receiveBatch(stream)
+		if err != nil {
+			return err
+		}
+		if !*connected && !b.Snapshot {
+			return errors.New("the feed began with a change instead of the whole state")
+		}
+		if err := c.cfg.Sink.Apply(ctx, b); err != nil {
+			return fmt.Errorf("apply revision %d: %w", b.Revision.N, err)
+		}
+		if !*connected {
+			*connected = true
+			c.metrics.connected.Set(1)
+			c.cfg.Logger.Info("receiving the feed", "target", c.cfg.Target, "revision", b.Revision.N)
+		}
+		c.metrics.batches.WithLabelValues(batchKind(b)).Inc()
+	}
+}
+
+func batchKind(b Batch) string {
+	if b.Snapshot {
+		return "snapshot"
+	}
+	return "delta"
+}
+
+// receiveBatch collects the messages of one change.
+func receiveBatch(stream clientStream) (Batch, error) {
+	b := Batch{Delta: service.Delta{
+		Views:  map[service.Name]*service.View{},
+		Slices: map[service.BackendSliceKey]*service.BackendSlice{},
+	}}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return Batch{}, fmt.Errorf("receive: %w", err)
+		}
+		b.Revision, b.Snapshot = revisionFromProto(m.GetRevision()), m.GetSnapshot()
+		for _, resource := range m.GetResources() {
+			if err := decode(resource, &b.Delta); err != nil {
+				return Batch{}, fmt.Errorf("revision %d: %w", b.Revision.N, err)
+			}
+		}
+		if m.GetLast() {
+			return b, nil
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package feed
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
+
+// errMalformed is returned for a resource that no server of this protocol sends.
+var errMalformed = errors.New("malformed resource")
+
+// key names a resource: a view, of which only the service counts, or a slice.
+type key struct {
+	view  bool
+	slice service.BackendSliceKey
+}
+
+func viewKey(name service.Name) key {
+	return key{view: true, slice: service.BackendSliceKey{Service: name}}
+}
+
+func sliceKey(k service.BackendSliceKey) key { return key{slice: k} }
+
+// kind is the resource's kind as metrics label it.
+func (k key) kind() string {
+	if k.view {
+		return "view"
+	}
+	return "slice"
+}
+
+// encodeView returns v as a Resource. Equal views have equal encodings.
+func encodeView(v *service.View) ([]byte, error) {
+	m := &feedpb.View{Service: nameToProto(v.Name)}
+	for _, f := range v.Frontends {
+		m.Frontends = append(m.Frontends, &feedpb.Frontend{Ip: f.IP.AsSlice(), Ports: portsToProto(f.Ports)})
+	}
+	for _, g := range v.Groups {
+		m.Groups = append(m.Groups, &feedpb.Group{Clusters: g.Clusters, Tier: uint32(g.Tier), Weight: uint32(g.Weight)})
+	}
+	return marshal(&feedpb.Resource{Resource: &feedpb.Resource_View{View: m}})
+}
+
+// encodeSlice returns s as a Resource. Equal slices have equal encodings.
+func encodeSlice(s *service.BackendSlice) ([]byte, error) {
+	m := &feedpb.BackendSlice{
+		Key:       keyToProto(s.BackendSliceKey),
+		Ports:     portsToProto(s.Ports),
+		Endpoints: make([]*feedpb.Endpoint, len(s.Endpoints)),
+	}
+	for i, e := range s.Endpoints {
+		m.Endpoints[i] = &feedpb.Endpoint{Ip: e.IP.AsSlice(), State: feedpb.Endpoint_State(e.State), Node: e.Node, Pod: e.Pod}
+	}
+	return marshal(&feedpb.Resource{Resource: &feedpb.Resource_Slice{Slice: m}})
+}
+
+// encodeDeleted returns the Resource that says that k is gone.
+func encodeDeleted(k key) ([]byte, error) {
+	if k.view {
+		return marshal(&feedpb.Resource{Resource: &feedpb.Resource_DeletedView{DeletedView: nameToProto(k.slice.Service)}})
+	}
+	return marshal(&feedpb.Resource{Resource: &feedpb.Resource_DeletedSlice{DeletedSlice: keyToProto(k.slice)}})
+}
+
+// marshal fails only for text that is not UTF-8.
+func marshal(r *feedpb.Resource) ([]byte, error) {
+	return proto.MarshalOptions{Deterministic: true}.Marshal(r)
+}
+
+func nameToProto(n service.Name) *feedpb.ServiceName {
+	return &feedpb.ServiceName{Namespace: n.Namespace, Name: n.Name}
+}
+
+func keyToProto(k service.BackendSliceKey) *feedpb.SliceKey {
+	return &feedpb.SliceKey{Service: nameToProto(k.Service), Cluster: k.Cluster, Slice: k.Slice, Part: uint32(k.Part)}
+}
+
+func portsToProto(ports []service.Port) []*feedpb.Port {
+	out := make([]*feedpb.Port, len(ports))
+	for i, p := range ports {
+		out[i] = &feedpb.Port{Name: p.Name, Protocol: string(p.Protocol), Port: uint32(p.Port)}
+	}
+	return out
+}
+
+// decode adds an encoded Resource to d. Errors wrap errMalformed.
+func decode(encoded []byte, d *service.Delta) error {
+	var r feedpb.Resource
+	if err := proto.Unmarshal(encoded, &r); err != nil {
+		return fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	switch r := r.Resource.(type) {
+	case *feedpb.Resource_View:
+		view, err := viewFromProto(r.View)
+		if err != nil {
+			return fmt.Errorf("view %s: %w", nameFromProto(r.View.GetService()), err)
+		}
+		d.Views[view.Name] = view
+	case *feedpb.Resource_Slice:
+		slice, err := sliceFromProto(r.Slice)
+		if err != nil {
+			return fmt.Errorf("backends of %s in %q: %w", nameFromProto(r.Slice.GetKey().GetService()), r.Slice.GetKey().GetCluster(), err)
+		}
+		d.Slices[slice.BackendSliceKey] = slice
+	case *feedpb.Resource_DeletedView:
+		d.Views[nameFromProto(r.DeletedView)] = nil
+	case *feedpb.Resource_DeletedSlice:
+		d.Slices[keyFromProto(r.DeletedSlice)] = nil
+	default:
+		return fmt.Errorf("%w: of no kind that this version knows", errMalformed)
+	}
+	return nil
+}
+
+func viewFromProto(m *feedpb.View) (*service.View, error) {
+	v := &service.View{Name: nameFromProto(m.GetService())}
+	for _, f := range m.GetFrontends() {
+		ip, err := ipFromProto(f.GetIp())
+		if err != nil {
+			return nil, err
+		}
+		ports, err := portsFromProto(f.GetPorts())
+		if err != nil {
+			return nil, err
+		}
+		v.Frontends = append(v.Frontends, service.Frontend{IP: ip, Ports: ports})
+	}
+	for _, g := range m.GetGroups() {
+		if g.GetTier() > math.MaxUint8 || g.GetWeight() > math.MaxUint16 {
+			return nil, fmt.Errorf("%w: group of tier %d and weight %d", errMalformed, g.GetTier(), g.GetWeight())
+		}
+		v.Groups = append(v.Groups, service.Group{Clusters: g.GetClusters(), Tier: uint8(g.GetTier()), Weight: uint16(g.GetWeight())})
+	}
+	return v, nil
+}
+
+func sliceFromProto(m *feedpb.BackendSlice) (*service.BackendSlice, error) {
+	ports, err := portsFromProto(m.GetPorts())
+	if err != nil {
+		return nil, err
+	}
+	s := &service.BackendSlice{BackendSliceKey: keyFromProto(m.GetKey()), Ports: ports}
+	for _, e := range m.GetEndpoints() {
+		ip, err := ipFromProto(e.GetIp())
+		if err != nil {
+			return nil, err
+		}
+		state := service.BackendReady
+		if e.GetState() != feedpb.Endpoint_READY {
+			state = service.BackendTerminating // a state to come is no better than this
+		}
+		s.Endpoints = append(s.Endpoints, service.BackendEndpoint{IP: ip, State: state, Node: e.GetNode(), Pod: e.GetPod()})
+	}
+	return s, nil
+}
+
+func nameFromProto(m *feedpb.ServiceName) service.Name {
+	return service.Name{Namespace: m.GetNamespace(), Name: m.GetName()}
+}
+
+func keyFromProto(m *feedpb.SliceKey) service.BackendSliceKey {
+	return service.BackendSliceKey{
+		Service: nameFromProto(m.GetService()),
+		Cluster: m.GetCluster(),
+		Slice:   m.GetSlice(),
+		Part:    int(m.GetPart()),
+	}
+}
+
+func portsFromProto(ports []*feedpb.Port) ([]service.Port, error) {
+	var out []service.Port
+	for _, p := range ports {
+		if p.GetPort() > math.MaxUint16 {
+			return nil, fmt.Errorf("%w: port %d", errMalformed, p.GetPort())
+		}
+		out = append(out, service.Port{Name: p.GetName(), Protocol: service.Protocol(p.GetProtocol()), Port: uint16(p.GetPort())})
+	}
+	return out, nil
+}
+
+func ipFromProto(b []byte) (netip.Addr, error) {
+	ip, ok := netip.AddrFromSlice(b)
+	if !ok {
+		return netip.Addr{}, fmt.Errorf("%w: an address of %d bytes", errMalformed, len(b))
+	}
+	return ip, nil
+}
