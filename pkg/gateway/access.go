@@ -1,0 +1,111 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+)
+
+// errEnded is the cause of a context that ended with the caller's certificate.
+var errEnded = errors.New("certificate ended")
+
+// allowed returns the methods, or the beginnings of methods where they end in
+// a dot, that a role may call.
+func allowed(role pki.Role) []string {
+	switch role {
+	case pki.RolePeer:
+		return []string{"/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch"}
+	case pki.RoleAgent:
+		return []string{"/causeway.feed."}
+	case pki.RoleAdmin:
+		return []string{"/causeway.admin."}
+	default:
+		return nil
+	}
+}
+
+func mayCall(role pki.Role, method string) bool {
+	for _, m := range allowed(role) {
+		if m == method || strings.HasSuffix(m, ".") && strings.HasPrefix(method, m) {
+			return true
+		}
+	}
+	return false
+}
+
+// access decides about each call, before any service sees it.
+type access struct {
+	refusals *refusals
+}
+
+// admit returns the context of a call that the caller may make: it knows the
+// subject, and ends with the certificate.
+func (a *access) admit(ctx context.Context, method string) (context.Context, context.CancelFunc, error) {
+	c, ok := connectionOf(ctx)
+	if !ok || !c.known {
+		return nil, nil, a.refusals.refuse(ctx, reasonAnonymous, codes.Unauthenticated,
+			"this call needs a client certificate of this cluster's authority")
+	}
+	if !time.Now().Before(c.until) {
+		return nil, nil, a.refusals.refuse(ctx, reasonCertificate, codes.Unauthenticated,
+			"the client certificate %s ended at %s", c.subject, c.until.UTC().Format(time.RFC3339))
+	}
+	if !mayCall(c.subject.Role, method) {
+		return nil, nil, a.refusals.refuse(ctx, reasonRole, codes.PermissionDenied,
+			"%s may not call %s", c.subject, method)
+	}
+	ctx, cancel := context.WithDeadlineCause(pki.ContextWithSubject(ctx, c.subject), c.until, errEnded)
+	return ctx, cancel, nil
+}
+
+func (a *access) unary(
+	ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
+	ctx, cancel, err := a.admit(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	return handler(ctx, request)
+}
+
+func (a *access) stream(
+	server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
+) error {
+	ctx, cancel, err := a.admit(stream.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	err = handler(server, &admitted{ServerStream: stream, ctx: ctx})
+	if errors.Is(context.Cause(ctx), errEnded) {
+		return status.Error(codes.Unauthenticated, "the client certificate ended while the stream was open")
+	}
+	return err
+}
+
+// admitted is a stream with the context of its admission.
+type admitted struct {
+	grpc.ServerStream
+
+	ctx context.Context //nolint:containedctx // it is the stream's
+}
+
+func (s *admitted) Context() context.Context { return s.ctx }
+
+func connectionOf(ctx context.Context) (*connection, bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, false
+	}
+	c, ok := p.AuthInfo.(*connection)
+	return c, ok
+}

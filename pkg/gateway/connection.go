@@ -1,0 +1,164 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+)
+
+// roleNone is the metric's label for a connection without a certificate.
+const roleNone = "none"
+
+var errTooMany = errors.New("too many connections")
+
+// connection is what is known of one connection; gRPC hands it to each call as
+// the peer's AuthInfo.
+type connection struct {
+	credentials.TLSInfo
+
+	// known is false without a certificate; subject and until are zero then.
+	known   bool
+	subject pki.Subject
+	// until is the end of the certificate.
+	until time.Time
+	// watches is how many are open in all streams of the connection.
+	watches atomic.Int64
+}
+
+// handshaker makes TLS connections out of accepted ones, says who is at the
+// other end, and bounds how many there are.
+type handshaker struct {
+	credentials.TransportCredentials
+
+	cluster   string
+	refusals  *refusals
+	open      atomic.Int64
+	anonymous atomic.Int64
+	byRole    *prometheus.GaugeVec
+}
+
+func newHandshaker(
+	cluster string, config *tls.Config, refusals *refusals, registerer prometheus.Registerer,
+) *handshaker {
+	h := &handshaker{
+		TransportCredentials: credentials.NewTLS(config),
+		cluster:              cluster,
+		refusals:             refusals,
+		byRole: promauto.With(registerer).NewGaugeVec(prometheus.GaugeOpts{
+			Name: "causeway_gateway_connections",
+			Help: "Open connections to the gateway, by the role in the certificate.",
+		}, []string{"role"}),
+	}
+	for _, role := range []pki.Role{pki.RolePeer, pki.RoleAgent, pki.RoleAdmin, roleNone} {
+		h.byRole.WithLabelValues(string(role))
+	}
+	return h
+}
+
+// Clone returns h itself: its counts are those of the port.
+func (h *handshaker) Clone() credentials.TransportCredentials { return h }
+
+// ServerHandshake runs in a goroutine of each accepted connection, with its
+// deadline set. gRPC closes raw when there is an error.
+func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if h.open.Add(1) > maxConnections {
+		h.open.Add(-1)
+		h.refusals.note(reasonLimit, raw.RemoteAddr().String(), errTooMany)
+		return nil, nil, errTooMany
+	}
+	conn, info, err := h.handshake(raw)
+	if err != nil {
+		h.open.Add(-1)
+	}
+	return conn, info, err
+}
+
+func (h *handshaker) handshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	address := raw.RemoteAddr().String()
+	conn, info, err := h.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		h.noteHandshake(address, err)
+		return nil, nil, err
+	}
+	c, err := h.identify(info)
+	if err != nil {
+		h.refusals.note(reasonCertificate, address, err)
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	role := string(c.subject.Role)
+	if !c.known {
+		role = roleNone
+		if h.anonymous.Add(1) > maxAnonymous {
+			h.anonymous.Add(-1)
+			h.refusals.note(reasonLimit, address, errTooMany)
+			return nil, nil, errors.Join(errTooMany, conn.Close())
+		}
+	}
+	gauge := h.byRole.WithLabelValues(role)
+	gauge.Inc()
+	return &countedConn{Conn: conn, closed: sync.OnceFunc(func() {
+		gauge.Dec()
+		h.open.Add(-1)
+		if !c.known {
+			h.anonymous.Add(-1)
+		}
+	})}, c, nil
+}
+
+// noteHandshake tells a certificate that is refused from a client that speaks
+// something else. Probes that connect and go are neither.
+func (h *handshaker) noteHandshake(address string, err error) {
+	if errors.Is(err, io.EOF) {
+		return
+	}
+	why := reasonHandshake
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		why = reasonCertificate
+	}
+	h.refusals.note(why, address, err)
+}
+
+// identify reads who is at the other end off a verified certificate.
+func (h *handshaker) identify(info credentials.AuthInfo) (*connection, error) {
+	tlsInfo, ok := info.(credentials.TLSInfo)
+	if !ok {
+		return nil, fmt.Errorf("connection is of type %q, not TLS", info.AuthType())
+	}
+	c := &connection{TLSInfo: tlsInfo}
+	if len(tlsInfo.State.VerifiedChains) == 0 {
+		return c, nil
+	}
+	leaf := tlsInfo.State.VerifiedChains[0][0]
+	subject, err := pki.SubjectOf(leaf)
+	if err != nil {
+		return nil, err
+	}
+	if subject.Cluster != h.cluster {
+		return nil, fmt.Errorf("certificate %s: %w", subject, pki.ErrWrongCluster)
+	}
+	c.known, c.subject, c.until = true, subject, leaf.NotAfter
+	return c, nil
+}
+
+// countedConn says once that it is closed.
+type countedConn struct {
+	net.Conn
+
+	closed func()
+}
+
+func (c *countedConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}

@@ -1,0 +1,156 @@
+// Package gateway is the one port of a cluster that the world sees: TLS 1.3,
+// and behind it what a reader of the protocol calls of etcd, the feed, and the
+// admin service.
+//
+// Each call is authorised by the role in the caller's certificate, and each
+// request inside a watch stream by its key range besides. A stream ends with
+// the certificate that it was opened with.
+//
+// etcd's part is a pass-through of our own, not etcd's grpcproxy. That one
+// answers serializable reads, which is how the reference lists, from a cache
+// that only writes through the proxy invalidate, and nobody writes through it
+// here; and it watches by clientv3, whose silent resume after a lost connection
+// would hide from a reader that the store behind has become another one. Here a
+// read is a read of etcd, one watch stream is one watch stream of etcd, ends
+// when that ends, and a slow reader holds up its own stream only.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+)
+
+// The limits of the port. They bound what one connection, and all of them, can
+// cost, with much room for the largest mesh.
+const (
+	// maxConnections is three times the agents and peers of the largest cluster.
+	maxConnections = 16384
+	// maxAnonymous is small: without a certificate there is nothing to do here.
+	maxAnonymous = 256
+	// maxStreams and maxWatches are for one connection. A reader of the
+	// protocol has about 15 watches, all in one stream.
+	maxStreams = 64
+	maxWatches = 256
+	// maxRequest is for requests, in bytes. The largest are the agents' reports.
+	maxRequest = 1 << 20
+	// maxHeaders is for a request's headers, in bytes.
+	maxHeaders = 16 << 10
+	// handshakeTimeout is from the accepted connection to the end of the TLS
+	// and HTTP/2 handshakes.
+	handshakeTimeout = 10 * time.Second
+)
+
+// The server looks after peers that vanish, and refuses those that ping it
+// more often than any of our clients, or the reference, does.
+const (
+	pingAfter   = 20 * time.Second
+	pingTimeout = 10 * time.Second
+	minPing     = 5 * time.Second
+	// maxIdle is how long a connection without any stream stays.
+	maxIdle = 5 * time.Minute
+)
+
+// Config is what New needs. All fields are required.
+type Config struct {
+	// Cluster is the name of our own cluster.
+	Cluster string
+	// Listen is the host:port of the gateway.
+	Listen string
+	// TLS comes from the cluster's authority (pki.Authority.ServerConfig).
+	TLS *tls.Config
+	// Etcd is the connection to our own etcd. It stays the caller's.
+	Etcd grpc.ClientConnInterface
+	// Register adds the feed and the admin service.
+	Register func(grpc.ServiceRegistrar)
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Gateway is the port. Its methods are safe for concurrent use.
+type Gateway struct {
+	listen    string
+	server    *grpc.Server
+	log       *slog.Logger
+	listening chan struct{}
+	addr      atomic.Pointer[net.Addr]
+}
+
+// New returns a Gateway that serves nothing before Run.
+func New(cfg Config) *Gateway {
+	log := cfg.Logger.With("cluster", cfg.Cluster)
+	refusals := newRefusals(log, cfg.Registerer)
+	access := &access{refusals: refusals}
+	g := &Gateway{listen: cfg.Listen, log: log, listening: make(chan struct{})}
+	g.server = grpc.NewServer(
+		grpc.Creds(newHandshaker(cfg.Cluster, cfg.TLS, refusals, cfg.Registerer)),
+		grpc.UnaryInterceptor(access.unary),
+		grpc.StreamInterceptor(access.stream),
+		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+			return refusals.refuse(stream.Context(), reasonMethod, codes.Unimplemented, "this call is not offered")
+		}),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: pingAfter, Timeout: pingTimeout, MaxConnectionIdle: maxIdle,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime: minPing, PermitWithoutStream: true,
+		}),
+		grpc.WaitForHandlers(true),
+	)
+	readable := readableRanges(cfg.Cluster)
+	pb.RegisterKVServer(g.server, &kv{etcd: pb.NewKVClient(cfg.Etcd), readable: readable, refusals: refusals})
+	pb.RegisterWatchServer(g.server, &watch{etcd: pb.NewWatchClient(cfg.Etcd), readable: readable, refusals: refusals})
+	cfg.Register(g.server)
+	return g
+}
+
+// Listening is closed once the port is open and Addr is known.
+func (g *Gateway) Listening() <-chan struct{} { return g.listening }
+
+// Addr returns the address that the gateway listens on, nil before it does.
+func (g *Gateway) Addr() net.Addr {
+	if addr := g.addr.Load(); addr != nil {
+		return *addr
+	}
+	return nil
+}
+
+// Run listens and serves until ctx ends, then cuts all streams, whose clients
+// come again by themselves, and returns nil. It may be called once.
+func (g *Gateway) Run(ctx context.Context) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", g.listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("gateway: another process has the port; end it or choose another port: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	addr := listener.Addr()
+	g.addr.Store(&addr)
+	close(g.listening)
+	g.log.Info("gateway listens", "address", addr.String())
+
+	// Serve returns after Stop has ended, and with it every handler.
+	defer context.AfterFunc(ctx, g.server.Stop)()
+	if err := g.server.Serve(listener); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("gateway at %s: %w", addr, err)
+	}
+	return nil
+}
