@@ -9,14 +9,19 @@ import (
 // EncodeIdentity returns the value of an identity of the cluster that its
 // labels name.
 func EncodeIdentity(i *identity.Identity) ([]byte, error) {
-	err := checkIdentity(i, i.Labels.Cluster())
-	if err == nil {
-		err = checkSize([]byte(i.Labels))
+	fail := func(err error) ([]byte, error) { return nil, encodeError(Identities, i.Number.String(), err) }
+	canonical, err := identity.ParseLabels(string(i.Labels))
+	if err != nil || canonical != i.Labels {
+		return fail(malformed("labels %q are not in canonical form", i.Labels))
 	}
-	if err != nil {
-		return nil, encodeError(Identities, i.Number.String(), err)
+	if err := checkIdentity(i, i.Labels.Cluster()); err != nil {
+		return fail(err)
 	}
-	return []byte(i.Labels), nil
+	value := []byte(i.Labels)
+	if err := checkSize(value); err != nil {
+		return fail(err)
+	}
+	return value, nil
 }
 
 // DecodeIdentity returns the identity that stands at key. Whether its number
@@ -44,8 +49,15 @@ func checkIdentity(i *identity.Identity, clusterName string) error {
 	if i.Number == identity.None {
 		return malformed("identity 0 means none")
 	}
-	if canonical, err := identity.ParseLabels(string(i.Labels)); err != nil || canonical != i.Labels {
-		return malformed("labels %q are not in canonical form", i.Labels)
+	n := 0
+	for key, value := range i.Labels.All() {
+		if err := checkTexts([2]string{"label", key}, [2]string{"label's value", value}); err != nil {
+			return err
+		}
+		n++
+	}
+	if n > maxMapEntries {
+		return tooLarge("labels", n, maxMapEntries)
 	}
 	if got := i.Labels.Cluster(); got == "" || got != clusterName {
 		return fmt.Errorf("%w: label %s:%s=%q, not %q", ErrWrongCluster,
