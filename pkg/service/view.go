@@ -6,7 +6,8 @@ import "net/netip"
 // a cluster. A published View is not changed any more.
 type View struct {
 	Name
-	// Frontends is empty for a headless service.
+	// Frontends is never empty: a headless service has no View, as there is no
+	// address that a node could translate.
 	Frontends []Frontend
 	// Groups are the clusters whose backends are used, best tier first. A
 	// cluster stands in at most one group; backends of a cluster in no group

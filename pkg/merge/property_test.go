@@ -1,0 +1,251 @@
+package merge
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
+
+// model is the rules again, written to be read: it keeps the last value of
+// each key and computes everything anew.
+type model struct {
+	local    string
+	services map[string]map[service.Name]*service.Service
+	slices   map[string]map[SliceName]*service.Slice
+}
+
+func newModel(local string) *model {
+	return &model{
+		local:    local,
+		services: map[string]map[service.Name]*service.Service{},
+		slices:   map[string]map[SliceName]*service.Slice{},
+	}
+}
+
+func (m *model) apply(cluster string, u Update) {
+	if m.services[cluster] == nil {
+		m.services[cluster] = map[service.Name]*service.Service{}
+		m.slices[cluster] = map[SliceName]*service.Slice{}
+	}
+	keep(m.services[cluster], u.Services)
+	keep(m.slices[cluster], u.Slices)
+}
+
+func (m *model) remove(cluster string) {
+	delete(m.services, cluster)
+	delete(m.slices, cluster)
+}
+
+func keep[K comparable, V any](have, changes map[K]*V) {
+	maps.Copy(have, changes)
+	maps.DeleteFunc(have, func(_ K, v *V) bool { return v == nil })
+}
+
+func (m *model) delta() service.Delta {
+	d := service.Delta{Views: map[service.Name]*service.View{}, Slices: map[service.BackendSliceKey]*service.BackendSlice{}}
+	for name, own := range m.services[m.local] {
+		if !own.Global || len(own.Frontends) == 0 {
+			continue
+		}
+		remote := []string{}
+		for cluster, known := range m.services {
+			if s := known[name]; cluster != m.local && s != nil && s.Global && s.Shared {
+				remote = append(remote, cluster)
+			}
+		}
+		slices.Sort(remote)
+		d.Views[name] = &service.View{Name: name, Frontends: own.Frontends, Groups: m.groups(own.Affinity, remote)}
+		for _, cluster := range append(remote, m.local) {
+			m.backends(cluster, name, d.Slices)
+		}
+	}
+	return d
+}
+
+func (m *model) groups(a service.Affinity, remote []string) []service.Group {
+	all := append([]string{m.local}, remote...)
+	slices.Sort(all)
+	switch {
+	case a == service.AffinityNone || len(remote) == 0:
+		return []service.Group{{Clusters: all}}
+	case a == service.AffinityLocal:
+		return []service.Group{{Clusters: []string{m.local}}, {Clusters: remote, Tier: 1}}
+	default:
+		return []service.Group{{Clusters: remote}, {Clusters: []string{m.local}, Tier: 1}}
+	}
+}
+
+func (m *model) backends(cluster string, name service.Name, out map[service.BackendSliceKey]*service.BackendSlice) {
+	found := false
+	for key, sl := range m.slices[cluster] {
+		if key.Namespace != name.Namespace || sl.Service != name.Name {
+			continue
+		}
+		found = true
+		for i, e := range sl.Endpoints {
+			b := service.BackendEndpoint{IP: e.Addresses[0], Node: e.Node, Pod: e.TargetName}
+			if !e.Condition.Ready {
+				b.State = service.BackendTerminating
+			}
+			if e.Condition.Ready || e.Condition.Serving && e.Condition.Terminating {
+				addTo(out, service.BackendSliceKey{Service: name, Cluster: cluster, Slice: key.Name, Part: i / 100}, sl.Ports, b)
+			}
+		}
+	}
+	if found || cluster == m.local {
+		return
+	}
+	counts := map[string]int{}
+	for _, b := range m.services[cluster][name].Backends {
+		set := portSet(b.Ports)
+		addTo(out, service.BackendSliceKey{Service: name, Cluster: cluster, Slice: set, Part: counts[set] / 100}, b.Ports,
+			service.BackendEndpoint{IP: b.IP})
+		counts[set]++
+	}
+}
+
+func addTo(out map[service.BackendSliceKey]*service.BackendSlice, key service.BackendSliceKey, ports []service.Port, b service.BackendEndpoint) {
+	if out[key] == nil {
+		out[key] = &service.BackendSlice{BackendSliceKey: key, Ports: ports}
+	}
+	out[key].Endpoints = append(out[key].Endpoints, b)
+}
+
+// world draws changes from a small world, so that they meet.
+type world struct{ *rand.Rand }
+
+func (w world) cluster() string {
+	return []string{"east", "west", "wes", "north"}[w.IntN(4)] // one is another's prefix
+}
+
+func (w world) name() service.Name {
+	return service.Name{Namespace: []string{"shop", "shop2"}[w.IntN(2)], Name: []string{"web", "api"}[w.IntN(2)]}
+}
+
+func (w world) ports() []service.Port {
+	return [][]service.Port{{http}, {http8080}, {{Protocol: service.TCP, Port: 80}}, {http, {Name: "m", Protocol: service.UDP, Port: 9}}}[w.IntN(4)]
+}
+
+func (w world) service(name service.Name) *service.Service {
+	s := &service.Service{
+		Name:     name,
+		Global:   w.IntN(4) > 0,
+		Shared:   w.IntN(3) > 0,
+		Affinity: []service.Affinity{service.AffinityNone, service.AffinityLocal, service.AffinityRemote}[w.IntN(3)],
+	}
+	for i := range w.IntN(3) {
+		s.Frontends = append(s.Frontends, service.Frontend{IP: netip.AddrFrom4([4]byte{10, 96, 0, byte(i)}), Ports: w.ports()})
+	}
+	for range w.IntN(3) * w.IntN(90) {
+		s.Backends = append(s.Backends, service.Backend{IP: w.ip(), Ports: w.ports()})
+	}
+	return s
+}
+
+func (w world) ip() netip.Addr {
+	if w.IntN(3) == 0 {
+		return netip.MustParseAddr(fmt.Sprintf("fd00::%x", 1+w.IntN(200)))
+	}
+	return netip.AddrFrom4([4]byte{10, 0, 0, byte(w.IntN(200))})
+}
+
+func (w world) slice(name SliceName) *service.Slice {
+	s := &service.Slice{Namespace: name.Namespace, Service: []string{"web", "api", ""}[w.IntN(3)], Ports: w.ports()}
+	n := w.IntN(4)
+	if w.IntN(6) == 0 {
+		n = 95 + w.IntN(120)
+	}
+	for range n {
+		c := service.Condition{Ready: w.IntN(3) > 0, Serving: w.IntN(2) > 0, Terminating: w.IntN(2) > 0}
+		e := pod(w.ip().String(), c)
+		s.Endpoints = append(s.Endpoints, e)
+	}
+	return s
+}
+
+func (w world) update() Update {
+	u := Update{Services: map[service.Name]*service.Service{}, Slices: map[SliceName]*service.Slice{}}
+	for range w.IntN(3) {
+		name := w.name()
+		u.Services[name] = nil
+		if w.IntN(4) > 0 {
+			u.Services[name] = w.service(name)
+		}
+	}
+	for range w.IntN(4) {
+		name := SliceName{Namespace: w.name().Namespace, Name: fmt.Sprint("s-", w.IntN(4))}
+		u.Slices[name] = nil
+		if w.IntN(3) > 0 {
+			u.Slices[name] = w.slice(name)
+		}
+	}
+	return u
+}
+
+// The nodes have at each moment what the model says, by deltas that hold
+// nothing that is no change; repeating, reordering and removing are harmless.
+func TestAgainstModel(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := world{rand.New(rand.NewPCG(seed, 1))}
+			s, n, m := New("east"), newNodes(t), newModel("east")
+			for step := range 60 {
+				cluster, u := w.cluster(), w.update()
+				if w.IntN(15) == 0 {
+					m.remove(cluster)
+					n.Apply(s.Remove(cluster))
+				} else {
+					m.apply(cluster, u)
+					n.Apply(s.Apply(cluster, u))
+					if again := s.Apply(cluster, u); !again.Empty() {
+						t.Fatalf("step %d: the same update again changed something: %+v", step, again)
+					}
+				}
+				if diff := cmp.Diff(m.delta(), n.delta(), byAddr); diff != "" {
+					t.Fatalf("step %d (-model +nodes):\n%s", step, diff)
+				}
+			}
+			w.checkOrder(t, m)
+			for cluster := range m.services {
+				n.Apply(s.Remove(cluster))
+			}
+			if len(n.views)+len(n.slices)+len(s.clusters)+len(s.services) != 0 {
+				t.Errorf("something is left when all clusters are removed: %+v %+v", n.delta(), s)
+			}
+		})
+	}
+}
+
+// checkOrder gives the model's last values to a new state one by one in a
+// random order.
+func (w world) checkOrder(t *testing.T, m *model) {
+	t.Helper()
+	type single struct {
+		cluster string
+		u       Update
+	}
+	var singles []single
+	for cluster, known := range m.services {
+		for name, s := range known {
+			singles = append(singles, single{cluster, Update{Services: map[service.Name]*service.Service{name: s}}})
+		}
+		for name, s := range m.slices[cluster] {
+			singles = append(singles, single{cluster, Update{Slices: map[SliceName]*service.Slice{name: s}}})
+		}
+	}
+	w.Shuffle(len(singles), func(i, j int) { singles[i], singles[j] = singles[j], singles[i] })
+	s, n := New("east"), newNodes(t)
+	for _, one := range singles {
+		n.Apply(s.Apply(one.cluster, one.u))
+	}
+	if diff := cmp.Diff(m.delta(), n.delta(), byAddr); diff != "" {
+		t.Errorf("in another order (-model +nodes):\n%s", diff)
+	}
+}
