@@ -1,0 +1,90 @@
+package peer
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+
+	"github.com/causeway-mesh/causeway/pkg/endpoint"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/node"
+	"github.com/causeway-mesh/causeway/pkg/service"
+	"github.com/causeway-mesh/causeway/pkg/wire"
+)
+
+// newUpdate returns an Update that put can write to.
+func newUpdate() merge.Update {
+	return merge.Update{
+		Nodes:      map[string]*node.Node{},
+		Addresses:  map[netip.Prefix]*endpoint.Address{},
+		Identities: map[identity.Number]*identity.Identity{},
+		Services:   map[service.Name]*service.Service{},
+		Slices:     map[merge.SliceName]*service.Slice{},
+	}
+}
+
+// put decodes what happened to a key into u.
+func put(u *merge.Update, l wire.Layout, kind wire.Kind, c kvstore.Change) error {
+	switch kind {
+	case wire.Nodes:
+		return putAs(u.Nodes, c, l.ParseNodeKey, l.DecodeNode)
+	case wire.Addresses:
+		return putAs(u.Addresses, c, l.ParseAddressKey, l.DecodeAddress)
+	case wire.Identities:
+		return putAs(u.Identities, c, l.ParseIdentityKey, l.DecodeIdentity)
+	case wire.Services:
+		return putAs(u.Services, c, l.ParseServiceKey, l.DecodeService)
+	default:
+		name := func(key string) (merge.SliceName, error) {
+			namespace, name, err := l.ParseSliceKey(key)
+			return merge.SliceName{Namespace: namespace, Name: name}, err
+		}
+		return putAs(u.Slices, c, name, l.DecodeSlice)
+	}
+}
+
+func putAs[K comparable, V any](m map[K]*V, c kvstore.Change, parse func(string) (K, error), decode func(string, []byte) (*V, error)) error {
+	name, err := parse(c.Key)
+	if err != nil {
+		return err
+	}
+	if c.Deleted {
+		m[name] = nil
+		return nil
+	}
+	decoded, err := decode(c.Key, c.Value)
+	if err != nil {
+		return err
+	}
+	m[name] = decoded
+	return nil
+}
+
+// kindOf returns the kind of a key, "" for none.
+func kindOf(l wire.Layout, key string) wire.Kind {
+	for _, kind := range wire.Kinds() {
+		if strings.HasPrefix(key, l.Prefix(kind)) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// rename returns the key of the same object in another layout.
+func rename(key string, kind wire.Kind, from, to wire.Layout) string {
+	return to.Prefix(kind) + strings.TrimPrefix(key, from.Prefix(kind))
+}
+
+// reason is the word under which a refused key is counted.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, wire.ErrWrongCluster):
+		return "wrong_cluster"
+	case errors.Is(err, wire.ErrTooLarge):
+		return "too_large"
+	default:
+		return "malformed"
+	}
+}

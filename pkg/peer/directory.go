@@ -1,0 +1,115 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+)
+
+// rescan is how often the directory is looked at besides when it says that it
+// changed: a mount may change without a notice.
+const rescan = 5 * time.Second
+
+// settle is how long after a notice the directory is read: whoever writes a
+// file is mostly not done at the first one.
+const settle = 100 * time.Millisecond
+
+// listing is what a directory of peer files says at one time.
+type listing struct {
+	files map[string]File // by peer
+	// problems are files that can not be used, by file name. A peer whose file
+	// has a problem keeps what its file said before.
+	problems map[string]error
+}
+
+// readDirectory reads the peers of a directory. own is the cluster's own name,
+// which can not be a peer's. Files that are no peers, such as the certificates
+// that often lie beside them, are passed over.
+func readDirectory(dir, own string) (listing, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return listing{}, fmt.Errorf("read the directory of peers: %w", err)
+	}
+	out := listing{files: map[string]File{}, problems: map[string]error{}}
+	for _, entry := range entries {
+		name := entry.Name()
+		if passedOver(name) {
+			continue
+		}
+		file, isDir, err := readFile(filepath.Join(dir, name), name, own)
+		switch {
+		case isDir || errors.Is(err, fs.ErrNotExist): // gone since
+		case err != nil:
+			out.problems[name] = err
+		default:
+			out.files[name] = file
+		}
+	}
+	return out, nil
+}
+
+func passedOver(name string) bool {
+	if strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") {
+		return true
+	}
+	return slices.Contains([]string{".crt", ".key", ".pem", ".swp"}, filepath.Ext(name))
+}
+
+func readFile(path, name, own string) (file File, isDir bool, err error) {
+	info, err := os.Stat(path)
+	if err != nil || info.IsDir() {
+		return File{}, err == nil, err
+	}
+	if err := cluster.ValidateName(name); err != nil {
+		return File{}, false, fmt.Errorf("a peer's file has its cluster's name: %w", err)
+	}
+	if name == own {
+		return File{}, false, fmt.Errorf("%w: %q is this cluster's own name", ErrFile, name)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return File{}, false, err
+	}
+	file, err = ParseFile(text, filepath.Dir(path))
+	return file, false, err
+}
+
+// watchDirectory calls look at once, after every change of dir, and from time to
+// time, until ctx ends.
+func watchDirectory(ctx context.Context, dir string, look func()) {
+	var events chan fsnotify.Event
+	var failures chan error
+	if w, err := fsnotify.NewWatcher(); err == nil { // without one, rescan is enough
+		defer func() { _ = w.Close() }()
+		_ = w.Add(dir)
+		events, failures = w.Events, w.Errors
+	}
+	tick := time.NewTicker(rescan)
+	defer tick.Stop()
+	look()
+	var settled <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-events:
+			settled = time.After(settle)
+		case <-failures: // an overflow: the next tick sees it
+		case <-settled:
+			settled = nil
+			look()
+		case <-tick.C:
+			look()
+		}
+	}
+}

@@ -1,0 +1,49 @@
+package peer
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+)
+
+// Status is where the session with a peer stands.
+type Status struct {
+	Name      string
+	ID        cluster.ID // 0 while it is not known
+	State     State
+	Reason    string
+	Since     time.Time
+	Endpoints []string
+	// LastChange is when the peer last said something new, Heartbeat when its
+	// sign of life last came; zero for never in this process.
+	LastChange time.Time
+	Heartbeat  time.Time
+	// Refused counts the keys that were not taken over by reason; LastRefused is
+	// the last one with what is wrong.
+	Refused     map[string]int
+	LastRefused string
+}
+
+// Problem is a file of the directory of peers that can not be used. File is ""
+// when it is about the directory itself.
+type Problem struct {
+	File    string
+	Message string
+}
+
+func (s *session) status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state, why := s.facts.state()
+	out := Status{
+		Name: s.name, State: state, Reason: why, Since: s.since,
+		Endpoints: slices.Clone(s.endpoints), LastChange: s.lastChange, Heartbeat: s.heartbeat,
+		Refused: maps.Clone(s.refused), LastRefused: s.lastRefuse,
+	}
+	if s.facts.config != nil {
+		out.ID = s.facts.config.ID
+	}
+	return out
+}

@@ -1,0 +1,308 @@
+// Package publish turns the objects of a cluster into what its peers read from
+// its etcd, and into the local part of what its own nodes are told.
+//
+// Two loops work off what changed: one for nodes, services and slices, which
+// asks nobody, and one for addresses, which may have to wait for etcd to hand
+// out an identity. So a slow etcd never delays a change of a local service.
+//
+// Guarantees: memory first (the local part is handed over before etcd is
+// written); nothing is pruned from etcd, and no marker is set, before the
+// source has listed everything once; a marker is set only when all that it
+// speaks for is written.
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/service"
+	"github.com/causeway-mesh/causeway/pkg/source"
+	"github.com/causeway-mesh/causeway/pkg/wire"
+)
+
+// The heartbeat's period and the life of its lease: a reader sees within two
+// periods that the publisher is gone.
+const (
+	heartbeatInterval = 60 * time.Second
+	heartbeatTTL      = 150 * time.Second
+)
+
+// Config says what a Publisher publishes and where to.
+type Config struct {
+	Cluster cluster.Config
+	Etcd    *kvstore.Client
+	// Local receives the cluster's own part, from two goroutines.
+	Local func(merge.Update)
+	// Filter decides which labels make up an identity.
+	Filter     identity.Filter
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Publisher is the sink of a source. Apply and Complete may be called before
+// and during Run.
+type Publisher struct {
+	cfg     Config
+	origin  origin
+	layout  wire.Layout
+	writer  *kvstore.Writer // cilium/state/...
+	markers *kvstore.Writer // config and markers, never pruned
+	claims  *kvstore.Writer // identity allocations, never pruned
+	objects *objects
+	pods    *workloads
+
+	mu     sync.Mutex
+	index  *index
+	listed bool // the source has listed everything once
+
+	wakeObjects chan struct{}
+	wakePods    chan struct{}
+	// local is closed when the whole source has been handed to Local once, less
+	// the addresses; addressed when those have been too.
+	local     chan struct{}
+	addressed chan struct{}
+}
+
+// New returns a Publisher that does nothing until Run.
+func New(cfg Config) *Publisher {
+	layout := wire.Layout{Cluster: cfg.Cluster.Name}
+	var prefixes, markers []string
+	for _, kind := range wire.Kinds() {
+		prefixes = append(prefixes, layout.Prefix(kind))
+	}
+	for _, kind := range markedKinds() {
+		markers = append(markers, layout.Marker(kind))
+	}
+	writer := func(name string, prefixes ...string) *kvstore.Writer {
+		return kvstore.NewWriter(kvstore.WriterConfig{
+			Client: cfg.Etcd, Name: name, Prefixes: prefixes, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		})
+	}
+	p := &Publisher{
+		cfg:         cfg,
+		origin:      origin{name: cfg.Cluster.Name, id: cfg.Cluster.ID},
+		layout:      layout,
+		writer:      writer("state", prefixes...),
+		markers:     writer("markers", append(markers, wire.ConfigKey(cfg.Cluster.Name))...),
+		claims:      writer("claims", ClaimPrefix),
+		index:       newIndex(),
+		wakeObjects: make(chan struct{}, 1),
+		wakePods:    make(chan struct{}, 1),
+		local:       make(chan struct{}),
+		addressed:   make(chan struct{}),
+	}
+	p.objects = newObjects(p.origin, layout, cfg.Logger)
+	p.pods = newWorkloads(p.origin, layout, cfg.Filter, &allocator{
+		id: cfg.Cluster.ID, size: cfg.Cluster.Size, etcd: cfg.Etcd, writer: p.claims, now: time.Now,
+	})
+	newMetrics(cfg.Registerer, p)
+	return p
+}
+
+// Apply takes in changes of the source; it does not block on etcd.
+func (p *Publisher) Apply(_ context.Context, changes []source.Change) error {
+	p.mu.Lock()
+	for _, c := range changes {
+		p.index.apply(c)
+	}
+	p.mu.Unlock()
+	p.wake()
+	return nil
+}
+
+// Complete says that what the source has not given by now does not exist.
+func (p *Publisher) Complete(context.Context) error {
+	p.mu.Lock()
+	p.listed = true
+	p.mu.Unlock()
+	p.wake()
+	return nil
+}
+
+func (p *Publisher) wake() {
+	for _, c := range []chan struct{}{p.wakeObjects, p.wakePods} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Listed is closed when nodes, services and slices of the whole source have
+// been handed to Local once.
+func (p *Publisher) Listed() <-chan struct{} { return p.local }
+
+// Problems returns what is wrong with objects of the source, and which keys
+// etcd refuses, sorted. Safe for concurrent use.
+func (p *Publisher) Problems() []string {
+	out := append(p.objects.problems(), p.pods.problems()...)
+	for key, failure := range p.writer.Failures() {
+		out = append(out, fmt.Sprintf("etcd refuses %s: %s", key, failure.Reason))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Run publishes until ctx ends and returns nil then. What is in etcd stays:
+// the cluster is still there when its API server is not.
+func (p *Publisher) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.writer.Run(ctx) })
+	g.Go(func() error { return p.markers.Run(ctx) })
+	g.Go(func() error { return p.claims.Run(ctx) })
+	g.Go(func() error { return p.runObjects(ctx) })
+	g.Go(func() error { return p.runWorkloads(ctx) })
+	g.Go(func() error { return p.finish(ctx) })
+	g.Go(func() error {
+		now := func() []byte { return wire.EncodeTime(time.Now()) }
+		return p.cfg.Etcd.Heartbeat(ctx, wire.HeartbeatKey, now, heartbeatInterval, heartbeatTTL)
+	})
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("publish cluster %s: %w", p.cfg.Cluster.Name, err)
+	}
+	return nil
+}
+
+func (p *Publisher) runObjects(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wakeObjects:
+		}
+		p.mu.Lock()
+		listed := p.listed
+		out := p.objects.sync(p.index)
+		p.mu.Unlock()
+		p.emit(out)
+		if listed {
+			closeOnce(p.local)
+		}
+	}
+}
+
+// runWorkloads tries again on its own while etcd gives no identities.
+func (p *Publisher) runWorkloads(ctx context.Context) error {
+	sweep := time.NewTicker(time.Hour)
+	defer sweep.Stop()
+	retry := newBackoff(time.Second, 30*time.Second)
+	for {
+		var again <-chan time.Time
+		if retry.active() {
+			again = time.After(retry.delay())
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wakePods:
+		case <-again:
+		case <-sweep.C:
+			p.pods.sweep()
+		}
+		switch err := p.syncWorkloads(ctx); {
+		case err == nil:
+			retry.reset()
+		case ctx.Err() == nil:
+			delay := retry.next()
+			p.cfg.Logger.Warn("identities are not allocated, will retry", "error", err, "attempt", retry.attempt, "delay", delay)
+		}
+	}
+}
+
+func (p *Publisher) syncWorkloads(ctx context.Context) error {
+	p.mu.Lock()
+	listed := p.listed
+	found := p.pods.take(p.index)
+	p.mu.Unlock()
+	out, err := p.pods.sync(ctx, found, listed)
+	p.emit(out)
+	if err != nil {
+		return err
+	}
+	if listed {
+		closeOnce(p.addressed)
+	}
+	return nil
+}
+
+// emit hands over memory first, then what goes to etcd.
+func (p *Publisher) emit(out publication) {
+	if out.update.Len() > 0 {
+		p.cfg.Local(out.update)
+	}
+	for key, value := range out.keys {
+		if value == nil {
+			p.writer.Delete(key)
+		} else {
+			p.writer.Set(key, value)
+		}
+	}
+}
+
+// finish prunes and sets the markers, once.
+func (p *Publisher) finish(ctx context.Context) error {
+	config, err := wire.EncodeConfig(p.cfg.Cluster)
+	if err != nil {
+		return err
+	}
+	p.markers.Set(wire.ConfigKey(p.cfg.Cluster.Name), config)
+	for _, listed := range []<-chan struct{}{p.local, p.addressed} {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-listed:
+		}
+	}
+	p.writer.Complete()
+	if err := p.writer.Synced(ctx); err != nil {
+		return nil // only ctx ends it
+	}
+	now := wire.EncodeTime(time.Now())
+	for _, kind := range markedKinds() {
+		p.markers.Set(p.layout.Marker(kind), now)
+	}
+	p.cfg.Logger.Info("published the whole source", "cluster", p.cfg.Cluster.Name)
+	return nil
+}
+
+// markedKinds are the kinds that readers wait for: service exports too, of which
+// there are none.
+func markedKinds() []wire.Kind { return append(wire.Kinds(), wire.ServiceExports) }
+
+// closeOnce closes c unless it is; one goroutine may do so for each c.
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+// publication is what one pass has to say: values for memory, and keys for etcd
+// (nil deletes).
+type publication struct {
+	update merge.Update
+	keys   map[string][]byte
+}
+
+func newPublication() publication {
+	return publication{
+		update: merge.Update{
+			Services: map[service.Name]*service.Service{},
+			Slices:   map[merge.SliceName]*service.Slice{},
+		},
+		keys: map[string][]byte{},
+	}
+}

@@ -1,0 +1,279 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+
+	"github.com/causeway-mesh/causeway/pkg/endpoint"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/wire"
+)
+
+// workloads publishes addresses and the identities behind them. take and sync
+// belong to one goroutine, problems to any.
+type workloads struct {
+	origin    origin
+	layout    wire.Layout
+	filter    identity.Filter
+	allocator *allocator
+	loaded    bool
+
+	// pending are addresses that wait for an identity; starved those for which
+	// there was none.
+	pending map[netip.Addr]*workload
+	starved map[netip.Addr]*workload
+	// holders are the addresses that are published, users how many there are of
+	// each identity: in this cluster, and seen by peers.
+	holders map[netip.Addr]holder
+	users   map[identity.Number]int
+	shown   map[identity.Number]int
+	// touched are the identities whose users this pass changes.
+	touched map[identity.Number]usage
+	// settled says that the claims of earlier runs have been held against a
+	// whole listing of the source once.
+	settled bool
+
+	mu   sync.Mutex
+	last error
+}
+
+// workload is who holds an address.
+type workload struct {
+	address *endpoint.Address
+	labels  identity.Labels
+	home    bool // kept at home: peers are not told
+}
+
+type holder struct {
+	number identity.Number
+	shown  bool
+}
+
+func newWorkloads(o origin, l wire.Layout, f identity.Filter, a *allocator) *workloads {
+	return &workloads{
+		origin: o, layout: l, filter: f, allocator: a,
+		pending: map[netip.Addr]*workload{}, starved: map[netip.Addr]*workload{},
+		holders: map[netip.Addr]holder{}, users: map[identity.Number]int{}, shown: map[identity.Number]int{},
+		touched: map[identity.Number]usage{},
+	}
+}
+
+func (w *workloads) problems() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last == nil {
+		return nil
+	}
+	return []string{"identities: " + w.last.Error()}
+}
+
+// take returns who holds the dirty addresses now, nil for nobody. The caller
+// holds the index's lock.
+func (w *workloads) take(x *index) map[netip.Addr]*workload {
+	found := make(map[netip.Addr]*workload, len(x.dirty.ips))
+	for ip := range x.dirty.ips {
+		p := x.holder(ip)
+		if p == nil {
+			found[ip] = nil
+			continue
+		}
+		ns := x.namespaces[p.Namespace]
+		wl := identity.Workload{
+			Cluster: w.origin.name, Namespace: p.Namespace, ServiceAccount: serviceAccount(p), Labels: p.Labels,
+		}
+		if ns != nil {
+			wl.NamespaceLabels = ns.Labels
+		}
+		found[ip] = &workload{
+			address: w.origin.address(p, ip, x.hosts(p.Spec.NodeName, w.origin)),
+			labels:  w.filter.Labels(wl),
+			home:    keptAtHome(ns),
+		}
+	}
+	x.dirty.ips = set[netip.Addr]{}
+	return found
+}
+
+// sync returns what to publish for found and for what an earlier call left
+// open. An error means that some still wait; they are kept. listed says that
+// the source has listed everything, so that an identity without a user is free.
+func (w *workloads) sync(ctx context.Context, found map[netip.Addr]*workload, listed bool) (publication, error) {
+	out := newPublication()
+	out.update.Addresses = map[netip.Prefix]*endpoint.Address{}
+	out.update.Identities = map[identity.Number]*identity.Identity{}
+	for ip, wl := range found {
+		delete(w.pending, ip)
+		delete(w.starved, ip)
+		if wl == nil {
+			w.remove(ip, out)
+			continue
+		}
+		w.pending[ip] = wl
+	}
+	err := w.assign(ctx, out)
+	w.identities(out, listed && len(w.pending) == 0)
+	w.mu.Lock()
+	w.last = err
+	w.mu.Unlock()
+	if errors.Is(err, errRangeFull) {
+		err = nil // waiting helps nothing: sweep tries again
+	}
+	return out, err
+}
+
+// assign gives every pending address its identity.
+func (w *workloads) assign(ctx context.Context, out publication) error {
+	if !w.loaded {
+		if err := w.allocator.load(ctx); err != nil && !errors.Is(err, errClaim) {
+			return err
+		}
+		w.loaded = true
+	}
+	if len(w.pending) == 0 {
+		if len(w.starved) > 0 {
+			return errRangeFull
+		}
+		return nil
+	}
+	wanted := map[identity.Labels]struct{}{}
+	for _, wl := range w.pending {
+		wanted[wl.labels] = struct{}{}
+	}
+	list := make([]identity.Labels, 0, len(wanted))
+	for labels := range wanted {
+		list = append(list, labels)
+	}
+	numbers, err := w.allocator.assign(ctx, list)
+	if numbers == nil {
+		return err
+	}
+	for ip, wl := range w.pending {
+		n, ok := numbers[wl.labels]
+		if !ok {
+			n = identity.Unmanaged
+			w.starved[ip] = wl
+		}
+		w.place(ip, wl, n, out)
+	}
+	clear(w.pending)
+	if len(w.starved) > 0 {
+		return errRangeFull
+	}
+	return err
+}
+
+// place publishes one address.
+func (w *workloads) place(ip netip.Addr, wl *workload, n identity.Number, out publication) {
+	w.unuse(ip)
+	address := *wl.address
+	address.Identity = n
+	out.update.Addresses[address.Prefix] = &address
+	key := w.layout.AddressKey(address.Prefix)
+	out.keys[key] = nil
+	h := holder{number: n}
+	if !wl.home {
+		if value, err := wire.EncodeAddress(&address); err == nil { // an address that Kubernetes gave always encodes
+			out.keys[key] = value
+			h.shown = true
+		}
+	}
+	w.holders[ip] = h
+	w.touch(n)
+	w.users[n]++
+	if h.shown {
+		w.shown[n]++
+	}
+}
+
+func (w *workloads) remove(ip netip.Addr, out publication) {
+	w.unuse(ip)
+	delete(w.holders, ip)
+	prefix := netip.PrefixFrom(ip, ip.BitLen())
+	out.update.Addresses[prefix] = nil
+	out.keys[w.layout.AddressKey(prefix)] = nil
+}
+
+func (w *workloads) unuse(ip netip.Addr) {
+	h, ok := w.holders[ip]
+	if !ok {
+		return
+	}
+	w.touch(h.number)
+	count(w.users, h.number, -1)
+	if h.shown {
+		count(w.shown, h.number, -1)
+	}
+}
+
+func count(m map[identity.Number]int, n identity.Number, by int) {
+	if m[n] += by; m[n] == 0 {
+		delete(m, n)
+	}
+}
+
+// usage is whether an identity has users: in this cluster, and seen by peers.
+type usage struct{ used, shown bool }
+
+func (w *workloads) usage(n identity.Number) usage {
+	return usage{used: w.users[n] > 0, shown: w.shown[n] > 0}
+}
+
+// touch keeps how an identity was used before this pass.
+func (w *workloads) touch(n identity.Number) {
+	if _, ok := w.touched[n]; !ok {
+		w.touched[n] = w.usage(n)
+	}
+}
+
+// identities publishes those that got their first user and withdraws those that
+// lost their last. Reserved ones are everybody's and never published. With
+// complete, claims that nobody uses go to rest.
+func (w *workloads) identities(out publication, complete bool) {
+	for n, before := range w.touched {
+		now := w.usage(n)
+		if n.Reserved() || before == now {
+			continue
+		}
+		labels := w.allocator.claims[n].Labels
+		if before.used != now.used {
+			out.update.Identities[n] = nil
+			if now.used {
+				out.update.Identities[n] = &identity.Identity{Number: n, Labels: labels}
+			}
+		}
+		if before.shown != now.shown {
+			key := w.layout.IdentityKey(n)
+			out.keys[key] = nil
+			if now.shown {
+				if value, err := wire.EncodeIdentity(&identity.Identity{Number: n, Labels: labels}); err == nil { // canonical by construction
+					out.keys[key] = value
+				}
+			}
+		}
+		if w.settled && !now.used {
+			w.allocator.free(n)
+		}
+	}
+	clear(w.touched)
+	if w.settled || !complete {
+		return
+	}
+	w.settled = true
+	for n := range w.allocator.claims {
+		if !w.usage(n).used {
+			w.allocator.free(n)
+		}
+	}
+}
+
+// sweep ends the rest of numbers whose time is over, and lets those that got
+// none try again.
+func (w *workloads) sweep() {
+	w.allocator.sweep()
+	for ip, wl := range w.starved {
+		w.pending[ip] = wl
+	}
+	clear(w.starved)
+}
