@@ -110,7 +110,7 @@ func TestParseFlagsErrors(t *testing.T) {
 		args []string
 		want string // FILE stands for the config file's path
 	}{
-		"unknown key":      {file: "name: x\nnmae: y\n", want: `FILE:2: no setting is called "nmae"`},
+		"unknown key":      {file: "name: x\nnome: y\n", want: `FILE:2: no setting is called "nome"`},
 		"not a number":     {file: "\nid: many\n", want: `FILE:2: id: "many" is not a whole number of 0 or more in its range`},
 		"negative":         {file: "id: -1\n", want: `FILE:1: id: "-1" is not a whole number of 0 or more in its range`},
 		"too large":        {file: "id: 4294967296\n", want: `FILE:1: id: "4294967296" is not a whole number of 0 or more in its range`},
@@ -130,7 +130,7 @@ func TestParseFlagsErrors(t *testing.T) {
 			file: "id: many\n", args: []string{"--id=3"},
 			want: `FILE:1: id: "many" is not a whole number of 0 or more in its range`,
 		},
-		"unknown flag": {args: []string{"--nmae=x"}, want: "unknown flag: --nmae"},
+		"unknown flag": {args: []string{"--nome=x"}, want: "unknown flag: --nome"},
 		"argument":     {args: []string{"start"}, want: `unexpected argument "start": all settings are flags`},
 		"missing file": {args: []string{"--config=/nowhere/at/all"}, want: "--config: open /nowhere/at/all: no such file or directory"},
 	} {

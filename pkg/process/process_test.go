@@ -32,7 +32,7 @@ func TestMainArguments(t *testing.T) {
 	}{
 		"help":       {args: []string{"--help"}, code: 0, stdout: "--log-level"},
 		"version":    {args: []string{"--version"}, code: 0, stdout: "testd "},
-		"wrong flag": {args: []string{"--nmae=x"}, code: 2, stderr: "testd: unknown flag: --nmae (see testd --help)\n"},
+		"wrong flag": {args: []string{"--nome=x"}, code: 2, stderr: "testd: unknown flag: --nome (see testd --help)\n"},
 		"wrong level": {
 			args: []string{"--log-level=loud"}, code: 2,
 			stderr: `testd: --log-level: "loud" is none of "debug", "info", "warn", "error" (see testd --help)`,
@@ -73,8 +73,8 @@ func TestRunEnds(t *testing.T) {
 		"cleanly":             {func(ctx context.Context) error { <-ctx.Done(); return nil }, ""},
 		"with context's":      {func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("watch: %w", ctx.Err()) }, ""},
 		"with its own":        {func(ctx context.Context) error { <-ctx.Done(); return broken }, broken.Error()},
-		"late, but in time":   {func(ctx context.Context) error { <-ctx.Done(); time.Sleep(4 * time.Second); return nil }, ""},
-		"late, with its own":  {func(ctx context.Context) error { <-ctx.Done(); time.Sleep(4 * time.Second); return broken }, broken.Error()},
+		"late, but in time":   {func(ctx context.Context) error { <-ctx.Done(); <-time.After(4 * time.Second); return nil }, ""},
+		"late, with its own":  {func(ctx context.Context) error { <-ctx.Done(); <-time.After(4 * time.Second); return broken }, broken.Error()},
 		"before, with an own": {func(context.Context) error { return broken }, broken.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {

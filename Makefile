@@ -1,0 +1,92 @@
+# What is done with this repository. Nothing is needed but Go, git and make;
+# what needs root or a package says so, and with CI=true or INSTALL=1 installs it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+BIN := $(CURDIR)/bin
+TOOLS := $(BIN)/tools
+PROGRAMS := clustermesh-apiserver node-agent causeway
+GENERATED := bpf pkg \( -name '*_bpfel.go' -o -name '*_bpfel.o' -o -name '*.pb.go' \)
+FUZZTIME ?= 10s
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the programs into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build -trimpath -o $(BIN)/ $(addprefix ./,$(PROGRAMS))
+
+.PHONY: demo
+demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
+	@go run ./tests/demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
+	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iptables nftables; fi
+	@$(MAKE) --no-print-directory lint verify
+	@race=-race; \
+	if [ "$$(go env CGO_ENABLED)" != 1 ]; then \
+		race=; echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"; \
+	fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"; fi; \
+	go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- $$race -timeout 20m ./...
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## gofumpt, go vet, staticcheck and a short list more
+	$(TOOLS)/golangci-lint run ./...
+
+.PHONY: format
+format: $(TOOLS)/golangci-lint ## put the Go files into gofumpt's form
+	$(TOOLS)/golangci-lint fmt ./...
+
+.PHONY: generate
+generate: $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## make the eBPF objects and the feed's protocol anew
+	@tools/need "make generate" clang-19 llvm-19 protobuf-compiler
+	PATH="$(TOOLS):$$PATH" go generate ./bpf/... ./pkg/...
+
+# Compared is what stood there before, whether committed or not. The comment in
+# which protoc names itself says nothing about the code.
+.PHONY: verify
+verify: ## generate again and compare with what is there
+	@if ! tools/need "make verify" clang-19 llvm-19 protobuf-compiler; then \
+		[ "$$CI" != true ] || exit 1; echo "generated files are not verified"; exit 0; \
+	fi; \
+	mkdir -p out; \
+	export LC_ALL=C; \
+	sums() { find $(GENERATED) | sort | while read -r file; do \
+		echo "$$(grep -av '^// .*protoc  ' "$$file" | cksum) $$file"; done; }; \
+	sums >out/generated.before && $(MAKE) --no-print-directory generate >out/generate.log 2>&1 || { cat out/generate.log; exit 1; }; \
+	sums >out/generated.after; \
+	if ! cmp -s out/generated.before out/generated.after; then \
+		diff out/generated.before out/generated.after; \
+		echo "generated files were not up to date: they are now, commit them"; exit 1; \
+	fi
+
+.PHONY: fuzz
+fuzz: ## run each fuzz test for FUZZTIME (10s)
+	@grep -rE --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' pkg | while IFS=: read -r file name; do \
+		name=$${name#func }; echo "$$(dirname $$file) $$name"; \
+		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file) || exit 1; \
+	done
+
+.PHONY: bench-connect
+bench-connect: ## what a TCP connection to a service costs (root)
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
+	@$(BIN)/bench connect
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin out
+
+# Tools come from a module of their own, so that the product's stays small.
+$(TOOLS)/golangci-lint: PACKAGE := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/protoc-gen-go: PACKAGE := google.golang.org/protobuf/cmd/protoc-gen-go
+$(TOOLS)/protoc-gen-go-grpc: PACKAGE := google.golang.org/grpc/cmd/protoc-gen-go-grpc
+$(TOOLS)/%: tools/go.mod
+	@mkdir -p $(TOOLS)
+	CGO_ENABLED=0 go build -C tools -trimpath -o $@ $(PACKAGE)
+	@touch $@
