@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+
+// Package bpf holds the programs that run in the kernel, their headers, and the
+// Go bindings and objects made from them. include/types.h is the only
+// definition of what Go and C share. The objects are little-endian and need
+// nothing of the building machine but the compiler: include/kernel.h says what
+// they use of the kernel's ABI.
+package bpf
+
+//go:generate go tool -modfile=../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpf -type layout -type group -type inline_backend Socket socket.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the programs need of the kernel, and nothing else: the numbers and
+ * layouts below are its stable ABI. Written here so that the objects do not
+ * depend on the headers that the building machine has.
+ */
+#ifndef CAUSEWAY_KERNEL_H
+#define CAUSEWAY_KERNEL_H
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+/* Network byte order; a field of it ends in _be. */
+typedef __u16 __be16;
+typedef __u32 __be32;
+
+#define __always_inline inline __attribute__((always_inline))
+#define SEC(name) __attribute__((section(name), used))
+
+/* A map is declared by the types of its members; loaders read them from BTF. */
+#define __type(name, type) typeof(type) *name
+#define __uint(name, number) int(*name)[number]
+
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_F_NO_PREALLOC = 1,
+	SOCK_STREAM = 1,
+	IPPROTO_TCP = 6,
+};
+
+/* The context of the connect hooks: the address that the caller asked for. */
+struct bpf_sock_addr {
+	__u32 user_family;
+	__be32 user_ip4;
+	__be32 user_ip6[4];
+	__u32 user_port; /* the lower half holds the port, in network order */
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+};
+
+/* Helpers are called by number. */
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
+
+#endif

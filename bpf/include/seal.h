@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef CAUSEWAY_SEAL_H
+#define CAUSEWAY_SEAL_H
+
+#include "types.h"
+
+/* The number of words of a value that its seal covers: all but the seal. */
+#define SEALED_WORDS(type) (sizeof(type) / 8 - 1)
+
+static __always_inline __u64 seal_step(__u64 seal, __u64 word)
+{
+	seal = (seal ^ word) * SEAL_FACTOR;
+	return seal ^ (seal >> 32);
+}
+
+/*
+ * take copies a value out of its map and returns the seal that the copy should
+ * carry, given the seal of its key. The loads are volatile: were the compiler
+ * to read the map a second time, it would use what was never checked.
+ */
+static __always_inline __u64 take(__u64 *copy, const void *value, __u32 words, __u64 seal)
+{
+	const volatile __u64 *from = value;
+
+#pragma unroll
+	for (__u32 i = 0; i < words; i++) {
+		copy[i] = from[i];
+		seal = seal_step(seal, copy[i]);
+	}
+	copy[words] = from[words];
+	return seal;
+}
+
+static __always_inline __u64 seal_service_key(const struct service_key *key)
+{
+	const __u64 *address = (const __u64 *)key->address;
+	const __u32 *rest = (const __u32 *)&key->port_be;
+
+	return seal_step(seal_step(seal_step(LAYOUT_VERSION, address[0]), address[1]), *rest);
+}
+
+static __always_inline __u64 seal_slot_key(const struct slot_key *key)
+{
+	__u64 group_and_index = (__u64)key->group << 32 | key->index;
+
+	return seal_step(seal_step(LAYOUT_VERSION, key->service), group_and_index);
+}
+
+static __always_inline __u64 seal_backend_key(__u32 id)
+{
+	return seal_step(LAYOUT_VERSION, id);
+}
+
+#endif

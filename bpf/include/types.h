@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Everything that the programs share with Go. The Go types are generated from
+ * here; there is no second definition.
+ *
+ * All maps are hashes whose elements the kernel uses again at once, so a reader
+ * may see a value half written, or the value of another key. Therefore every
+ * value ends with a seal: a checksum over its key and its other words. A reader
+ * copies the value, checks the copy, and looks up again if the seal is wrong.
+ * It holds in whatever order the kernel writes the bytes, which two equal
+ * stamps around the value do not.
+ */
+#ifndef CAUSEWAY_TYPES_H
+#define CAUSEWAY_TYPES_H
+
+#include "kernel.h"
+
+enum layout {
+	/* Raise it with every change of a struct or of its meaning: maps that
+	 * are pinned with another layout are filled anew beside the old ones. */
+	LAYOUT_VERSION = 1,
+	MAX_GROUPS = 8,
+	MAX_INLINE = 4,
+	/* Odd, so that a step of the seal loses nothing. */
+	SEAL_FACTOR = 0x5bd1e995,
+};
+
+/* An address and port that clients dial. IPv4 stands as ::ffff:a.b.c.d. */
+struct service_key {
+	__u8 address[16];
+	__be16 port_be;
+	__u8 protocol;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct service_key) == 20, "no hidden padding");
+
+/* Backends that are alike. Its slots are 0 to count - 1, without holes. */
+struct group {
+	__u32 count;
+	__u16 weight; /* share among the groups of its tier; 0: its count */
+	__u8 tier;    /* the lowest tier that has a backend is used */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct group) == 8, "no hidden padding");
+
+/* A backend inside its service's value: saves two lookups. */
+struct inline_backend {
+	__u8 address[16];
+	__u32 id;
+	__be16 port_be;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct inline_backend) == 24, "no hidden padding");
+
+struct service {
+	__u32 id;         /* never used again while the maps live */
+	__u32 generation; /* counts the writes of this value */
+	__u32 session_timeout; /* seconds; 0: each connection chooses anew */
+	__u16 flags;           /* none is defined: 0 */
+	__u16 inlined; /* this many slots of the only group that has any stand
+	                  in backends as well */
+	struct group groups[MAX_GROUPS];
+	struct inline_backend backends[MAX_INLINE];
+	__u64 seal;
+};
+_Static_assert(sizeof(struct service) == 184, "no hidden padding");
+
+struct slot_key {
+	__u32 service;
+	__u32 group;
+	__u32 index;
+};
+_Static_assert(sizeof(struct slot_key) == 12, "no hidden padding");
+
+struct slot {
+	__u32 backend;
+	__u32 pad;
+	__u64 seal;
+};
+_Static_assert(sizeof(struct slot) == 16, "no hidden padding");
+
+/* Keyed by an id that belongs to one service and one address, and is never
+ * used again while the maps live. */
+struct backend {
+	__u8 address[16];
+	__u32 service;
+	__be16 port_be;
+	__u8 protocol;
+	__u8 pad;
+	__u64 seal;
+};
+_Static_assert(sizeof(struct backend) == 32, "no hidden padding");
+
+#endif

@@ -1,0 +1,225 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Socket hooks: a connection to a service becomes one to a backend before the
+ * first packet, so no packet is ever rewritten. What is no service of ours, or
+ * has no backend, is left as it is: whatever served it before still does.
+ */
+#include "include/seal.h"
+
+/* The loader sets max_entries. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct service_key);
+	__type(value, struct service);
+} service SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct slot_key);
+	__type(value, struct slot);
+} slot SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct backend);
+} backend SEC(".maps");
+
+/* Makes the enum part of the object, so that Go gets its values. */
+const enum layout *unused_layout __attribute__((unused));
+
+/* What a connect hook returns: go on. These programs never refuse. */
+#define PROCEED 1
+
+/* A value that is written at every moment of four lookups does not exist. */
+#define ATTEMPTS 4
+
+enum outcome {
+	FOUND,
+	ABSENT, /* no such service */
+	EMPTY,  /* the service has no backend */
+	TORN,   /* a value changed while it was read */
+};
+
+struct target {
+	__u64 address[2];
+	__be16 port_be;
+};
+
+/* The share of a group among those of its tier. */
+static __always_inline __u32 share(const struct group *group)
+{
+	return group->weight ? group->weight : group->count;
+}
+
+/* pick draws a group of the lowest tier that has backends, by weight, and one
+ * of its slots. */
+static __always_inline enum outcome pick(const struct service *service, struct slot_key *slot)
+{
+	__u32 tier = 256, total = 0, count = 0, draw;
+
+#pragma unroll
+	for (__u32 i = 0; i < MAX_GROUPS; i++) {
+		const struct group *group = &service->groups[i];
+
+		if (!group->count || group->tier > tier)
+			continue;
+		if (group->tier < tier) {
+			tier = group->tier;
+			total = 0;
+		}
+		total += share(group);
+	}
+	if (!total)
+		return EMPTY;
+	draw = bpf_get_prandom_u32() % total;
+
+#pragma unroll
+	for (__u32 i = 0; i < MAX_GROUPS; i++) {
+		const struct group *group = &service->groups[i];
+
+		if (count || !group->count || group->tier != tier)
+			continue;
+		if (draw >= share(group)) {
+			draw -= share(group);
+			continue;
+		}
+		count = group->count;
+		slot->group = i;
+		/* Without a weight the draw was over the backends already. */
+		slot->index = group->weight ? bpf_get_prandom_u32() % count : draw;
+	}
+	slot->service = service->id;
+	return FOUND;
+}
+
+/* look_up follows a slot to its backend. */
+static __always_inline enum outcome look_up(const struct slot_key *key, struct target *target)
+{
+	struct slot s;
+	struct backend b;
+	void *value;
+
+	value = bpf_map_lookup_elem(&slot, key);
+	if (!value || take((__u64 *)&s, value, SEALED_WORDS(s), seal_slot_key(key)) != s.seal)
+		return TORN;
+	value = bpf_map_lookup_elem(&backend, &s.backend);
+	if (!value || take((__u64 *)&b, value, SEALED_WORDS(b), seal_backend_key(s.backend)) != b.seal)
+		return TORN;
+	target->address[0] = ((__u64 *)b.address)[0];
+	target->address[1] = ((__u64 *)b.address)[1];
+	target->port_be = b.port_be;
+	return FOUND;
+}
+
+static __always_inline enum outcome choose(const struct service_key *key, struct target *target)
+{
+	struct slot_key chosen = {};
+	struct service s;
+	void *value;
+
+	value = bpf_map_lookup_elem(&service, key);
+	if (!value)
+		return ABSENT;
+	if (take((__u64 *)&s, value, SEALED_WORDS(s), seal_service_key(key)) != s.seal)
+		return TORN;
+	if (pick(&s, &chosen) == EMPTY)
+		return EMPTY;
+	if (chosen.index >= s.inlined)
+		return look_up(&chosen, target);
+
+	/* Offsets into the stack must be constants on old kernels. */
+#pragma unroll
+	for (__u32 i = 0; i < MAX_INLINE; i++) {
+		if (i != chosen.index)
+			continue;
+		target->address[0] = ((__u64 *)s.backends[i].address)[0];
+		target->address[1] = ((__u64 *)s.backends[i].address)[1];
+		target->port_be = s.backends[i].port_be;
+	}
+	return FOUND;
+}
+
+/* find says whether key is a service with a backend, and which one to use. A
+ * miss counts only the second time: while a key is rewritten, a lookup can pass
+ * between its old and its new element. */
+static __always_inline int find(const struct service_key *key, struct target *target)
+{
+	for (__u32 attempt = 0; attempt < ATTEMPTS; attempt++) {
+		enum outcome outcome = choose(key, target);
+
+		if (outcome == FOUND)
+			return 1;
+		if (outcome == EMPTY || (outcome == ABSENT && attempt > 0))
+			return 0;
+	}
+	return 0;
+}
+
+static __always_inline int is_tcp(const struct bpf_sock_addr *ctx)
+{
+	return ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
+}
+
+/* The first 12 bytes of ::ffff:a.b.c.d, as the words they are in memory. */
+#define MAPPED_WORD0 0ULL
+#define MAPPED_WORD2 0xffff0000U
+
+static __always_inline int is_mapped(const __u64 *address)
+{
+	return address[0] == MAPPED_WORD0 && (__u32)address[1] == MAPPED_WORD2;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	struct service_key key __attribute__((aligned(8))) = {};
+	struct target target = {};
+	__u64 *address = (__u64 *)key.address;
+
+	if (!is_tcp(ctx))
+		return PROCEED;
+	address[0] = MAPPED_WORD0;
+	address[1] = (__u64)ctx->user_ip4 << 32 | MAPPED_WORD2;
+	key.port_be = ctx->user_port;
+	key.protocol = IPPROTO_TCP;
+	if (!find(&key, &target) || !is_mapped(target.address))
+		return PROCEED;
+	ctx->user_ip4 = target.address[1] >> 32;
+	ctx->user_port = target.port_be;
+	return PROCEED;
+}
+
+/* An IPv6 socket may dial IPv4 as ::ffff:a.b.c.d: the kernel comes here with
+ * it, the key is the same as in connect4, and so is the family of the backend. */
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	struct service_key key __attribute__((aligned(8))) = {};
+	struct target target = {};
+	__u64 *address = (__u64 *)key.address;
+
+	if (!is_tcp(ctx))
+		return PROCEED;
+	address[0] = (__u64)ctx->user_ip6[1] << 32 | ctx->user_ip6[0];
+	address[1] = (__u64)ctx->user_ip6[3] << 32 | ctx->user_ip6[2];
+	key.port_be = ctx->user_port;
+	key.protocol = IPPROTO_TCP;
+	if (!find(&key, &target) || is_mapped(target.address) != is_mapped(address))
+		return PROCEED;
+	ctx->user_ip6[0] = target.address[0];
+	ctx->user_ip6[1] = target.address[0] >> 32;
+	ctx->user_ip6[2] = target.address[1];
+	ctx->user_ip6[3] = target.address[1] >> 32;
+	ctx->user_port = target.port_be;
+	return PROCEED;
+}
+
+char license_of_programs[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,203 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/bpf"
+)
+
+// hook is one place in the kernel where a program of ours runs.
+type hook struct {
+	name    string // of the program, and of the pin of its link
+	attach  ebpf.AttachType
+	link    link.Link     // nil while not attached
+	program *ebpf.Program // nil until loaded
+}
+
+// openHooks opens the links that are pinned in dir.
+func openHooks(dir string, features Features) ([]*hook, error) {
+	hooks := []*hook{{name: bpf.SocketProgConnect4, attach: ebpf.AttachCGroupInet4Connect}}
+	if features.Connect6 != No {
+		hooks = append(hooks, &hook{name: bpf.SocketProgConnect6, attach: ebpf.AttachCGroupInet6Connect})
+	}
+	for _, h := range hooks {
+		l, err := link.LoadPinnedLink(filepath.Join(dir, h.name), nil)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return hooks, fmt.Errorf("open pinned link %s: %w", filepath.Join(dir, h.name), err)
+		default:
+			h.link = l
+		}
+	}
+	return hooks, nil
+}
+
+func attachedHooks(hooks []*hook) []*hook {
+	var attached []*hook
+	for _, h := range hooks {
+		if h.link != nil {
+			attached = append(attached, h)
+		}
+	}
+	return attached
+}
+
+// runsOn returns why the attached program does not run on these maps.
+func (h *hook) runsOn(set *mapSet) error {
+	info, err := h.link.Info()
+	if err != nil {
+		return fmt.Errorf("read link: %w", err)
+	}
+	program, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return fmt.Errorf("open attached program %d: %w", info.Program, err)
+	}
+	defer program.Close() // read only
+	programInfo, err := program.Info()
+	if err != nil {
+		return fmt.Errorf("read attached program %d: %w", info.Program, err)
+	}
+	has, _ := programInfo.MapIDs()
+	wants, err := set.ids()
+	if err != nil {
+		return err
+	}
+	for _, id := range wants {
+		if !slices.Contains(has, id) {
+			return errors.New("the attached program runs on other maps than those pinned")
+		}
+	}
+	return nil
+}
+
+// load loads the programs onto the maps. The caller is alone with d.
+func (d *Datapath) load() error {
+	spec, err := bpf.LoadSocket()
+	if err != nil {
+		return fmt.Errorf("read the programs: %w", err)
+	}
+	specs, err := mapSpecs(d.config.MapCapacity)
+	if err != nil {
+		return err
+	}
+	for name, m := range specs {
+		spec.Maps[name] = m
+	}
+	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
+	for name, m := range d.maps.byName() {
+		options.MapReplacements[name] = *m
+	}
+	for name := range spec.Programs {
+		if !slices.ContainsFunc(d.hooks, func(h *hook) bool { return h.name == name }) {
+			delete(spec.Programs, name)
+		}
+	}
+	delete(spec.Maps, ".bss") // holds nothing that a program uses
+	loaded, err := ebpf.NewCollectionWithOptions(spec, options)
+	if err != nil {
+		var refused *ebpf.VerifierError
+		if errors.As(err, &refused) {
+			d.config.Logger.Debug("verifier", "log", fmt.Sprintf("%+v", refused))
+		}
+		return fmt.Errorf("load the programs: %w", err)
+	}
+	defer loaded.Close()
+	for _, h := range d.hooks {
+		h.program = loaded.DetachProgram(h.name)
+	}
+	return nil
+}
+
+// attach makes all hooks run the programs that were loaded, and then names their
+// maps by the pins. The caller holds d.mu or is alone with d.
+//
+// A process that dies on the way leaves hooks and pins that do not agree; the
+// next one sees it, fills new maps and moves the hooks over to them.
+func (d *Datapath) attach() error {
+	cgroup, err := openCgroup(d.config.Cgroup)
+	if err != nil {
+		return err
+	}
+	defer cgroup.Close() // read only
+	for _, h := range d.hooks {
+		if err := h.run(cgroup, filepath.Join(d.config.BPFFS, h.name)); err != nil {
+			return fmt.Errorf("attach %s to %s: %w", h.name, d.config.Cgroup, err)
+		}
+	}
+	if err := d.maps.pin(d.config.BPFFS); err != nil {
+		return err
+	}
+	d.pending = false
+	return nil
+}
+
+// run puts the program in the place of the one that the link has, in one step.
+// Only where there is no link, or one to something else or gone, is a new one
+// made, and before the old one goes.
+func (h *hook) run(cgroup *os.File, pin string) error {
+	if h.link != nil {
+		same, err := h.isOn(cgroup)
+		if err != nil {
+			return err
+		}
+		if same {
+			err = h.link.Update(h.program)
+		}
+		if same && !errors.Is(err, unix.ENOLINK) {
+			return err
+		}
+	}
+	l, err := link.AttachRawLink(link.RawLinkOptions{
+		Target: int(cgroup.Fd()), Program: h.program, Attach: h.attach,
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return errors.Join(fmt.Errorf("replace pin: %w", err), l.Close())
+	}
+	if err := l.Pin(pin); err != nil {
+		return errors.Join(fmt.Errorf("pin at %s: %w", pin, err), l.Close())
+	}
+	if h.link != nil {
+		_ = h.link.Close() // with its pin gone, this ends the old attachment
+	}
+	h.link = l
+	return nil
+}
+
+// isOn reports whether the link is attached to cgroup. A link whose cgroup was
+// removed is attached to none.
+func (h *hook) isOn(cgroup *os.File) (bool, error) {
+	info, err := h.link.Info()
+	if err != nil {
+		return false, fmt.Errorf("read link: %w", err)
+	}
+	stat, err := cgroup.Stat()
+	if err != nil {
+		return false, err
+	}
+	system, ok := stat.Sys().(*syscall.Stat_t)
+	on := info.Cgroup()
+	// A cgroup's id is the inode of its folder.
+	return ok && on != nil && on.CgroupId == system.Ino, nil
+}
+
+func (h *hook) close() {
+	if h.link != nil {
+		_ = h.link.Close() // the pin keeps it
+	}
+	if h.program != nil {
+		_ = h.program.Close() // the link keeps it
+	}
+}

@@ -1,0 +1,85 @@
+package datapath
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// FindCgroupRoot returns where the root of the host's cgroup v2 hierarchy is
+// mounted. The error wraps ErrCgroup.
+func FindCgroupRoot() (string, error) {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("find the cgroup v2 root: %w", err)
+	}
+	defer file.Close() // read only
+	mounts, err := cgroupMounts(file)
+	if err != nil {
+		return "", err
+	}
+	for _, mount := range mounts {
+		if isTrueRoot(mount) {
+			return mount, nil
+		}
+	}
+	if len(mounts) > 0 {
+		return "", fmt.Errorf("%s is this container's own part of the hierarchy: mount the host's and name it with --cgroup-root: %w", strings.Join(mounts, ", "), ErrCgroup)
+	}
+	return "", fmt.Errorf("/proc/self/mountinfo shows none: mount one (mount -t cgroup2 cgroup2 DIR) and name it with --cgroup-root: %w", ErrCgroup)
+}
+
+// cgroupMounts reads mountinfo (proc_pid_mountinfo(5)) and returns the mount
+// points at which a whole cgroup v2 hierarchy is mounted, as far as this
+// process' cgroup namespace lets it see.
+func cgroupMounts(r io.Reader) ([]string, error) {
+	var mounts []string
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		for i := 6; i+1 < len(fields); i++ {
+			if fields[i] != "-" { // ends the optional fields
+				continue
+			}
+			if fields[i+1] == "cgroup2" && fields[3] == "/" {
+				mounts = append(mounts, unescape(fields[4]))
+			}
+			break
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read mountinfo: %w", err)
+	}
+	return mounts, nil
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// isTrueRoot reports whether dir is the root of the hierarchy: every other
+// cgroup has a type. A container's private view has its own cgroup at the top.
+func isTrueRoot(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "cgroup.type"))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// openCgroup opens a cgroup v2 folder. The error wraps ErrCgroup.
+func openCgroup(dir string) (*os.File, error) {
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCgroup, err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(file.Fd()), &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil, errors.Join(fmt.Errorf("%s is not a cgroup v2 folder: %w", dir, ErrCgroup), err, file.Close())
+	}
+	return file, nil
+}

@@ -1,0 +1,187 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/bpf"
+)
+
+// batchSize bounds how many entries one system call writes or reads.
+const batchSize = 4096
+
+// mapSet is the maps that belong together: ids in one mean something in the others.
+type mapSet struct {
+	service, slot, backend *ebpf.Map
+}
+
+// mapSpecs returns what the maps must look like. The layout's version stands in
+// their names, so that a change of meaning alone is seen as well.
+func mapSpecs(capacity uint32) (map[string]*ebpf.MapSpec, error) {
+	spec, err := bpf.LoadSocket()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs: %w", err)
+	}
+	specs := map[string]*ebpf.MapSpec{}
+	for _, name := range []string{bpf.SocketMapService, bpf.SocketMapSlot, bpf.SocketMapBackend} {
+		m := spec.Maps[name]
+		m.Name = fmt.Sprintf("%s_%d", name, bpf.SocketLayoutLAYOUT_VERSION)
+		m.MaxEntries = capacity
+		specs[name] = m
+	}
+	return specs, nil
+}
+
+// newMapSet makes empty maps, not pinned.
+func newMapSet(specs map[string]*ebpf.MapSpec) (*mapSet, error) {
+	set := &mapSet{}
+	for name, to := range set.byName() {
+		m, err := ebpf.NewMap(specs[name])
+		if err != nil {
+			set.close()
+			return nil, fmt.Errorf("make map %s for %d entries: %w", name, specs[name].MaxEntries, err)
+		}
+		*to = m
+	}
+	return set, nil
+}
+
+// openMapSet returns the maps pinned in dir, or why they cannot be used: not all
+// there, or of another layout or capacity.
+func openMapSet(dir string, specs map[string]*ebpf.MapSpec) (*mapSet, error) {
+	set := &mapSet{}
+	for name, to := range set.byName() {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+		if err != nil {
+			set.close()
+			return nil, fmt.Errorf("open map %s: %w", name, err)
+		}
+		*to = m
+		if err := fits(m, specs[name]); err != nil {
+			set.close()
+			return nil, fmt.Errorf("map %s: %w", name, err)
+		}
+	}
+	return set, nil
+}
+
+func fits(m *ebpf.Map, spec *ebpf.MapSpec) error {
+	info, err := m.Info()
+	if err != nil {
+		return fmt.Errorf("read its layout: %w", err)
+	}
+	type layout struct {
+		name                       string
+		kind                       ebpf.MapType
+		key, value, entries, flags uint32
+	}
+	have := layout{info.Name, info.Type, info.KeySize, info.ValueSize, info.MaxEntries, info.Flags}
+	want := layout{spec.Name, spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags}
+	if have != want {
+		return fmt.Errorf("layout or capacity is %+v, this version has %+v", have, want)
+	}
+	return nil
+}
+
+func (s *mapSet) byName() map[string]**ebpf.Map {
+	return map[string]**ebpf.Map{
+		bpf.SocketMapService: &s.service,
+		bpf.SocketMapSlot:    &s.slot,
+		bpf.SocketMapBackend: &s.backend,
+	}
+}
+
+// ids returns the kernel's ids of the maps.
+func (s *mapSet) ids() ([]ebpf.MapID, error) {
+	var ids []ebpf.MapID
+	for name, m := range s.byName() {
+		info, err := (*m).Info()
+		if err != nil {
+			return nil, fmt.Errorf("map %s: %w", name, err)
+		}
+		id, ok := info.ID()
+		if !ok {
+			return nil, fmt.Errorf("map %s has no id: %w", name, ErrKernel)
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// pin makes dir name these maps instead of whatever it names now.
+func (s *mapSet) pin(dir string) error {
+	for name, m := range s.byName() {
+		path := filepath.Join(dir, name)
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("replace pin: %w", err)
+		}
+		if err := (*m).Pin(path); err != nil {
+			return fmt.Errorf("pin map at %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func (s *mapSet) close() {
+	for _, m := range s.byName() {
+		_ = (*m).Close() // nil is fine; a map's close loses nothing
+	}
+}
+
+// write puts all keys and values into m, or returns how many of the first it
+// put. The error wraps ErrFull when there is no room.
+func write[K, V any](m *ebpf.Map, keys []K, values []V) (int, error) {
+	done := 0
+	for done < len(keys) {
+		end := min(done+batchSize, len(keys))
+		n, err := end-done, error(nil)
+		if n == 1 {
+			if err = m.Put(&keys[done], &values[done]); err != nil {
+				n = 0
+			}
+		} else {
+			n, err = m.BatchUpdate(keys[done:end], values[done:end], nil)
+		}
+		done += n
+		if errors.Is(err, unix.E2BIG) {
+			return done, fmt.Errorf("write to map of %d entries: %w", m.MaxEntries(), ErrFull)
+		}
+		if err != nil {
+			return done, fmt.Errorf("write to map: %w", err)
+		}
+	}
+	return done, nil
+}
+
+// remove deletes keys from m; those that are not there count as deleted.
+func remove[K any](m *ebpf.Map, keys []K) error {
+	for i := range keys {
+		if err := m.Delete(&keys[i]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete from map: %w", err)
+		}
+	}
+	return nil
+}
+
+// read calls fn for every entry of m. Nobody may write meanwhile.
+func read[K, V any](m *ebpf.Map, fn func(K, V)) error {
+	keys, values := make([]K, batchSize), make([]V, batchSize)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("read map: %w", err)
+		}
+		for i := range n {
+			fn(keys[i], values[i])
+		}
+		if err != nil { // the end
+			return nil
+		}
+	}
+}

@@ -1,0 +1,215 @@
+package datapath
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/causeway-mesh/causeway/bpf"
+)
+
+// entry is what is known to be in the maps of one service.
+type entry struct {
+	id         uint32
+	generation uint32
+	groups     []group
+	// stale says that the value in the map may not be the one that the rest
+	// of the entry says.
+	stale bool
+	// deleted says that the service is gone and its slots wait for the sweep.
+	deleted bool
+}
+
+type group struct {
+	tier   uint8
+	weight uint16
+	slots  []backend
+}
+
+// backend is a target and its id. The zero backend is a slot of unknown content.
+type backend struct {
+	target
+	id uint32
+}
+
+type slotWrite struct {
+	key     bpf.SocketSlotKey
+	backend uint32
+}
+
+// plan is what leads from one state of a service to the next. Readers go on
+// meanwhile, so the parts are put in effect in the order of the fields: nothing
+// is referred to before it is there, or removed while it may be referred to.
+type plan struct {
+	created  []backend   // new backends
+	appended []slotWrite // slots that no reader reaches yet
+	replaced []slotWrite // slots in use
+	groups   []group     // what the service's value then says
+	// Nothing refers to these once the value is written.
+	droppedSlots    []bpf.SocketSlotKey
+	droppedBackends []uint32
+
+	changed bool
+}
+
+// newPlan compares an entry with the groups that are wanted. It is pure but for
+// newID, which gives each new backend its id. A backend that stands in many
+// groups, or many times in one, belongs to the first.
+//
+// A backend that stays keeps its slot; holes are filled with what has none. So
+// the writes are as many as the backends that came and went, whatever the size.
+func newPlan(e *entry, wanted []Group, newID func() (uint32, error)) (*plan, error) {
+	p := &plan{groups: make([]group, len(wanted)), changed: e.stale || len(e.groups) != len(wanted)}
+	missing := p.place(e, wanted)
+	spare := p.drop(e, len(wanted))
+	for i := range p.groups {
+		if err := p.fill(e, i, missing[i], spare, newID); err != nil {
+			return nil, err
+		}
+	}
+	p.droppedBackends = p.unused(spare)
+	return p, nil
+}
+
+// unused returns the ids of spare that no slot has, sorted. One may have: when a
+// process dies between filling a hole and lowering the count, the next finds
+// the same backend in two slots.
+func (p *plan) unused(spare map[target]uint32) []uint32 {
+	if len(spare) == 0 {
+		return nil
+	}
+	ids := make(map[uint32]bool, len(spare))
+	for _, id := range spare {
+		ids[id] = true
+	}
+	for _, g := range p.groups {
+		for _, b := range g.slots {
+			delete(ids, b.id)
+		}
+	}
+	return slices.Sorted(maps.Keys(ids))
+}
+
+// place puts each backend that stays into the slot that it has, and returns by
+// group those that have none.
+func (p *plan) place(e *entry, wanted []Group) (missing [][]target) {
+	size := 0
+	for _, g := range wanted {
+		size += len(g.Backends)
+	}
+	home := make(map[target]int, size) // -1: placed
+	missing = make([][]target, len(wanted))
+	for i, g := range wanted {
+		targets := make([]target, 0, len(g.Backends))
+		for _, b := range g.Backends {
+			t := targetOf(b)
+			if _, twice := home[t]; !twice {
+				home[t] = i
+				targets = append(targets, t)
+			}
+		}
+		missing[i] = targets
+		p.groups[i] = group{tier: g.Tier, weight: g.Weight, slots: make([]backend, len(targets))}
+	}
+	for i, g := range p.groups {
+		if i >= len(e.groups) {
+			break
+		}
+		p.changed = p.changed || g.tier != e.groups[i].tier || g.weight != e.groups[i].weight
+		for j := range min(len(g.slots), len(e.groups[i].slots)) {
+			b := e.groups[i].slots[j]
+			if at, ok := home[b.target]; ok && at == i && b.id != 0 {
+				g.slots[j] = b
+				home[b.target] = -1
+			}
+		}
+	}
+	for i := range missing {
+		missing[i] = slices.DeleteFunc(missing[i], func(t target) bool { return home[t] == -1 })
+	}
+	return missing
+}
+
+// drop notes the slots that no group reaches any more, and returns the ids of
+// the backends that have lost their slot.
+func (p *plan) drop(e *entry, groups int) (spare map[target]uint32) {
+	spare = map[target]uint32{}
+	for i, g := range e.groups {
+		kept := 0
+		if i < groups {
+			kept = len(p.groups[i].slots)
+		}
+		for j, b := range g.slots {
+			if j >= kept {
+				p.changed = true
+				p.droppedSlots = append(p.droppedSlots, slotKey(e.id, i, j))
+			}
+			if (j >= kept || p.groups[i].slots[j] != b) && b.id != 0 {
+				spare[b.target] = b.id
+			}
+		}
+	}
+	return spare
+}
+
+// fill gives the slots of a group that are still empty to the targets that have none.
+func (p *plan) fill(e *entry, i int, missing []target, spare map[target]uint32, newID func() (uint32, error)) error {
+	used := 0
+	if i < len(e.groups) {
+		used = len(e.groups[i].slots)
+	}
+	slots := p.groups[i].slots
+	for j := range slots {
+		if slots[j].id != 0 {
+			continue
+		}
+		b := backend{target: missing[0]}
+		missing = missing[1:]
+		if id, ok := spare[b.target]; ok {
+			b.id = id
+			delete(spare, b.target)
+		} else {
+			id, err := newID()
+			if err != nil {
+				return err
+			}
+			b.id = id
+			p.created = append(p.created, b)
+		}
+		slots[j] = b
+		p.changed = true
+		write := slotWrite{slotKey(e.id, i, j), b.id}
+		if j < used {
+			p.replaced = append(p.replaced, write)
+		} else {
+			p.appended = append(p.appended, write)
+		}
+	}
+	return nil
+}
+
+func slotKey(service uint32, group, index int) bpf.SocketSlotKey {
+	return bpf.SocketSlotKey{Service: service, Group: uint32(group), Index: uint32(index)}
+}
+
+// forget makes all that is known of the slots unknown, so that the next plan
+// writes each of them: after a write that went wrong half way.
+func (e *entry) forget() {
+	e.stale = true
+	for _, g := range e.groups {
+		clear(g.slots)
+	}
+}
+
+// contains reports whether a slot is in use.
+func (e *entry) contains(k bpf.SocketSlotKey) bool {
+	return !e.deleted && int(k.Group) < len(e.groups) && int(k.Index) < len(e.groups[k.Group].slots)
+}
+
+// each calls fn for every slot and backend of the entry.
+func (e *entry) each(fn func(bpf.SocketSlotKey, backend)) {
+	for i, g := range e.groups {
+		for j, b := range g.slots {
+			fn(slotKey(e.id, i, j), b)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"github.com/causeway-mesh/causeway/bpf"
+)
+
+// sealStep is seal_step of bpf/include/seal.h. The two must agree bit by bit:
+// a value with a wrong seal is never used.
+func sealStep(seal, word uint64) uint64 {
+	seal = (seal ^ word) * uint64(bpf.SocketLayoutSEAL_FACTOR)
+	return seal ^ seal>>32
+}
+
+// sealed is a value of a map: words of 8 bytes without padding, the last of
+// them the seal.
+type sealed interface {
+	bpf.SocketService | bpf.SocketSlot | bpf.SocketBackend
+}
+
+// sealOf returns the seal that v should carry, given its key's.
+func sealOf[V sealed](v *V, seal uint64) uint64 {
+	words := unsafe.Slice((*uint64)(unsafe.Pointer(v)), unsafe.Sizeof(*v)/8)
+	for _, word := range words[:len(words)-1] {
+		seal = sealStep(seal, word)
+	}
+	return seal
+}
+
+func sealServiceKey(k *bpf.SocketServiceKey) uint64 {
+	seal := sealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), binary.NativeEndian.Uint64(k.Address[:8]))
+	seal = sealStep(seal, binary.NativeEndian.Uint64(k.Address[8:]))
+	return sealStep(seal, uint64(k.PortBe)|uint64(k.Protocol)<<16)
+}
+
+func sealSlotKey(k *bpf.SocketSlotKey) uint64 {
+	seal := sealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), uint64(k.Service))
+	return sealStep(seal, uint64(k.Group)<<32|uint64(k.Index))
+}
+
+func sealBackendKey(id uint32) uint64 {
+	return sealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), uint64(id))
+}
+
+// swap16 turns host into network order and back; the objects are little-endian.
+func swap16(v uint16) uint16 { return v<<8 | v>>8 }
+
+func encodeKey(f Frontend) bpf.SocketServiceKey {
+	return bpf.SocketServiceKey{
+		Address:  f.Addr.Addr().As16(),
+		PortBe:   swap16(f.Addr.Port()),
+		Protocol: uint8(f.Protocol),
+	}
+}
+
+func decodeKey(k bpf.SocketServiceKey) Frontend {
+	addr := netip.AddrPortFrom(netip.AddrFrom16(k.Address), swap16(k.PortBe))
+	return Frontend{Addr: addr, Protocol: Protocol(k.Protocol)}.normal()
+}
+
+func encodeSlot(k bpf.SocketSlotKey, backend uint32) bpf.SocketSlot {
+	v := bpf.SocketSlot{Backend: backend}
+	v.Seal = sealOf(&v, sealSlotKey(&k))
+	return v
+}
+
+func encodeBackend(service uint32, b backend) bpf.SocketBackend {
+	v := bpf.SocketBackend{Address: b.address, Service: service, PortBe: swap16(b.port), Protocol: uint8(TCP)}
+	v.Seal = sealOf(&v, sealBackendKey(b.id))
+	return v
+}
+
+// encodeService returns the value of a service. When only one group has slots,
+// its first backends stand in the value too.
+func encodeService(key bpf.SocketServiceKey, e *entry) bpf.SocketService {
+	v := bpf.SocketService{Id: e.id, Generation: e.generation}
+	var filled []group
+	for i, g := range e.groups {
+		v.Groups[i] = bpf.SocketGroup{Count: uint32(len(g.slots)), Weight: g.weight, Tier: g.tier}
+		if len(g.slots) > 0 {
+			filled = append(filled, g)
+		}
+	}
+	if len(filled) == 1 {
+		slots := filled[0].slots
+		v.Inlined = uint16(min(len(slots), maxInline))
+		for i := range v.Inlined {
+			b := slots[i]
+			v.Backends[i] = bpf.SocketInlineBackend{Address: b.address, Id: b.id, PortBe: swap16(b.port)}
+		}
+	}
+	v.Seal = sealOf(&v, sealServiceKey(&key))
+	return v
+}

@@ -1,0 +1,220 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/causeway-mesh/causeway/bpf"
+)
+
+// Update puts s in effect, whole or not at all. The error wraps ErrService or
+// ErrFull where that is the reason; it may be repeated then.
+func (d *Datapath) Update(s Service) error {
+	s.Frontend = s.Frontend.normal()
+	if err := errors.Join(s.Frontend.validate(), s.validate()); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.update(s)
+}
+
+// update is Update without the checks; the caller holds d.mu.
+func (d *Datapath) update(s Service) error {
+	e, known := d.services[s.Frontend]
+	if !known {
+		e = &entry{stale: true}
+	}
+	if e.id == 0 {
+		id, err := d.ids.take(serviceIDs)
+		if err != nil {
+			return err
+		}
+		e.id = id
+	}
+	p, err := newPlan(e, s.Groups, func() (uint32, error) { return d.ids.take(backendIDs) })
+	if err != nil {
+		return err
+	}
+	if !p.changed {
+		return nil
+	}
+	if err := d.execute(s.Frontend, e, p, known); err != nil {
+		return fmt.Errorf("program %v: %w", s.Frontend, err)
+	}
+	d.services[s.Frontend] = e
+	d.discard(e, p.droppedSlots, p.droppedBackends)
+	return nil
+}
+
+// execute writes what the plan says. All that takes room comes first and is
+// taken back when there is none; only then is what readers see changed.
+func (d *Datapath) execute(f Frontend, e *entry, p *plan, known bool) error {
+	if err := d.writeBackends(e.id, p.created); err != nil {
+		return err
+	}
+	if err := d.writeSlots(p.appended); err != nil {
+		d.takeBack(p)
+		return err
+	}
+	next := &entry{id: e.id, generation: e.generation + 1, groups: p.groups}
+	err := d.writeSlots(p.replaced)
+	if err == nil {
+		key := encodeKey(f)
+		err = d.writeService(key, encodeService(key, next))
+	}
+	switch {
+	case err == nil:
+		*e = *next
+	case !known:
+		d.takeBack(p)
+	default:
+		// Old and new backends stand side by side in the slots: all of them
+		// serve, but which is where is not known.
+		e.forget()
+	}
+	return err
+}
+
+func (d *Datapath) writeBackends(service uint32, created []backend) error {
+	ids, values := make([]uint32, len(created)), make([]bpf.SocketBackend, len(created))
+	for i, b := range created {
+		ids[i], values[i] = b.id, encodeBackend(service, b)
+	}
+	n, err := write(d.maps.backend, ids, values)
+	if err != nil {
+		return errors.Join(fmt.Errorf("backends: %w", err), remove(d.maps.backend, ids[:n]))
+	}
+	return nil
+}
+
+func (d *Datapath) writeSlots(writes []slotWrite) error {
+	keys, values := make([]bpf.SocketSlotKey, len(writes)), make([]bpf.SocketSlot, len(writes))
+	for i, w := range writes {
+		keys[i], values[i] = w.key, encodeSlot(w.key, w.backend)
+	}
+	if _, err := write(d.maps.slot, keys, values); err != nil {
+		return fmt.Errorf("slots: %w", err)
+	}
+	return nil
+}
+
+func (d *Datapath) writeService(key bpf.SocketServiceKey, value bpf.SocketService) error {
+	if _, err := write(d.maps.service, []bpf.SocketServiceKey{key}, []bpf.SocketService{value}); err != nil {
+		return fmt.Errorf("service: %w", err)
+	}
+	return nil
+}
+
+// takeBack deletes what a plan that failed has written and nobody refers to.
+func (d *Datapath) takeBack(p *plan) {
+	keys := make([]bpf.SocketSlotKey, len(p.appended))
+	for i, w := range p.appended {
+		keys[i] = w.key
+	}
+	ids := make([]uint32, len(p.created))
+	for i, b := range p.created {
+		ids[i] = b.id
+	}
+	if err := errors.Join(remove(d.maps.slot, keys), remove(d.maps.backend, ids)); err != nil {
+		d.config.Logger.Warn("map entries left behind until the next start", "error", err)
+	}
+}
+
+// Delete takes a frontend out of effect; one that is not known is fine.
+func (d *Datapath) Delete(f Frontend) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.delete(f.normal())
+}
+
+func (d *Datapath) delete(f Frontend) error {
+	e, ok := d.services[f]
+	if !ok {
+		return nil
+	}
+	key := encodeKey(f)
+	if err := d.maps.service.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete %v: %w", f, err)
+	}
+	delete(d.services, f)
+	e.deleted = true
+	var slots []bpf.SocketSlotKey
+	var backends []uint32
+	e.each(func(k bpf.SocketSlotKey, b backend) {
+		slots = append(slots, k)
+		if b.id != 0 {
+			backends = append(backends, b.id)
+		}
+	})
+	d.discard(e, slots, backends)
+	return nil
+}
+
+// Prune deletes every frontend that keep does not want, and what earlier
+// processes left behind. The caller has put the complete state in effect: when
+// maps of another format still served, the programs move to the new ones now.
+// keep must not call the Datapath.
+func (d *Datapath) Prune(keep func(Frontend) bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for f := range d.services {
+		if !keep(f) {
+			errs = append(errs, d.delete(f))
+		}
+	}
+	d.discard(nil, d.orphans.slots, d.orphans.backends)
+	d.orphans = garbage{}
+	if d.pending {
+		errs = append(errs, d.attach())
+	}
+	return errors.Join(errs...)
+}
+
+// MapUse is how full a map is.
+type MapUse struct {
+	Name              string // service, slot or backend: a bounded set
+	Entries, Capacity int
+}
+
+// Use returns how full the maps are, in a fixed order. What waits to be swept
+// is not counted.
+func (d *Datapath) Use() []MapUse {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	slots := 0
+	for _, e := range d.services {
+		for _, g := range e.groups {
+			slots += len(g.slots)
+		}
+	}
+	capacity := int(d.config.MapCapacity)
+	return []MapUse{
+		{bpf.SocketMapService, len(d.services), capacity},
+		{bpf.SocketMapSlot, slots, capacity},
+		{bpf.SocketMapBackend, slots, capacity},
+	}
+}
+
+// Services returns what is in effect, in no order.
+func (d *Datapath) Services() []Service {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	services := make([]Service, 0, len(d.services))
+	for f, e := range d.services {
+		s := Service{Frontend: f, Groups: make([]Group, len(e.groups))}
+		for i, g := range e.groups {
+			s.Groups[i] = Group{Tier: g.tier, Weight: g.weight}
+			for _, b := range g.slots {
+				if b.id != 0 {
+					s.Groups[i].Backends = append(s.Groups[i].Backends, b.addrPort())
+				}
+			}
+		}
+		services = append(services, s)
+	}
+	return services
+}
