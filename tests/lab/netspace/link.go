@@ -1,0 +1,143 @@
+package netspace
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Route is one entry of a namespace's main table.
+type Route struct {
+	To netip.Prefix
+	// Via is the next hop, taken to be on Device without a look at its
+	// addresses; the zero Addr when To itself is on Device.
+	Via    netip.Addr
+	Device string
+	// From is the source address of the namespace's own packets; the zero Addr
+	// leaves the choice to the kernel.
+	From netip.Addr
+}
+
+// AddBridge makes a bridge and sets it up. It learns at once and forwards all
+// multicast, so that nothing waits for a first neighbour to be found.
+func (s *Space) AddBridge(name string) error {
+	snoop := false
+	bridge := &netlink.Bridge{LinkAttrs: attributes(name), MulticastSnooping: &snoop}
+	if err := s.links.LinkAdd(bridge); err != nil {
+		return fmt.Errorf("make bridge %s in %s: %w", name, s.path, err)
+	}
+	return s.SetUp(name)
+}
+
+// AddPair makes a pair of devices that are each other's wire, one here and one
+// in far, which may be the same namespace, and sets both up.
+func (s *Space) AddPair(name string, far *Space, farName string) error {
+	pair := &netlink.Veth{
+		LinkAttrs:     attributes(name),
+		PeerName:      farName,
+		PeerNamespace: netlink.NsFd(int(far.file.Fd())),
+	}
+	if err := s.links.LinkAdd(pair); err != nil {
+		return fmt.Errorf("make devices %s in %s and %s in %s: %w", name, s.path, farName, far.path, err)
+	}
+	if err := far.SetUp(farName); err != nil {
+		return err
+	}
+	return s.SetUp(name)
+}
+
+// Enslave makes device name a port of bridge.
+func (s *Space) Enslave(name, bridge string) error {
+	return s.withLink(name, "join "+bridge, func(link netlink.Link) error {
+		master, err := s.links.LinkByName(bridge)
+		if err != nil {
+			return err
+		}
+		return s.links.LinkSetMaster(link, master)
+	})
+}
+
+// SetUp sets device name up.
+func (s *Space) SetUp(name string) error {
+	return s.withLink(name, "set up", s.links.LinkSetUp)
+}
+
+// SetDown sets device name down; the other end of a pair loses its carrier.
+func (s *Space) SetDown(name string) error {
+	return s.withLink(name, "set down", s.links.LinkSetDown)
+}
+
+// Delete removes device name, and with it the other end of a pair.
+func (s *Space) Delete(name string) error {
+	return s.withLink(name, "delete", s.links.LinkDel)
+}
+
+// AddAddress gives device name an address, usable at once. A scope other than
+// the universe's is given to link-local ones, so that they are nobody's source
+// by accident.
+func (s *Space) AddAddress(name string, address netip.Prefix) error {
+	entry := &netlink.Addr{IPNet: ipNet(address)}
+	if address.Addr().Is6() {
+		entry.Flags = unix.IFA_F_NODAD
+	}
+	if address.Addr().IsLinkLocalUnicast() {
+		entry.Scope = int(netlink.SCOPE_LINK)
+	}
+	return s.withLink(name, "add address "+address.String()+" to", func(link netlink.Link) error {
+		return s.links.AddrAdd(link, entry)
+	})
+}
+
+// AddRoute adds a route, or replaces the one with the same destination.
+func (s *Space) AddRoute(r Route) error {
+	return s.withLink(r.Device, "route "+r.To.String()+" to", func(link netlink.Link) error {
+		return s.links.RouteReplace(r.entry(link))
+	})
+}
+
+// DeleteRoute removes a route that AddRoute added.
+func (s *Space) DeleteRoute(r Route) error {
+	return s.withLink(r.Device, "unroute "+r.To.String()+" from", func(link netlink.Link) error {
+		return s.links.RouteDel(r.entry(link))
+	})
+}
+
+func (r Route) entry(link netlink.Link) *netlink.Route {
+	entry := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To.Masked())}
+	if r.From.IsValid() {
+		entry.Src = r.From.AsSlice()
+	}
+	switch {
+	case r.Via.IsValid():
+		entry.Gw = r.Via.AsSlice()
+		entry.Flags = int(netlink.FLAG_ONLINK)
+	case r.To.Addr().Is4():
+		entry.Scope = netlink.SCOPE_LINK
+	}
+	return entry
+}
+
+
+func (s *Space) withLink(name, verb string, fn func(netlink.Link) error) error {
+	link, err := s.links.LinkByName(name)
+	if err == nil {
+		err = fn(link)
+	}
+	if err != nil {
+		return fmt.Errorf("%s device %s in %s: %w", verb, name, s.path, err)
+	}
+	return nil
+}
+
+func attributes(name string) netlink.LinkAttrs {
+	a := netlink.NewLinkAttrs()
+	a.Name = name
+	return a
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
