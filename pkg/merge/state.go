@@ -5,7 +5,9 @@
 package merge
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/service"
@@ -112,6 +114,15 @@ func (s *State) Counts() map[string]Counts {
 		}
 	}
 	return counts
+}
+
+// Nodes returns the names of a cluster's nodes, sorted.
+func (s *State) Nodes(cluster string) []string {
+	m := s.clusters[cluster]
+	if m == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(m.nodes))
 }
 
 func (s *State) member(cluster string) *member {

@@ -184,3 +184,21 @@ func (c *Condition) state() string {
 	defer c.mu.Unlock()
 	return c.reason
 }
+
+// ConditionState is a Condition as it stands.
+type ConditionState struct {
+	Name string
+	// Reason says why it does not hold; "" when it does.
+	Reason string
+}
+
+// Conditions returns the conditions in the order in which they were added.
+func (s *Status) Conditions() []ConditionState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]ConditionState, 0, len(s.conditions))
+	for _, c := range s.conditions {
+		out = append(out, ConditionState{Name: c.name, Reason: c.state()})
+	}
+	return out
+}

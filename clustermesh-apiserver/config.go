@@ -1,0 +1,120 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+
+	"github.com/spf13/pflag"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+)
+
+// config is what flags and config file say.
+type config struct {
+	clusterName          string
+	clusterID            uint32
+	maxConnectedClusters uint32
+	dataDir              string
+	manifestsDir         string
+	peersDir             string
+	listen               string
+	advertise            []string
+	listenHTTP           string
+	etcdQuota            int64
+	excludedLabels       []string
+}
+
+func (c *config) flags(f *pflag.FlagSet) {
+	f.StringVar(&c.clusterName, "cluster-name", "", "name of this cluster: 1 to 32 characters of a-z, 0-9 and '-' (required)")
+	f.Uint32Var(&c.clusterID, "cluster-id", 0, "number of this cluster, 1 to the value of --max-connected-clusters, its own in the mesh (required)")
+	f.Uint32Var(&c.maxConnectedClusters, "max-connected-clusters", uint32(cluster.Size255), "size of the mesh, 255 or 511; the same in every cluster")
+	f.StringVar(&c.dataDir, "data-dir", "", "directory for etcd, the certificate authority and the last good manifests; made when missing (required)")
+	f.StringVar(&c.manifestsDir, "manifests-dir", "", "directory of Kubernetes YAML or JSON that describes this cluster; must exist (required)")
+	f.StringVar(&c.peersDir, "peers-dir", "", "directory with an etcd client file for each peer, named like its cluster (default <data-dir>/peers, made when missing)")
+	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
+	f.StringSliceVar(&c.advertise, "advertise", nil, "names and addresses by which the gateway is reached, for its certificate, besides that of --listen")
+	f.StringVar(&c.listenHTTP, "listen-http", "127.0.0.1:9878", "host:port for /healthz, /readyz and /metrics, plain HTTP; empty for none")
+	f.Int64Var(&c.etcdQuota, "etcd-quota-bytes", 2<<30, "size of etcd's database at which it takes no more writes")
+	f.StringSliceVar(&c.excludedLabels, "identity-excluded-labels", identity.DefaultExcluded(),
+		"pod labels that do not count for identities; an entry that ends in '*' is a prefix; replaces the default")
+}
+
+// validate returns the first thing that is wrong, by flag.
+func (c *config) validate() error {
+	for _, required := range []struct{ flag, value string }{
+		{"--cluster-name", c.clusterName}, {"--data-dir", c.dataDir}, {"--manifests-dir", c.manifestsDir}, {"--listen", c.listen},
+	} {
+		if required.value == "" {
+			return fmt.Errorf("%s is required", required.flag)
+		}
+	}
+	if err := cluster.ValidateName(c.clusterName); err != nil {
+		return fmt.Errorf("--cluster-name: %w", err)
+	}
+	if err := c.size().Validate(); err != nil {
+		return fmt.Errorf("--max-connected-clusters: %w", err)
+	}
+	if err := c.size().ValidateID(cluster.ID(c.clusterID)); err != nil {
+		return fmt.Errorf("--cluster-id: %w", err)
+	}
+	if _, err := identity.NewFilter(c.excludedLabels); err != nil {
+		return fmt.Errorf("--identity-excluded-labels: %w", err)
+	}
+	if err := validAddress(c.listen); err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	if c.listenHTTP != "" {
+		if err := validAddress(c.listenHTTP); err != nil {
+			return fmt.Errorf("--listen-http: %w", err)
+		}
+	}
+	if c.etcdQuota < 16<<20 {
+		return errors.New("--etcd-quota-bytes: at least 16777216 (16 MiB)")
+	}
+	return nil
+}
+
+func validAddress(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", address)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
+		return fmt.Errorf("%q: port %q is not a number from 0 to 65535", address, port)
+	}
+	return nil
+}
+
+func (c *config) size() cluster.Size { return cluster.Size(c.maxConnectedClusters) }
+
+// cluster is what peers are told about this one.
+func (c *config) cluster() cluster.Config {
+	exports := false
+	return cluster.Config{
+		Name: c.clusterName, ID: cluster.ID(c.clusterID), Size: c.size(), SyncedCanaries: true,
+		ServiceExports: &exports, ExportMode: cluster.ExportServicesAndSlices,
+	}
+}
+
+func (c *config) peers() string { return cmp.Or(c.peersDir, filepath.Join(c.dataDir, "peers")) }
+
+// reachedBy returns the host names and addresses for the gateway's certificate.
+func (c *config) reachedBy() (names []string, ips []netip.Addr) {
+	host, _, _ := net.SplitHostPort(c.listen) // validate has seen it
+	for _, h := range append([]string{host}, c.advertise...) {
+		if ip, err := netip.ParseAddr(h); err == nil {
+			if !ip.IsUnspecified() {
+				ips = append(ips, ip)
+			}
+		} else if h != "" {
+			names = append(names, h)
+		}
+	}
+	return names, ips
+}

@@ -1,0 +1,192 @@
+// clustermesh-apiserver publishes a cluster to its peers, follows them, and
+// tells the cluster's nodes what they need. There is one in each cluster.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/causeway-mesh/causeway/pkg/admin"
+	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/gateway"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/process"
+	"github.com/causeway-mesh/causeway/pkg/publish"
+	"github.com/causeway-mesh/causeway/pkg/source"
+)
+
+const name = "clustermesh-apiserver"
+
+// adminTTL is how long the command line's certificate is good; each start of
+// the API server makes a new one.
+const adminTTL = 365 * 24 * time.Hour
+
+func main() {
+	var cfg config
+	os.Exit(process.Main(process.Daemon{
+		Name:     name,
+		Summary:  "Publishes a cluster to its peers, follows them, and feeds the cluster's node agents.",
+		Flags:    cfg.flags,
+		Validate: cfg.validate,
+		Run:      func(ctx context.Context, log *slog.Logger) error { return run(ctx, &cfg, log) },
+	}))
+}
+
+// run keeps etcd and the status server, and all that needs them, until ctx ends
+// or one of them fails.
+func run(ctx context.Context, cfg *config, log *slog.Logger) error {
+	registry := process.NewRegistry(name)
+	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Logger: log})
+	if err := cfg.makeDirs(); err != nil {
+		return err
+	}
+	store := kvstore.NewServer(kvstore.ServerConfig{Dir: filepath.Join(cfg.dataDir, "etcd"), QuotaBytes: cfg.etcdQuota, Logger: log})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return status.Run(ctx) })
+	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return serve(ctx, cfg, log, registry, status, store) })
+	return g.Wait()
+}
+
+// serve is the list of the parts that need etcd, and how they are joined.
+func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometheus.Registry, status *process.Status, store *kvstore.Server) error {
+	etcdReady, listed, seeded, open := status.Condition("etcd"), status.Condition("source"), status.Condition("peers"), status.Condition("gateway")
+	etcd, err := store.Dial(ctx)
+	if err != nil {
+		if errors.Is(err, kvstore.ErrStopped) || ctx.Err() != nil {
+			return nil // why it stopped is its own Run's to say
+		}
+		return err
+	}
+	defer func() { _ = etcd.Close() }()
+	etcdReady.SetReady()
+
+	filter, err := identity.NewFilter(cfg.excludedLabels)
+	if err != nil {
+		return err
+	}
+	// Only who holds the data directory may write in it, so these come after etcd.
+	authority, err := pki.OpenAuthority(filepath.Join(cfg.dataDir, "pki"), cfg.clusterName)
+	if err != nil {
+		return err
+	}
+	tls, err := authority.ServerConfig(cfg.reachedBy())
+	if err != nil {
+		return err
+	}
+
+	nodes := feed.NewServer(feed.ServerConfig{Logger: log, Registerer: registry})
+	engine := merge.NewEngine(cfg.clusterName, nodes)
+	publisher := publish.New(publish.Config{
+		Cluster: cfg.cluster(), Etcd: etcd, Filter: filter, Logger: log, Registerer: registry,
+		Local: func(u merge.Update) { engine.Apply(cfg.clusterName, u) },
+	})
+	manifests := source.NewManifests(source.ManifestsConfig{
+		Dir: cfg.manifestsDir, StateDir: filepath.Join(cfg.dataDir, "manifests"),
+		Sink: publisher, Logger: log, Registerer: registry,
+	})
+	peers := peer.New(peer.Config{
+		Cluster: cfg.cluster(), Dir: cfg.peers(), Etcd: etcd, Engine: engine, Logger: log, Registerer: registry,
+	})
+	adminServer := admin.New(admin.Config{
+		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,
+		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Listed: publisher.Listed(),
+		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems,
+	})
+	door := gateway.New(gateway.Config{
+		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: tls, Etcd: etcd.Etcd().ActiveConnection(),
+		Register: func(r grpc.ServiceRegistrar) {
+			nodes.Register(r)
+			adminServer.Register(r)
+		},
+		Logger: log, Registerer: registry,
+	})
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return publisher.Run(ctx) })
+	g.Go(func() error { return manifests.Run(ctx) })
+	g.Go(func() error { return peers.Run(ctx) })
+	g.Go(func() error { return door.Run(ctx) })
+	g.Go(func() error { return openFeed(ctx, nodes, publisher, peers, listed, seeded) })
+	g.Go(func() error { return welcome(ctx, cfg, authority, door, open, log) })
+	return g.Wait()
+}
+
+// openFeed lets the agents have the state once it is whole: what they know is
+// replaced by it.
+func openFeed(ctx context.Context, nodes *feed.Server, publisher *publish.Publisher, peers *peer.Manager, listed, seeded *process.Condition) error {
+	listed.SetNotReady("the manifests have not all been read yet")
+	seeded.SetNotReady("the peers' state has not been read yet")
+	for _, wait := range []struct {
+		done      <-chan struct{}
+		condition *process.Condition
+	}{{publisher.Listed(), listed}, {peers.Seeded(), seeded}} {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wait.done:
+			wait.condition.SetReady()
+		}
+	}
+	nodes.Open()
+	return nil
+}
+
+// welcome writes what the command line needs once the gateway listens.
+func welcome(ctx context.Context, cfg *config, authority *pki.Authority, door *gateway.Gateway, open *process.Condition, log *slog.Logger) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-door.Listening():
+	}
+	pair, err := authority.Issue(pki.Request{Role: pki.RoleAdmin, Name: "admin", TTL: adminTTL})
+	if err != nil {
+		return fmt.Errorf("issue the admin certificate: %w", err)
+	}
+	path := filepath.Join(cfg.dataDir, "admin.yaml")
+	err = pki.WriteAdmin(path, pki.Admin{
+		Endpoint: dialable(door.Addr()), ClusterName: cfg.clusterName,
+		CA: string(authority.CertPEM()), Cert: string(pair.CertPEM), Key: string(pair.KeyPEM),
+	})
+	if err != nil {
+		return fmt.Errorf("write what the command line needs: %w", err)
+	}
+	open.SetReady()
+	log.Info("ready for the command line", "admin_file", path)
+	return nil
+}
+
+// dialable returns the address to dial on this machine for one that is listened on.
+func dialable(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if ok && tcp.IP.IsUnspecified() {
+		return fmt.Sprintf("localhost:%d", tcp.Port)
+	}
+	return addr.String()
+}
+
+func (c *config) makeDirs() error {
+	if err := os.MkdirAll(c.dataDir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	if c.peersDir == "" {
+		if err := os.MkdirAll(c.peers(), 0o700); err != nil {
+			return fmt.Errorf("make the directory of peers: %w", err)
+		}
+	}
+	return nil
+}

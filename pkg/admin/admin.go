@@ -1,0 +1,185 @@
+// Package admin answers what the command line asks of an API server. It only
+// reads: what it is given to read from is safe for concurrent use.
+package admin
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/process"
+	"github.com/causeway-mesh/causeway/pkg/service"
+	"github.com/causeway-mesh/causeway/pkg/source"
+)
+
+// Config is where a Server reads from. All fields are required.
+type Config struct {
+	Cluster      cluster.Config
+	Version      string
+	Started      time.Time
+	ManifestsDir string
+	Engine       *merge.Engine
+	Status       *process.Status
+	Peers        *peer.Manager
+	Agents       func() []feed.AgentStatus
+	// Listed says that the source has listed everything once.
+	Listed          <-chan struct{}
+	SourceProblems  func() []source.Problem
+	PublishProblems func() []string
+}
+
+// Server implements the admin service.
+type Server struct {
+	adminpb.UnimplementedAdminServer
+	cfg Config
+}
+
+// New returns a Server.
+func New(cfg Config) *Server { return &Server{cfg: cfg} }
+
+// Register adds the service to a gRPC server.
+func (s *Server) Register(r grpc.ServiceRegistrar) { adminpb.RegisterAdminServer(r, s) }
+
+// Status says how the cluster and all that it is joined to are.
+func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.StatusResponse, error) {
+	var counts map[string]merge.Counts
+	var nodes []string
+	s.cfg.Engine.Read(func(state *merge.State) {
+		counts = state.Counts()
+		nodes = state.Nodes(s.cfg.Cluster.Name)
+	})
+	out := &adminpb.StatusResponse{
+		Cluster: &adminpb.Cluster{
+			Name: s.cfg.Cluster.Name, Id: uint32(s.cfg.Cluster.ID), MaxConnectedClusters: uint32(s.cfg.Cluster.Size),
+			Version: s.cfg.Version, Started: timestamppb.New(s.cfg.Started), Counts: protoCounts(counts[s.cfg.Cluster.Name]),
+		},
+		Source:          s.source(),
+		Peers:           s.peers(counts),
+		Agents:          mergeAgents(nodes, s.cfg.Agents()),
+		PublishProblems: s.cfg.PublishProblems(),
+	}
+	for _, c := range s.cfg.Status.Conditions() {
+		out.Conditions = append(out.Conditions, &adminpb.Condition{Name: c.Name, Ready: c.Reason == "", Reason: c.Reason})
+	}
+	for _, p := range s.cfg.Peers.Problems() {
+		out.PeerProblems = append(out.PeerProblems, &adminpb.PeerProblem{File: p.File, Message: p.Message})
+	}
+	out.Ready = ready(out)
+	return out, nil
+}
+
+// ready holds when nothing waits for a person or for time. A Service with a
+// wrong annotation works with the default and does not count.
+func ready(r *adminpb.StatusResponse) bool {
+	for _, c := range r.Conditions {
+		if !c.Ready {
+			return false
+		}
+	}
+	for _, p := range r.Peers {
+		if !p.Ready {
+			return false
+		}
+	}
+	for _, a := range r.Agents {
+		if !a.Ready {
+			return false
+		}
+	}
+	return r.Source.Listed && len(r.Source.Problems) == 0 && len(r.PeerProblems) == 0
+}
+
+func (s *Server) source() *adminpb.Source {
+	out := &adminpb.Source{ManifestsDir: s.cfg.ManifestsDir}
+	select {
+	case <-s.cfg.Listed:
+		out.Listed = true
+	default:
+	}
+	for _, p := range s.cfg.SourceProblems() {
+		out.Problems = append(out.Problems, &adminpb.SourceProblem{
+			File: p.File, Line: uint32(p.Line), Message: p.Message, Since: timestamppb.New(p.Since),
+		})
+	}
+	return out
+}
+
+func (s *Server) peers(counts map[string]merge.Counts) []*adminpb.Peer {
+	var out []*adminpb.Peer
+	for _, p := range s.cfg.Peers.Status() {
+		refused := make(map[string]uint32, len(p.Refused))
+		for reason, n := range p.Refused {
+			refused[reason] = uint32(n)
+		}
+		out = append(out, &adminpb.Peer{
+			Name: p.Name, Id: uint32(p.ID), State: string(p.State), Reason: p.Reason, Since: timestamppb.New(p.Since),
+			LastChange: protoTime(p.LastChange), Heartbeat: protoTime(p.Heartbeat), Endpoints: p.Endpoints,
+			Counts: protoCounts(counts[p.Name]), Refused: refused, LastRefused: p.LastRefused,
+			Ready: p.State == peer.Synced,
+		})
+	}
+	return out
+}
+
+// mergeAgents returns the agents that are known, and a line for each node of
+// the cluster that has none.
+func mergeAgents(nodes []string, known []feed.AgentStatus) []*adminpb.Agent {
+	isNode := make(map[string]bool, len(nodes))
+	for _, n := range nodes {
+		isNode[n] = true
+	}
+	var out []*adminpb.Agent
+	seen := make(map[string]bool, len(known))
+	for _, a := range known {
+		if !a.Connected && !isNode[a.Node] {
+			continue // an agent that left with its node
+		}
+		seen[a.Node] = true
+		out = append(out, &adminpb.Agent{
+			Node: a.Node, Connected: a.Connected, Current: a.Current, Since: timestamppb.New(a.Since), Version: a.Version,
+			Services: uint32(a.Applied.Counts.Services), Frontends: uint32(a.Applied.Counts.Frontends),
+			Backends: uint32(a.Applied.Counts.Backends), Error: a.Applied.Error,
+			Ready: a.Connected && a.Current && a.Applied.Error == "",
+		})
+	}
+	for _, n := range nodes {
+		if !seen[n] {
+			out = append(out, &adminpb.Agent{Node: n, Error: "no agent of this node has connected"})
+		}
+	}
+	sortAgents(out)
+	return out
+}
+
+// Services explains one service, or all that are global anywhere.
+func (s *Server) Services(_ context.Context, r *adminpb.ServicesRequest) (*adminpb.ServicesResponse, error) {
+	if (r.Namespace == "") != (r.Name == "") {
+		return nil, status.Error(codes.InvalidArgument, "give both a namespace and a name, or neither")
+	}
+	out := &adminpb.ServicesResponse{}
+	found := true
+	s.cfg.Engine.Read(func(state *merge.State) {
+		names := state.Services()
+		if r.Name != "" {
+			names = []service.Name{{Namespace: r.Namespace, Name: r.Name}}
+		}
+		for _, name := range names {
+			e, ok := state.Explain(name)
+			found = found && ok
+			out.Services = append(out.Services, protoService(e))
+		}
+	})
+	if r.Name != "" && !found {
+		return nil, status.Errorf(codes.NotFound, "no cluster of the mesh has a service %s/%s that is global", r.Namespace, r.Name)
+	}
+	return out, nil
+}

@@ -1,0 +1,59 @@
+package admin
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
+
+func protoCounts(c merge.Counts) *adminpb.Counts {
+	return &adminpb.Counts{
+		Nodes: uint32(c.Nodes), Addresses: uint32(c.Addresses), Identities: uint32(c.Identities),
+		Services: uint32(c.Services), EndpointSlices: uint32(c.Slices),
+	}
+}
+
+// protoTime leaves out a time that has not come.
+func protoTime(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func protoService(e merge.Explanation) *adminpb.Service {
+	out := &adminpb.Service{
+		Namespace: e.Name.Namespace, Name: e.Name.Name, Here: e.Here, Global: e.Global, Affinity: string(e.Affinity),
+	}
+	for _, f := range e.Frontends {
+		out.Frontends = append(out.Frontends, &adminpb.Frontend{Ip: f.IP.String(), Ports: protoPorts(f.Ports)})
+	}
+	for _, c := range e.Clusters {
+		side := &adminpb.ServiceCluster{Cluster: c.Cluster, Used: c.Used, Tier: uint32(c.Tier), Reason: c.Reason}
+		for _, b := range c.Backends {
+			side.Backends = append(side.Backends, &adminpb.Backend{
+				Ip: b.IP.String(), Ports: protoPorts(b.Ports), Node: b.Node, Pod: b.Pod, State: b.State,
+			})
+		}
+		out.Clusters = append(out.Clusters, side)
+	}
+	return out
+}
+
+func protoPorts(ports []service.Port) []*adminpb.Port {
+	out := make([]*adminpb.Port, 0, len(ports))
+	for _, p := range ports {
+		out = append(out, &adminpb.Port{Name: p.Name, Protocol: string(p.Protocol), Port: uint32(p.Port)})
+	}
+	return out
+}
+
+func sortAgents(agents []*adminpb.Agent) {
+	slices.SortFunc(agents, func(a, b *adminpb.Agent) int { return cmp.Compare(a.Node, b.Node) })
+}
