@@ -57,6 +57,9 @@ func Dial(cfg ClientConfig) (*Client, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, errors.New("dial etcd: no endpoints are given")
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	connect := backoff.DefaultConfig
 	connect.BaseDelay = 200 * time.Millisecond
 	connect.MaxDelay = 5 * time.Second

@@ -12,6 +12,8 @@ var (
 	ErrOtherStore = errors.New("another store answers at this address")
 	// ErrCompacted: the revision asked for is compacted away. Everything must be listed again.
 	ErrCompacted = errors.New("revision is compacted")
+	// ErrNotReady: a key that says that the store is complete is missing.
+	ErrNotReady = errors.New("store is not ready yet")
 	// ErrWatchStuck: the watch stream is open but nothing comes through it.
 	ErrWatchStuck = errors.New("watch stream is silent")
 )

@@ -2,8 +2,21 @@ package kvstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+const (
+	defaultProbe = 10 * time.Second
+
+	// settled is how long following must have gone well for the next trouble
+	// to be retried as fast as a first one.
+	settled = 10 * time.Second
 )
 
 // Handler receives what Follow reads. Its methods are called by one goroutine,
@@ -20,27 +33,220 @@ type Handler interface {
 	// listing, and when following goes on after Trouble (what was missed then
 	// comes right after).
 	Complete(ctx context.Context) error
-	// Trouble says that the store is not followed at present, and why. It is
-	// tried again until Complete.
+	// Trouble says that the store is not followed at present, and why; again
+	// with each attempt that fails, until Complete. What it says is the
+	// handler's to log.
 	Trouble(err error)
 }
 
 // FollowConfig says what to follow.
 type FollowConfig struct {
 	// Ranges must not overlap. They are listed at one revision.
-	Ranges  []Range
+	Ranges []Range
+	// Require are keys without which nothing is listed: the store is not
+	// ready, and what it lacks says nothing. They are looked for at the
+	// revision that is listed then. Until they are there, Trouble says
+	// ErrNotReady and what is known stays.
+	Require []string
 	Handler Handler
 	// Probe is how often the store is asked whether it is still the same and
 	// alive; one that was wiped, or is silent, is noticed within three times
 	// that. 0 means 10 s.
 	Probe  time.Duration
-	Logger *slog.Logger
+	Logger *slog.Logger // nil: the client's
 }
 
 // Follow gives the handler the state of the ranges and every change until ctx
-// ends, then returns nil. It survives broken connections, compaction, and a
-// store that is wiped or replaced. It keeps the keys in memory, not the values.
+// ends, then returns nil; else it returns the handler's error. It survives
+// broken connections, compaction, and a store that is wiped or replaced. It
+// keeps the keys in memory, not the values.
 func (c *Client) Follow(ctx context.Context, cfg FollowConfig) error {
-	<-ctx.Done()
+	if len(cfg.Ranges) == 0 {
+		return errors.New("follow: no ranges are given")
+	}
+	if cfg.Probe == 0 {
+		cfg.Probe = defaultProbe
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = c.log
+	}
+	f := &follower{
+		client:  c,
+		watcher: pb.NewWatchClient(c.etcd.ActiveConnection()),
+		cfg:     cfg,
+		seed:    maphash.MakeSeed(),
+		known:   make(map[string]known),
+		next:    make([]int64, len(cfg.Ranges)),
+	}
+	return f.run(ctx)
+}
+
+// known is what the handler was told of a key. The hash tells one value from
+// another where a revision cannot: in another store.
+type known struct {
+	hash uint64
+	turn uint32 // the listing or the watch after it in which the key was last met
+}
+
+// follower is the state of one Follow. One goroutine owns it.
+type follower struct {
+	client  *Client
+	watcher pb.WatchClient
+	cfg     FollowConfig
+	seed    maphash.Seed
+
+	known map[string]known
+	turn  uint32 // counts listings
+
+	listed bool    // store and next are of a complete listing
+	store  store   // what was listed
+	next   []int64 // revision to watch from, for each range
+}
+
+// handlerError marks what must end Follow rather than be tried again.
+type handlerError struct{ error }
+
+func (f *follower) run(ctx context.Context) error {
+	var again retry
+	for {
+		begun := time.Now()
+		err := f.session(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var fatal handlerError
+		if errors.As(err, &fatal) {
+			return fatal.error
+		}
+		f.cfg.Handler.Trouble(err)
+		if time.Since(begun) > settled {
+			again.reset()
+		}
+		if !sleep(ctx, again.next()) {
+			return nil
+		}
+	}
+}
+
+// session lists if it must, and watches until something goes wrong.
+func (f *follower) session(ctx context.Context) error {
+	resume := false
+	if f.listed {
+		found, err := f.client.check(ctx, f.store)
+		if err != nil && !errors.Is(err, ErrOtherStore) {
+			return err
+		}
+		resume = found == storeSame
+		if !resume {
+			f.cfg.Logger.Info("store changed or forgot its history, list everything again",
+				"range", f.cfg.Ranges[0].String(), "revision", f.store.revision)
+		}
+	}
+	if !resume {
+		if err := f.relist(ctx); err != nil {
+			return err
+		}
+	}
+	err := f.watch(ctx, resume)
+	if errors.Is(err, ErrCompacted) || errors.Is(err, ErrOtherStore) || isTooLarge(err) {
+		f.listed = false
+	}
+	return err
+}
+
+// relist gives the handler everything that it does not have yet, then the
+// deletions, which nobody can know before the list is complete.
+func (f *follower) relist(ctx context.Context) error {
+	f.listed = false
+	f.turn++
+	now := store{anchor: anchor{key: f.cfg.Ranges[0].key}}
+	if err := f.require(ctx, &now); err != nil {
+		return err
+	}
+	for _, r := range f.cfg.Ranges {
+		header, err := f.client.list(ctx, r, now.revision, func(resp *pb.RangeResponse) error {
+			return f.page(ctx, resp, &now)
+		})
+		if err != nil {
+			return err
+		}
+		if err := now.join(header); err != nil {
+			return fmt.Errorf("list %q: %w", r, err)
+		}
+	}
+	if err := f.forget(ctx); err != nil {
+		return err
+	}
+	f.store, f.listed = now, true
+	for i := range f.next {
+		f.next[i] = now.revision + 1
+	}
+	return handled(f.cfg.Handler.Complete(ctx))
+}
+
+// require looks for the keys without which the store is not ready.
+func (f *follower) require(ctx context.Context, now *store) error {
+	for _, key := range f.cfg.Require {
+		resp, err := f.client.rangeOnce(ctx, &pb.RangeRequest{Key: []byte(key), Revision: now.revision, KeysOnly: true})
+		if err != nil {
+			return fmt.Errorf("look for %q: %w", key, err)
+		}
+		if err := now.join(resp.Header); err != nil {
+			return fmt.Errorf("look for %q: %w", key, err)
+		}
+		if len(resp.Kvs) == 0 {
+			return fmt.Errorf("look for %q: %w", key, ErrNotReady)
+		}
+	}
+	return nil
+}
+
+// page passes on what is new in one page of a list.
+func (f *follower) page(ctx context.Context, resp *pb.RangeResponse, now *store) error {
+	var changes []Change
+	for _, kv := range resp.Kvs {
+		hash := maphash.Bytes(f.seed, kv.Value)
+		now.anchor.advance(f.seed, kv, hash)
+		key := string(kv.Key)
+		old, ok := f.known[key]
+		f.known[key] = known{hash: hash, turn: f.turn}
+		if !ok || old.hash != hash {
+			changes = append(changes, Change{Key: key, Value: kv.Value, Revision: kv.ModRevision})
+		}
+	}
+	return f.give(ctx, changes)
+}
+
+// forget gives the deletion of every key that the last listing did not have.
+func (f *follower) forget(ctx context.Context) error {
+	var changes []Change
+	for key, k := range f.known {
+		if k.turn == f.turn {
+			continue
+		}
+		delete(f.known, key)
+		changes = append(changes, Change{Key: key, Deleted: true})
+		if len(changes) == pageKeys {
+			if err := f.give(ctx, changes); err != nil {
+				return err
+			}
+			changes = nil
+		}
+	}
+	return f.give(ctx, changes)
+}
+
+// give passes changes to the handler.
+func (f *follower) give(ctx context.Context, changes []Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	return handled(f.cfg.Handler.Changes(ctx, changes))
+}
+
+func handled(err error) error {
+	if err != nil {
+		return handlerError{err}
+	}
 	return nil
 }

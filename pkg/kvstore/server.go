@@ -62,6 +62,9 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.QuotaBytes == 0 {
 		cfg.QuotaBytes = defaultQuotaBytes
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	return &Server{
 		cfg:     cfg,
 		log:     cfg.Logger,

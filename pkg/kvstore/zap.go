@@ -12,9 +12,6 @@ import (
 // to etcd's developers, its Warn is about slow disks and broken connections,
 // and both are lowered by one level. The message is etcd's own text.
 func zapLogger(log *slog.Logger) *zap.Logger {
-	if log == nil {
-		return zap.NewNop()
-	}
 	return zap.New(slogCore{log: log.With("component", "etcd")})
 }
 

@@ -1,0 +1,262 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// patience is how long a test waits for something that must happen. It says
+// nothing about how long it takes.
+const patience = 60 * time.Second
+
+// childDir in the environment makes the test binary a process that serves the
+// directory and writes to it until it is killed.
+const childDir = "CAUSEWAY_KVSTORE_TEST_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		if err := child(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// child prints the number of each key that the store has acknowledged.
+func child(dir string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	server := NewServer(ServerConfig{Dir: dir})
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	client, err := server.Dial(ctx)
+	if err != nil {
+		return <-ended
+	}
+	defer client.Close()
+	for i := 0; ctx.Err() == nil; i++ {
+		if err := client.Put(ctx, "child/"+strconv.Itoa(i), []byte("value")); err != nil {
+			return err
+		}
+		fmt.Println(i)
+	}
+	return <-ended
+}
+
+// testStore is an etcd over a directory, which can be stopped and started.
+type testStore struct {
+	t    *testing.T
+	dir  string
+	stop func()
+}
+
+func newStore(t *testing.T) *testStore {
+	s := &testStore{t: t, dir: t.TempDir() + "/etcd"}
+	t.Cleanup(func() { s.Stop() })
+	return s
+}
+
+func (s *testStore) Start() *Client {
+	s.t.Helper()
+	server := NewServer(ServerConfig{Dir: s.dir, Logger: testLog(s.t)})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	s.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			s.t.Errorf("Run: %v", err)
+		}
+	}
+	dial, cancelDial := context.WithTimeout(ctx, patience)
+	defer cancelDial()
+	client, err := server.Dial(dial)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func (s *testStore) Stop() {
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
+	}
+}
+
+// Wipe stops the server and removes what it had.
+func (s *testStore) Wipe() {
+	s.t.Helper()
+	s.Stop()
+	if err := os.RemoveAll(s.dir); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// startStore is a store that is there for the whole test.
+func startStore(t *testing.T) (*testStore, *Client) {
+	t.Helper()
+	s := newStore(t)
+	return s, s.Start()
+}
+
+// testLog shows warnings and above when the test fails.
+func testLog(t *testing.T) *slog.Logger {
+	w := &logWriter{t: t}
+	t.Cleanup(w.end)
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// logWriter writes to a test's log as long as the test runs.
+type logWriter struct {
+	mu   sync.Mutex
+	t    *testing.T
+	over bool
+}
+
+func (w *logWriter) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+}
+
+func (w *logWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.t.Logf("%s", bytes.TrimSpace(p))
+	}
+	return len(p), nil
+}
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func put(t *testing.T, c *Client, key, value string) {
+	t.Helper()
+	if err := c.Put(testContext(t), key, []byte(value)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// contents returns everything under a prefix.
+func contents(t *testing.T, c *Client, prefix string) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	err := c.List(testContext(t), Prefix(prefix), func(i Item) error {
+		got[i.Key] = string(i.Value)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// recorder is a Handler that keeps the state and can be waited for.
+type recorder struct {
+	mu       sync.Mutex
+	moved    chan struct{}
+	state    map[string]string
+	changes  int // values given
+	deletes  int
+	complete int
+	troubles []error
+	fail     error // returned by Changes
+}
+
+func newRecorder() *recorder {
+	return &recorder{state: map[string]string{}, moved: make(chan struct{})}
+}
+
+func (r *recorder) update(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+	close(r.moved)
+	r.moved = make(chan struct{})
+}
+
+func (r *recorder) Changes(_ context.Context, changes []Change) error {
+	r.update(func() {
+		for _, c := range changes {
+			if c.Deleted {
+				r.deletes++
+				delete(r.state, c.Key)
+				continue
+			}
+			r.changes++
+			r.state[c.Key] = string(c.Value)
+		}
+	})
+	return r.fail
+}
+
+func (r *recorder) Complete(context.Context) error {
+	r.update(func() { r.complete++ })
+	return nil
+}
+
+func (r *recorder) Trouble(err error) {
+	r.update(func() { r.troubles = append(r.troubles, err) })
+}
+
+// wait waits until ok, which is called under the lock.
+func (r *recorder) wait(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		r.mu.Lock()
+		done, moved := ok(), r.moved
+		r.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-moved:
+		case <-deadline:
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			t.Fatalf("%s did not happen: state %v, complete %d, troubles %v", what, r.state, r.complete, r.troubles)
+		}
+	}
+}
+
+func (r *recorder) waitFor(t *testing.T, key, value string) {
+	t.Helper()
+	r.wait(t, key+"="+value, func() bool { return r.state[key] == value })
+}
+
+// follow runs Follow until the test ends, or stop is called.
+func follow(t *testing.T, c *Client, cfg FollowConfig) (stop func()) {
+	t.Helper()
+	cfg.Logger = testLog(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Follow(ctx, cfg) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Follow: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
