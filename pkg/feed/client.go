@@ -14,8 +14,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
 	"github.com/causeway-mesh/causeway/pkg/service"
@@ -82,8 +84,7 @@ func (c *Client) wakeReport() {
 // Run connects, hands what it receives to the Sink, and connects anew whenever
 // the stream ends, until ctx ends; it returns nil then. Nothing else ends it.
 func (c *Client) Run(ctx context.Context) error {
-	wait := minBackoff
-	last := ""
+	retry := retrying{wait: minBackoff}
 	for ctx.Err() == nil {
 		connected, err := c.subscribe(ctx)
 		if ctx.Err() != nil {
@@ -91,26 +92,56 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		c.metrics.disconnects.Inc()
 		if connected {
-			wait, last = minBackoff, ""
+			retry = retrying{wait: minBackoff}
 		}
-		if text := err.Error(); text != last { // say it once, not at each attempt
-			last = text
-			c.cfg.Logger.Warn("no feed from the API server, the last state stays; trying again",
-				"target", c.cfg.Target, "error", err)
+		delay := retry.next()
+		level := slog.LevelDebug
+		if retry.tell(status.Code(err), time.Now()) {
+			level = slog.LevelWarn
 		}
+		c.cfg.Logger.Log(ctx, level, "no feed from the API server, what the node has stays as it is; trying again",
+			"target", c.cfg.Target, "attempt", retry.attempt, "delay", delay, "error", err)
 		select {
-		case <-time.After(wait/2 + rand.N(wait)):
+		case <-time.After(delay):
 		case <-ctx.Done():
 		}
-		wait = min(2*wait, maxBackoff)
 	}
 	return nil
+}
+
+// retrying is what is to be remembered between attempts.
+type retrying struct {
+	attempt int
+	wait    time.Duration
+	code    codes.Code
+	told    time.Time
+}
+
+// next returns how long to wait before the next attempt: twice as long each
+// time up to maxBackoff, and spread, since all agents lose a server at once.
+func (r *retrying) next() time.Duration {
+	delay := r.wait/2 + rand.N(r.wait)
+	r.attempt++
+	r.wait = min(2*r.wait, maxBackoff)
+	return delay
+}
+
+// tell reports whether a person should hear of this attempt: of the first, of
+// one that failed in another way, and once a minute.
+func (r *retrying) tell(code codes.Code, now time.Time) bool {
+	if code == r.code && now.Sub(r.told) < time.Minute {
+		return false
+	}
+	r.code, r.told = code, now
+	return true
 }
 
 // subscribe serves one connection and returns why it ended, and whether a
 // whole state was received on it.
 func (c *Client) subscribe(ctx context.Context) (connected bool, err error) {
+	// A connection of its own for each attempt: nothing of a failed one stays.
 	conn, err := grpc.NewClient("passthrough:///"+c.cfg.Target,
+		grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(credentials.NewTLS(c.cfg.TLS)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),

@@ -186,11 +186,15 @@ func (s *Server) pending(n uint64, whole bool) *update {
 	return u
 }
 
-var errNotAgent = errors.New("the feed is for agents: the client certificate must be one of role agent")
+// errNotAgent is returned for a caller that has no business with the feed.
+var errNotAgent = errors.New("the feed is for agents: call it with a certificate of role agent")
 
 func agentNode(ctx context.Context) (string, error) {
 	subject, ok := pki.SubjectFromContext(ctx)
-	if !ok || subject.Role != pki.RoleAgent {
+	if !ok {
+		return "", fmt.Errorf("no client certificate: %w", errNotAgent)
+	}
+	if subject.Role != pki.RoleAgent {
 		return "", fmt.Errorf("certificate of %s: %w", subject, errNotAgent)
 	}
 	return subject.Name, nil

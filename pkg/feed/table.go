@@ -5,7 +5,7 @@ import (
 	"container/list"
 )
 
-// minTombstones is how many deletions a table remembers at least.
+// minTombstones is how many deletions a table of a server remembers at least.
 const minTombstones = 1024
 
 // table holds the newest encoding of each resource, in the order of their last
@@ -22,7 +22,8 @@ type table struct {
 	live, gone *list.List
 	// forgotten is the newest revision of which a deletion is not known any
 	// more: to what is older only the whole state is of help.
-	forgotten uint64
+	forgotten     uint64
+	minTombstones int
 	// kinds counts what is live.
 	kinds map[string]int
 }
@@ -42,7 +43,13 @@ type change struct {
 }
 
 func newTable() *table {
-	return &table{cells: map[key]*list.Element{}, live: list.New(), gone: list.New(), kinds: map[string]int{}}
+	return &table{
+		cells:         map[key]*list.Element{},
+		live:          list.New(),
+		gone:          list.New(),
+		minTombstones: minTombstones,
+		kinds:         map[string]int{},
+	}
 }
 
 // apply makes one revision of those changes that change anything and reports
@@ -91,7 +98,7 @@ func (t *table) drop(e *list.Element, c *cell) {
 // forget drops the oldest deletions when there are more of them than of
 // resources, so that a state that only turns over does not grow.
 func (t *table) forget() {
-	for t.gone.Len() > max(minTombstones, t.live.Len()) {
+	for t.gone.Len() > max(t.minTombstones, t.live.Len()) {
 		oldest := t.gone.Front()
 		c := oldest.Value.(*cell)
 		t.forgotten = c.n
