@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+	"github.com/causeway-mesh/causeway/pkg/pki"
+)
+
+// callTimeout bounds one question to an API server.
+const callTimeout = 10 * time.Second
+
+// dial connects to the cluster that the admin file names. The caller closes the
+// connection.
+func dial(opts *options) (adminpb.AdminClient, io.Closer, error) {
+	if opts.adminFile == "" {
+		return nil, nil, errors.New("no cluster is named: give --admin-file, or set CAUSEWAY_ADMIN_FILE, to <data-dir>/admin.yaml of an API server")
+	}
+	file, err := pki.ReadAdmin(opts.adminFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	tls, err := file.ClientConfig()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+file.Endpoint, grpc.WithTransportCredentials(credentials.NewTLS(tls)))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)
+	}
+	return adminpb.NewAdminClient(conn), conn, nil
+}
+
+// ask bounds a call and says in one line why it gave no answer.
+func ask[Q, R any](ctx context.Context, call func(context.Context, Q, ...grpc.CallOption) (R, error), request Q) (R, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := call(ctx, request)
+	if err != nil {
+		return answer, fmt.Errorf("ask the API server: %s", status.Convert(err).Message())
+	}
+	return answer, nil
+}
+
+// printJSON writes m with every field, so that programs need not know defaults.
+func printJSON(w io.Writer, m proto.Message) error {
+	text, err := protojson.MarshalOptions{Multiline: true, UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	_, err = fmt.Fprintf(w, "%s\n", text)
+	return err
+}

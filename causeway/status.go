@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+)
+
+// waitStep is how often --wait asks.
+const waitStep = 200 * time.Millisecond
+
+func newStatusCommand(opts *options) *cobra.Command {
+	var wait bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the cluster, its peers and its agents; exit status 1 when something is not ready",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			answer, err := waitStatus(cmd.Context(), opts, wait, timeout)
+			if err != nil {
+				return err
+			}
+			if opts.output == "json" {
+				err = printJSON(cmd.OutOrStdout(), answer)
+			} else {
+				err = writeStatus(cmd.OutOrStdout(), answer, time.Now())
+			}
+			if err == nil && !answer.Ready {
+				err = errNotReady
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until all is ready")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long --wait waits; the last answer is shown then")
+	return cmd
+}
+
+// waitStatus asks once, or with wait until all is ready; the last answer, or why
+// there is none, comes when the time is over.
+func waitStatus(ctx context.Context, opts *options, wait bool, timeout time.Duration) (*adminpb.StatusResponse, error) {
+	if !wait {
+		return askStatus(ctx, opts)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	step := time.NewTicker(waitStep)
+	defer step.Stop()
+	var last *adminpb.StatusResponse
+	for {
+		// The API server may not even have written the admin file yet.
+		answer, err := askStatus(ctx, opts)
+		if err == nil {
+			last = answer
+			if answer.Ready {
+				return answer, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			if last != nil {
+				return last, nil
+			}
+			return nil, fmt.Errorf("no answer within %s: %w", timeout, err)
+		case <-step.C:
+		}
+	}
+}
+
+func askStatus(ctx context.Context, opts *options) (*adminpb.StatusResponse, error) {
+	client, conn, err := dial(opts)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	return ask(ctx, client.Status, &adminpb.StatusRequest{})
+}
+
+// writeStatus shows an answer to a person.
+func writeStatus(out io.Writer, r *adminpb.StatusResponse, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	c := r.Cluster
+	fmt.Fprintf(w, "Cluster %s, id %d of %d, version %s, up %s\n\n", c.Name, c.Id, c.MaxConnectedClusters, c.Version, age(c.Started, now))
+	writeConditions(w, r)
+	writePeers(w, r, now)
+	writeAgents(w, r, now)
+	writeProblems(w, r)
+	if r.Ready {
+		fmt.Fprintln(w, "\nReady.")
+	} else {
+		fmt.Fprintf(w, "\nNot ready: %s.\n", strings.Join(notReady(r), "; "))
+	}
+	return w.Flush()
+}
+
+func writeConditions(w io.Writer, r *adminpb.StatusResponse) {
+	for _, c := range r.Conditions {
+		state := "ready"
+		if !c.Ready {
+			state = "not ready: " + c.Reason
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", c.Name, state)
+	}
+	n := r.Cluster.Counts
+	fmt.Fprintf(w, "  own state\t%d nodes, %d addresses, %d identities, %d services, %d endpoint slices of global services\n",
+		n.Nodes, n.Addresses, n.Identities, n.Services, n.EndpointSlices)
+}
+
+func writePeers(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
+	if len(r.Peers) == 0 {
+		fmt.Fprintln(w, "\nNo peers.")
+		return
+	}
+	fmt.Fprintln(w, "\nPEER\tID\tSTATE\tLAST CHANGE\tHEARTBEAT\tNODES\tADDRESSES\tIDENTITIES\tSERVICES\tSLICES\tREFUSED")
+	for _, p := range r.Peers {
+		n := p.Counts
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\n", p.Name, id(p.Id), p.State, ago(p.LastChange, now), ago(p.Heartbeat, now),
+			n.Nodes, n.Addresses, n.Identities, n.Services, n.EndpointSlices, sum(p.Refused))
+	}
+	for _, p := range r.Peers {
+		if p.Reason != "" {
+			fmt.Fprintf(w, "  %s: %s\n", p.Name, p.Reason)
+		}
+		if p.LastRefused != "" {
+			fmt.Fprintf(w, "  %s: last refused: %s\n", p.Name, p.LastRefused)
+		}
+	}
+}
+
+func writeAgents(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
+	if len(r.Agents) == 0 {
+		fmt.Fprintln(w, "\nNo agents.")
+		return
+	}
+	fmt.Fprintln(w, "\nAGENT\tSTATE\tSINCE\tSERVICES\tFRONTENDS\tBACKENDS\tVERSION")
+	for _, a := range r.Agents {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", a.Node, agentState(a), ago(a.Since, now), a.Services, a.Frontends, a.Backends, orDash(a.Version))
+	}
+	for _, a := range r.Agents {
+		if a.Error != "" {
+			fmt.Fprintf(w, "  %s: %s\n", a.Node, a.Error)
+		}
+	}
+}
+
+func agentState(a *adminpb.Agent) string {
+	switch {
+	case !a.Connected:
+		return "away"
+	case !a.Current:
+		return "behind"
+	default:
+		return "current"
+	}
+}
+
+func writeProblems(w io.Writer, r *adminpb.StatusResponse) {
+	var lines []string
+	for _, p := range r.Source.Problems {
+		where := p.File
+		if p.Line > 0 {
+			where = fmt.Sprintf("%s:%d", p.File, p.Line)
+		}
+		lines = append(lines, fmt.Sprintf("manifests: %s: %s", where, p.Message))
+	}
+	for _, p := range r.PeerProblems {
+		where := "peers"
+		if p.File != "" {
+			where += ": " + p.File
+		}
+		lines = append(lines, where+": "+p.Message)
+	}
+	lines = append(lines, r.PublishProblems...)
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nPROBLEMS")
+	for _, line := range lines {
+		fmt.Fprintf(w, "  %s\n", line)
+	}
+}
+
+// notReady names what an answer waits for.
+func notReady(r *adminpb.StatusResponse) []string {
+	var out []string
+	for _, c := range r.Conditions {
+		if !c.Ready {
+			out = append(out, c.Name)
+		}
+	}
+	for _, p := range r.Peers {
+		if !p.Ready {
+			out = append(out, "peer "+p.Name)
+		}
+	}
+	for _, a := range r.Agents {
+		if !a.Ready {
+			out = append(out, "agent "+a.Node)
+		}
+	}
+	if n := len(r.Source.Problems); n > 0 {
+		out = append(out, fmt.Sprintf("%d problems of the manifests", n))
+	}
+	if n := len(r.PeerProblems); n > 0 {
+		out = append(out, fmt.Sprintf("%d problems of the peer files", n))
+	}
+	return out
+}
+
+func id(n uint32) string {
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func sum(counts map[string]uint32) uint32 {
+	var n uint32
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+func ago(t *timestamppb.Timestamp, now time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return age(t, now) + " ago"
+}
+
+// age is rounded to what a person reads at a glance.
+func age(t *timestamppb.Timestamp, now time.Time) string {
+	d := max(now.Sub(t.AsTime()), 0)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
+	}
+}
