@@ -12,11 +12,14 @@ import (
 )
 
 // The codecs hold buffers worth sharing, no state: EncodeAll and DecodeAll
-// remember nothing of what went through them and may be called at once.
+// remember nothing of what went through them and may be called at once. Made
+// anew for each value they would cost more than everything else here.
 var (
+	//nolint:gochecknoglobals // a function with shared buffers, see above
 	compressor = sync.OnceValues(func() (*zstd.Encoder, error) {
 		return zstd.NewWriter(nil, zstd.WithLowerEncoderMem(true))
 	})
+	//nolint:gochecknoglobals // a function with shared buffers, see above
 	decompressor = sync.OnceValues(func() (*zstd.Decoder, error) {
 		return zstd.NewReader(nil, zstd.WithDecoderMaxMemory(MaxSliceBytes), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderConcurrency(0))

@@ -46,22 +46,22 @@ func sampleSlice() *service.Slice {
 func kubernetesParts() (endpoints []discoveryv1.Endpoint, ports []discoveryv1.EndpointPort) {
 	tcp, udp, sctp := corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP
 	return []discoveryv1.Endpoint{
-			{
-				Addresses:  []string{"10.1.0.5", "10.1.0.4"},
-				Conditions: discoveryv1.EndpointConditions{Ready: new(true), Serving: new(true), Terminating: new(false)},
-				Hostname:   new("web-0"), NodeName: new("node-1"), Zone: new("a"),
-				Hints:     &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "a"}, {Name: "b"}}},
-				TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web-0", UID: types.UID("0-1-2")},
-			},
-			{
-				Addresses:  []string{"10.1.0.6"},
-				Conditions: discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)},
-			},
-		}, []discoveryv1.EndpointPort{
-			{Name: new(""), Protocol: &tcp, Port: new(int32(8080))},
-			{Name: new("dns"), Protocol: &udp, Port: new(int32(5353)), AppProtocol: new("x.io/dns")},
-			{Name: new("open"), Protocol: &sctp},
-		}
+		{
+			Addresses:  []string{"10.1.0.5", "10.1.0.4"},
+			Conditions: discoveryv1.EndpointConditions{Ready: new(true), Serving: new(true), Terminating: new(false)},
+			Hostname:   new("web-0"), NodeName: new("node-1"), Zone: new("a"),
+			Hints:     &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "a"}, {Name: "b"}}},
+			TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web-0", UID: types.UID("0-1-2")},
+		},
+		{
+			Addresses:  []string{"10.1.0.6"},
+			Conditions: discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)},
+		},
+	}, []discoveryv1.EndpointPort{
+		{Name: new(""), Protocol: &tcp, Port: new(int32(8080))},
+		{Name: new("dns"), Protocol: &udp, Port: new(int32(5353)), AppProtocol: new("x.io/dns")},
+		{Name: new("open"), Protocol: &sctp},
+	}
 }
 
 // envelope writes the protocol's own fields of a slice around Kubernetes' parts.
