@@ -53,51 +53,43 @@ struct target {
 	__be16 port_be;
 };
 
-/* The share of a group among those of its tier. */
-static __always_inline __u32 share(const struct group *group)
+/* draw returns a number below limit. */
+static __always_inline __u32 draw(__u32 limit)
 {
-	return group->weight ? group->weight : group->count;
+	return (__u64)bpf_get_prandom_u32() * limit >> 32;
 }
 
-/* pick draws a group of the lowest tier that has backends, by weight, and one
- * of its slots. */
-static __always_inline enum outcome pick(const struct service *service, struct slot_key *slot)
+/* below is all ones when a < b, else 0; both fit in 63 bits. The compiler must
+ * not see that it is one of two, or it makes branches of it. */
+static __always_inline __u64 below(__u64 a, __u64 b)
 {
-	__u32 tier = 256, total = 0, count = 0, draw;
+	__s64 word = a - b;
+
+	asm volatile("" : "+r"(word));
+	word >>= 63;
+	asm volatile("" : "+r"(word));
+	return word;
+}
+
+/*
+ * pick draws a group and one of its slots. It has no branches: with them the
+ * verifier would follow every combination of groups, which takes it seconds.
+ */
+static __always_inline void pick(const struct service *service, struct slot_key *slot)
+{
+	__u64 number = draw(service->total), passed = ~0ULL, count = 0, group = 0;
 
 #pragma unroll
 	for (__u32 i = 0; i < MAX_GROUPS; i++) {
-		const struct group *group = &service->groups[i];
+		__u64 under = below(number, service->groups[i].until);
 
-		if (!group->count || group->tier > tier)
-			continue;
-		if (group->tier < tier) {
-			tier = group->tier;
-			total = 0;
-		}
-		total += share(group);
-	}
-	if (!total)
-		return EMPTY;
-	draw = bpf_get_prandom_u32() % total;
-
-#pragma unroll
-	for (__u32 i = 0; i < MAX_GROUPS; i++) {
-		const struct group *group = &service->groups[i];
-
-		if (count || !group->count || group->tier != tier)
-			continue;
-		if (draw >= share(group)) {
-			draw -= share(group);
-			continue;
-		}
-		count = group->count;
-		slot->group = i;
-		/* Without a weight the draw was over the backends already. */
-		slot->index = group->weight ? bpf_get_prandom_u32() % count : draw;
+		count |= service->groups[i].count & under & passed;
+		passed &= ~under;
+		group += passed & 1;
 	}
 	slot->service = service->id;
-	return FOUND;
+	slot->group = group;
+	slot->index = draw(count);
 }
 
 /* look_up follows a slot to its backend. */
@@ -130,19 +122,20 @@ static __always_inline enum outcome choose(const struct service_key *key, struct
 		return ABSENT;
 	if (take((__u64 *)&s, value, SEALED_WORDS(s), seal_service_key(key)) != s.seal)
 		return TORN;
-	if (pick(&s, &chosen) == EMPTY)
+	if (!s.total)
 		return EMPTY;
+	pick(&s, &chosen);
 	if (chosen.index >= s.inlined)
 		return look_up(&chosen, target);
 
 	/* Offsets into the stack must be constants on old kernels. */
 #pragma unroll
 	for (__u32 i = 0; i < MAX_INLINE; i++) {
-		if (i != chosen.index)
-			continue;
-		target->address[0] = ((__u64 *)s.backends[i].address)[0];
-		target->address[1] = ((__u64 *)s.backends[i].address)[1];
-		target->port_be = s.backends[i].port_be;
+		__u64 is_chosen = below(chosen.index, i + 1) & ~below(chosen.index, i);
+
+		target->address[0] |= ((__u64 *)s.backends[i].address)[0] & is_chosen;
+		target->address[1] |= ((__u64 *)s.backends[i].address)[1] & is_chosen;
+		target->port_be |= s.backends[i].port_be & is_chosen;
 	}
 	return FOUND;
 }

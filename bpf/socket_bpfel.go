@@ -26,6 +26,7 @@ type SocketBackend struct {
 type SocketGroup struct {
 	_      structs.HostLayout
 	Count  uint32
+	Until  uint32
 	Weight uint16
 	Tier   uint8
 	Pad    uint8
@@ -55,6 +56,8 @@ type SocketService struct {
 	SessionTimeout uint32
 	Flags          uint16
 	Inlined        uint16
+	Total          uint32
+	Pad            uint32
 	Groups         [8]SocketGroup
 	Backends       [4]SocketInlineBackend
 	Seal           uint64

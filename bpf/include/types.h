@@ -34,14 +34,20 @@ struct service_key {
 };
 _Static_assert(sizeof(struct service_key) == 20, "no hidden padding");
 
-/* Backends that are alike. Its slots are 0 to count - 1, without holes. */
+/*
+ * Backends that are alike. Its slots are 0 to count - 1, without holes. Go works
+ * out from weights, counts and tiers which groups are used at all and how often:
+ * a draw below until, and not below the until of the group before, is this
+ * group's. So the programs need no branch to find it.
+ */
 struct group {
 	__u32 count;
+	__u32 until;
 	__u16 weight; /* share among the groups of its tier; 0: its count */
 	__u8 tier;    /* the lowest tier that has a backend is used */
 	__u8 pad;
 };
-_Static_assert(sizeof(struct group) == 8, "no hidden padding");
+_Static_assert(sizeof(struct group) == 12, "no hidden padding");
 
 /* A backend inside its service's value: saves two lookups. */
 struct inline_backend {
@@ -59,11 +65,13 @@ struct service {
 	__u16 flags;           /* none is defined: 0 */
 	__u16 inlined; /* this many slots of the only group that has any stand
 	                  in backends as well */
+	__u32 total;   /* draws are below this; 0: no backend */
+	__u32 pad;
 	struct group groups[MAX_GROUPS];
 	struct inline_backend backends[MAX_INLINE];
 	__u64 seal;
 };
-_Static_assert(sizeof(struct service) == 184, "no hidden padding");
+_Static_assert(sizeof(struct service) == 224, "no hidden padding");
 
 struct slot_key {
 	__u32 service;

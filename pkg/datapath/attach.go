@@ -102,7 +102,9 @@ func (d *Datapath) load() error {
 			delete(spec.Programs, name)
 		}
 	}
-	delete(spec.Maps, ".bss") // holds nothing that a program uses
+	// It is there for the Go types alone.
+	delete(spec.Maps, ".bss")
+	delete(spec.Variables, bpf.SocketVarUnusedLayout)
 	loaded, err := ebpf.NewCollectionWithOptions(spec, options)
 	if err != nil {
 		var refused *ebpf.VerifierError

@@ -78,11 +78,21 @@ func encodeBackend(service uint32, b backend) bpf.SocketBackend {
 func encodeService(key bpf.SocketServiceKey, e *entry) bpf.SocketService {
 	v := bpf.SocketService{Id: e.id, Generation: e.generation}
 	var filled []group
-	for i, g := range e.groups {
-		v.Groups[i] = bpf.SocketGroup{Count: uint32(len(g.slots)), Weight: g.weight, Tier: g.tier}
-		if len(g.slots) > 0 {
-			filled = append(filled, g)
+	best := 0
+	for _, g := range e.groups {
+		if len(g.slots) == 0 {
+			continue
 		}
+		if len(filled) == 0 || int(g.tier) < best {
+			best = int(g.tier)
+		}
+		filled = append(filled, g)
+	}
+	for i, g := range e.groups {
+		if len(g.slots) > 0 && int(g.tier) == best {
+			v.Total += g.share()
+		}
+		v.Groups[i] = bpf.SocketGroup{Count: uint32(len(g.slots)), Until: v.Total, Weight: g.weight, Tier: g.tier}
 	}
 	if len(filled) == 1 {
 		slots := filled[0].slots
@@ -94,4 +104,12 @@ func encodeService(key bpf.SocketServiceKey, e *entry) bpf.SocketService {
 	}
 	v.Seal = sealOf(&v, sealServiceKey(&key))
 	return v
+}
+
+// share is the group's part of the draws of its tier.
+func (g group) share() uint32 {
+	if g.weight > 0 {
+		return uint32(g.weight)
+	}
+	return uint32(len(g.slots))
 }
