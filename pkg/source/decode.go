@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
@@ -19,6 +17,8 @@ import (
 type lineError struct {
 	line    int // 1 and up
 	message string
+	// syntax says that the text is no YAML or JSON at all.
+	syntax bool
 }
 
 func (e *lineError) Error() string { return fmt.Sprintf("line %d: %s", e.line, e.message) }
@@ -43,35 +43,31 @@ type header struct {
 	Items json.RawMessage `json:"items"`
 }
 
+// manifest is what is read of an object.
+type manifest interface{ object() Object }
+
 // form is how a kind is written.
 type form struct {
-	group, version string
-	namespaced     bool
-	empty          func() Object
+	group      string // its version is v1
+	namespaced bool
+	empty      func() manifest
 }
 
-func (f form) apiVersion() string {
-	if f.group == "" {
-		return f.version
-	}
-	return f.group + "/" + f.version
-}
+func (f form) apiVersion() string { return strings.TrimPrefix(f.group+"/v1", "/") }
 
 func formOf(kind Kind) (form, bool) {
 	switch kind {
 	case KindNamespace:
-		return form{version: "v1", empty: func() Object { return &corev1.Namespace{} }}, true
+		return form{empty: func() manifest { return &namespaceManifest{} }}, true
 	case KindNode:
-		return form{version: "v1", empty: func() Object { return &corev1.Node{} }}, true
+		return form{empty: func() manifest { return &nodeManifest{} }}, true
 	case KindPod:
-		return form{version: "v1", namespaced: true, empty: func() Object { return &corev1.Pod{} }}, true
+		return form{namespaced: true, empty: func() manifest { return &podManifest{} }}, true
 	case KindService:
-		return form{version: "v1", namespaced: true, empty: func() Object { return &corev1.Service{} }}, true
+		return form{namespaced: true, empty: func() manifest { return &serviceManifest{} }}, true
 	case KindEndpointSlice:
-		return form{
-			group: "discovery.k8s.io", version: "v1", namespaced: true,
-			empty: func() Object { return &discoveryv1.EndpointSlice{} },
-		}, true
+		empty := func() manifest { return &endpointSliceManifest{} }
+		return form{group: "discovery.k8s.io", namespaced: true, empty: empty}, true
 	}
 	return form{}, false
 }
@@ -111,7 +107,7 @@ func decode(c chunk, fn func(o Object, line int)) error {
 	if c.item {
 		var entries []json.RawMessage
 		if err := unmarshal(raw, &entries); err != nil || len(entries) != 1 {
-			return &lineError{c.line, "this is not one item of a List"}
+			return &lineError{line: c.line, message: "this is not one item of a List", syntax: true}
 		}
 		raw = entries[0]
 	}
@@ -119,7 +115,7 @@ func decode(c chunk, fn func(o Object, line int)) error {
 	offset := leadingLines(c.text)
 	err := decodeObject(raw, c.apiVersion, c.kind, 0, func(o Object) { fn(o, offset) })
 	if err != nil {
-		return &lineError{c.line + offset, err.Error()}
+		return &lineError{line: c.line + offset, message: err.Error()}
 	}
 	return nil
 }
@@ -187,18 +183,11 @@ func decodeKnown(raw []byte, h *header, f form, fn func(Object)) error {
 	if ns := h.Metadata.Namespace; f.namespaced && ns != "" && len(validation.IsDNS1123Label(ns)) > 0 {
 		return fmt.Errorf("%s %q: namespace %q may hold lower-case letters, digits and '-', at most 63", h.Kind, name, ns)
 	}
-	o := f.empty()
-	if err := unmarshal(raw, o); err != nil {
+	m := f.empty()
+	if err := unmarshal(raw, m); err != nil {
 		return fmt.Errorf("%s %q: %w", h.Kind, name, describe(err))
 	}
-	switch {
-	case !f.namespaced:
-		o.SetNamespace("")
-	case o.GetNamespace() == "":
-		o.SetNamespace("default")
-	}
-	normalise(o)
-	fn(o)
+	fn(m.object())
 	return nil
 }
 
@@ -220,21 +209,20 @@ func describe(err error) error {
 
 // yamlError turns an error of the YAML parser into one at a line of the file.
 func yamlError(c chunk, err error) error {
-	message := err.Error()
 	// A text that begins like JSON was meant as JSON.
 	if first := bytes.TrimLeft(c.text, " \t\r\n"); len(first) > 0 && first[0] == '{' {
 		var syntax *json.SyntaxError
 		if errors.As(json.Unmarshal(c.text, &json.RawMessage{}), &syntax) {
 			upTo := c.text[:min(int(syntax.Offset), len(c.text))]
-			return &lineError{c.line + bytes.Count(upTo, []byte("\n")), syntax.Error()}
+			return &lineError{line: c.line + bytes.Count(upTo, []byte("\n")), message: syntax.Error(), syntax: true}
 		}
 	}
-	line, rest, found := cutLine(message)
+	line, message, found := cutLine(err.Error())
 	if !found {
-		message = strings.TrimPrefix(message, "error converting YAML to JSON: ")
-		return &lineError{c.line + leadingLines(c.text), strings.TrimPrefix(message, "yaml: ")}
+		line = leadingLines(c.text) + 1
+		message = strings.TrimPrefix(strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "), "yaml: ")
 	}
-	return &lineError{c.line + max(line, 1) - 1, rest}
+	return &lineError{line: c.line + max(line, 1) - 1, message: message, syntax: true}
 }
 
 // cutLine finds "line N: what is wrong" in a message of the YAML parser.

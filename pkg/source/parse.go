@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"runtime"
 	"sync/atomic"
 
@@ -67,18 +68,18 @@ func parse(ctx context.Context, text []byte, previous content) (content, error) 
 	return join(docs, parts, errs, known)
 }
 
-// join puts the chunks of each document together. Where one of them does not
-// parse, the document is parsed as a whole: either that succeeds, because it
-// cannot be cut, or it tells what is wrong.
+// join puts the chunks of each document together. Where one of them is no YAML,
+// the document is parsed as a whole: either that succeeds, because it cannot be
+// cut, or it tells what is wrong.
 func join(docs []document, parts content, errs []error, known map[[sha256.Size]byte]*part) (content, error) {
 	var joined content
 	for _, d := range docs {
 		n := len(d.chunks)
-		bad := firstError(errs[:n])
+		bad, syntax := firstError(errs[:n])
 		switch {
 		case bad == nil:
 			joined = append(joined, parts[:n]...)
-		case n == 1 && !d.chunks[0].item && !d.chunks[0].json:
+		case !syntax || !d.cut:
 			return nil, bad
 		default:
 			whole, err := parseChunk(d.whole, known)
@@ -92,13 +93,19 @@ func join(docs []document, parts content, errs []error, known map[[sha256.Size]b
 	return joined, nil
 }
 
-func firstError(errs []error) error {
+// firstError returns the first error, and whether any is one of syntax.
+func firstError(errs []error) (first error, syntax bool) {
 	for _, err := range errs {
-		if err != nil {
-			return err
+		if err == nil {
+			continue
 		}
+		if first == nil {
+			first = err
+		}
+		var at *lineError
+		syntax = syntax || (errors.As(err, &at) && at.syntax)
 	}
-	return nil
+	return first, syntax
 }
 
 // parseChunk parses a chunk, or takes what is known of it. The objects' lines

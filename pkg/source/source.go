@@ -14,9 +14,10 @@ import (
 
 // Object is exactly one of *corev1.Namespace, *corev1.Node, *corev1.Pod,
 // *corev1.Service and *discoveryv1.EndpointSlice, as an API server would give
-// it, with the defaults that matter to a mesh filled in and trimmed of what a
-// mesh has no use for (see trim). Its TypeMeta is empty: switch on the type or
-// ask KindOf. An Object is shared and never changed once it has been given away.
+// it, but with no more than the fields that a mesh looks at (of a Pod: where it
+// runs, its addresses, ports and conditions; of a Service everything). Its TypeMeta is
+// empty: switch on the type or ask KindOf. An Object is shared and never changed
+// once it has been given away.
 type Object interface {
 	metav1.Object
 	runtime.Object

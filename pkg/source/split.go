@@ -30,6 +30,7 @@ type chunk struct {
 type document struct {
 	whole  chunk
 	chunks []chunk
+	cut    bool // chunks are its items
 }
 
 // splitFile cuts a file into documents and these into chunks. It parses only
@@ -66,10 +67,10 @@ func splitDocument(text []byte, line int) document {
 	if first := bytes.TrimLeft(body, " \t\r\n"); len(first) > 0 && first[0] == '{' && json.Valid(body) {
 		whole.json = true
 		if chunks, ok := splitJSON(whole); ok {
-			return document{whole: whole, chunks: chunks}
+			return document{whole: whole, chunks: chunks, cut: true}
 		}
 	} else if chunks, ok := splitYAML(whole); ok {
-		return document{whole: whole, chunks: chunks}
+		return document{whole: whole, chunks: chunks, cut: true}
 	}
 	return document{whole: whole, chunks: []chunk{whole}}
 }
@@ -109,7 +110,7 @@ func splitYAML(doc chunk) ([]chunk, bool) {
 		if isDash(content) && (indent < 0 || column == indent) {
 			cut(at)
 			start, startLine, indent = at, line, column
-		} else if !blank && column <= max(indent, 0) {
+		} else if !blank && (indent < 0 || column <= indent) {
 			break
 		}
 		at = end
