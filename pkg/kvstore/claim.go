@@ -13,6 +13,11 @@ type Claim struct {
 	Value []byte
 }
 
+// maxClaims is how many claims go in one transaction. etcd takes the number of
+// operations off the limit of the transactions nested in them, so half of what
+// a flat one may hold is on the safe side.
+const maxClaims = maxBatchOps / 2
+
 // Claim creates those of the keys that do not exist, each by compare-and-swap,
 // and returns the stored values of those that do. Keys must differ from each
 // other. Claims go in batches; when one fails, the ones before it are made.
@@ -22,7 +27,7 @@ func (c *Client) Claim(ctx context.Context, claims []Claim) (taken map[string][]
 	taken = make(map[string][]byte)
 	for len(claims) > 0 {
 		n, size := 0, 0
-		for n < len(claims) && n < maxBatchOps && (n == 0 || size+claims[n].size() <= maxBatchBytes) {
+		for n < len(claims) && n < maxClaims && (n == 0 || size+claims[n].size() <= maxBatchBytes) {
 			size += claims[n].size()
 			n++
 		}
