@@ -128,17 +128,17 @@ func (c *client) verify(state tls.ConnectionState) error {
 	})
 	if err != nil {
 		return fmt.Errorf("server certificate of %q, signed by %q, against %s: %w",
-			leaf.Subject, leaf.Issuer, current.caDoc, errors.Join(untrusted(err), err))
+			leaf.Subject, leaf.Issuer, current.caDoc, classify(err))
 	}
 	return c.verifyName(leaf, state.ServerName)
 }
 
-// untrusted gives the usual reason its sentinel.
-func untrusted(err error) error {
+// classify gives the usual reason its sentinel.
+func classify(err error) error {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return ErrUntrusted
+		return fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
-	return nil
+	return err
 }
 
 func (c *client) verifyName(leaf *x509.Certificate, dialled string) error {
