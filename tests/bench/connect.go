@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// connectConfig says how much is measured.
+type connectConfig struct {
+	Rounds      int
+	Connections int
+	MaxServices int
+	Dir         string
+}
+
+func defaultConnect() connectConfig {
+	return connectConfig{Rounds: 60, Connections: 1000, MaxServices: 100_000, Dir: filepath.Join("out", "bench")}
+}
+
+// testCase is one way by which a connection reaches a backend.
+type testCase struct {
+	name     string
+	services int // 0: the backends themselves are dialled
+	backends int // of a service; without services, in all
+	// prepare sets up what translates, in the case's namespace and cgroup.
+	prepare func(b *bench, n *namespace, cgroup string, c testCase) error
+	// routed asks for a namespace of its own, with rules.
+	routed bool
+
+	client *part
+	values []float64 // CPU time of one connection, ns, by round
+}
+
+// The case to which all ratios are.
+const direct = "direct"
+
+// connectCases returns the cases that can be measured here; missing names the
+// programs for want of which others are left out.
+func connectCases(maxServices int) (cases []*testCase, missing []string) {
+	cases = []*testCase{
+		{name: direct, backends: 20},
+		{name: "direct-again", backends: 20},
+		{name: "direct, 200,000 backends", backends: 200_000},
+		{name: "empty program", backends: 20, prepare: (*bench).prepareEmpty},
+	}
+	for _, services := range []int{10, 10_000, 100_000} {
+		for _, backends := range []int{2, 50} {
+			cases = append(cases, &testCase{
+				name:     fmt.Sprintf("causeway %d services, %d backends", services, backends),
+				services: services, backends: backends, prepare: (*bench).prepareOurs,
+			})
+		}
+	}
+	for _, proxy := range []struct{ name, program, rules string }{
+		{"iptables", "iptables-nft-restore", "iptables"},
+		{"iptables-legacy", "iptables-legacy-restore", "iptables"},
+		{"nftables", "nft", "nftables"},
+	} {
+		if _, err := exec.LookPath(proxy.program); err != nil {
+			missing = append(missing, proxy.program)
+			continue
+		}
+		for _, services := range []int{10, 10_000} {
+			cases = append(cases, &testCase{
+				name:     fmt.Sprintf("%s %d services, %d backends", proxy.name, services, chainBackends),
+				services: services, backends: chainBackends, routed: true,
+				prepare: func(b *bench, n *namespace, _ string, c testCase) error {
+					return b.prepareRules(n, proxy.program, proxy.rules, c)
+				},
+			})
+		}
+	}
+	var kept []*testCase
+	for _, c := range cases {
+		if c.services <= maxServices {
+			kept = append(kept, c)
+		}
+	}
+	return kept, missing
+}
+
+// bench is what a run of the benchmark holds, and gives back at its end.
+type bench struct {
+	ctx     context.Context
+	out     io.Writer
+	cgroups *cgroups
+	plain   *namespace // of all cases without rules
+	undo    []func() error
+}
+
+func (b *bench) close() error {
+	var errs []error
+	for i := len(b.undo) - 1; i >= 0; i-- {
+		errs = append(errs, b.undo[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// connect measures what a TCP connection to a service costs the thread that
+// makes it.
+func connect(ctx context.Context, config connectConfig, out io.Writer) (err error) {
+	result, err := newResult("connect")
+	if err != nil {
+		return err
+	}
+	cases, missing := connectCases(config.MaxServices)
+	for _, program := range missing {
+		step(out, "%s is not installed: its rows are left out", program)
+	}
+	b := &bench{ctx: ctx, out: out}
+	defer func() { err = errors.Join(err, b.close()) }()
+	if err := b.open(cases); err != nil {
+		return err
+	}
+	step(out, "%d rounds of %d connections in each of %d cases", config.Rounds, config.Connections, len(cases))
+	if err := measure(ctx, cases, config); err != nil {
+		return err
+	}
+	result.Rows = rows(cases)
+	if err := result.print(out); err != nil {
+		return err
+	}
+	conclude(out, result.Rows)
+	name, err := result.write(config.Dir)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "written to %s\n", name)
+	return nil
+}
+
+// open sets up all cases and starts their clients.
+func (b *bench) open(cases []*testCase) (err error) {
+	if b.cgroups, err = newCgroups(); err != nil {
+		return err
+	}
+	b.undo = append(b.undo, b.cgroups.remove)
+	if err := mountBPFFS(); err != nil {
+		return err
+	}
+	if b.plain, err = b.namespace(false); err != nil {
+		return err
+	}
+	for _, c := range cases {
+		begin := time.Now()
+		if err := b.openCase(c); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		step(b.out, "%s: ready after %.1f s", c.name, time.Since(begin).Seconds())
+	}
+	return nil
+}
+
+func (b *bench) openCase(c *testCase) error {
+	n := b.plain
+	if c.routed {
+		var err error
+		if n, err = b.namespace(true); err != nil {
+			return err
+		}
+	}
+	dir, err := b.cgroups.make(c.name)
+	if err != nil {
+		return err
+	}
+	if c.prepare != nil {
+		if err := c.prepare(b, n, dir, *c); err != nil {
+			return err
+		}
+	}
+	cgroup, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer cgroup.Close() // needed for the start only
+	first, count := c.targets()
+	c.client, err = startPart(b.ctx, n, cgroup, partClient, first.String(), strconv.Itoa(count))
+	if err != nil {
+		return err
+	}
+	b.undo = append(b.undo, c.client.stop)
+	return nil
+}
+
+// targets returns the addresses that the case's client dials.
+func (c *testCase) targets() (first netip.AddrPort, count int) {
+	switch {
+	case c.services == 0:
+		return backendAddress(0), c.backends
+	case c.backends > 2:
+		return serviceAddress(0), min(c.services, manyBackends)
+	}
+	return serviceAddress(0), c.services
+}
+
+// namespace makes a namespace with a server in it.
+func (b *bench) namespace(routed bool) (*namespace, error) {
+	n, err := newNamespace(routed)
+	if err != nil {
+		return nil, err
+	}
+	b.undo = append(b.undo, n.close)
+	server, err := startPart(b.ctx, n, nil, partServer)
+	if err != nil {
+		return nil, err
+	}
+	b.undo = append(b.undo, server.stop)
+	if _, err := server.stdout.ReadString('\n'); err != nil {
+		return nil, fmt.Errorf("the server ended: %w", err)
+	}
+	return n, nil
+}
+
+func (b *bench) prepareEmpty(_ *namespace, cgroup string, _ testCase) error {
+	l, err := attachEmpty(cgroup)
+	if err != nil {
+		return err
+	}
+	b.undo = append(b.undo, l.Close)
+	return nil
+}
+
+func (b *bench) prepareOurs(_ *namespace, cgroup string, c testCase) error {
+	d, err := program(filepath.Join(bpffs, filepath.Base(cgroup)), cgroup, c.services, c.backends)
+	if err != nil {
+		return err
+	}
+	b.undo = append(b.undo, func() error { return errors.Join(d.Remove(), d.Close()) })
+	return nil
+}
+
+func (b *bench) prepareRules(n *namespace, program, kind string, c testCase) error {
+	if kind == "nftables" {
+		return n.run(b.ctx, nftablesRules(c.services), program, "-f", "-")
+	}
+	return n.run(b.ctx, iptablesRules(c.services), program)
+}
+
+// measure runs the rounds: each case once a round, in an order of its own, so
+// that what the machine does besides falls on all alike. A first round warms
+// up and is not counted.
+func measure(ctx context.Context, cases []*testCase, config connectConfig) error {
+	order := append([]*testCase(nil), cases...)
+	random := rand.New(rand.NewPCG(1, 2))
+	for round := range config.Rounds + 1 {
+		random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+		for _, c := range order {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			value, err := c.client.measure(config.Connections)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			if round > 0 {
+				c.values = append(c.values, value)
+			}
+		}
+	}
+	return nil
+}
+
+// rows returns the figures of the cases; the first is the direct one. A ratio
+// is taken within each round, then its median.
+func rows(cases []*testCase) []row {
+	random := rand.New(rand.NewPCG(3, 4))
+	var rows []row
+	for _, c := range cases {
+		ratio := bootstrap(quotients(c.values, cases[0].values), random)
+		rows = append(rows, row{
+			Case: c.name, Metric: "CPU time of a connection", Value: median(c.values), Unit: "ns",
+			Ratio: ratio.Value, RatioLow: ratio.Low, RatioHigh: ratio.High,
+		})
+	}
+	return rows
+}
+
+// conclude says what the table means for the budget: a hundred thousand
+// services cost a connection no more than ten.
+func conclude(out io.Writer, rows []row) {
+	find := func(prefix string) (interval, bool) {
+		for _, r := range rows {
+			if strings.HasPrefix(r.Case, prefix) {
+				return interval{r.Ratio, r.RatioLow, r.RatioHigh}, true
+			}
+		}
+		return interval{}, false
+	}
+	fmt.Fprintf(out, "\nA value is the CPU time of the connecting thread for socket, connect and close, the median of the rounds;\n"+
+		"a ratio is to %q in the same round. \"direct-again\" is the noise, \"direct, 200,000 backends\" what many\n"+
+		"destinations cost without any service. All services are dialled at random; of those with 50 backends,\n"+
+		"the %d that have them.\n", direct, manyBackends)
+	for _, backends := range []int{2, 50} {
+		few, ok := find(fmt.Sprintf("causeway 10 services, %d ", backends))
+		many, ok2 := find(fmt.Sprintf("causeway 100000 services, %d ", backends))
+		if !ok || !ok2 {
+			continue
+		}
+		verdict := "overlap: within the budget"
+		if !few.overlaps(many) {
+			verdict = "do not overlap: outside the budget"
+		}
+		fmt.Fprintf(out, "%d backends: the intervals of 10 and of 100,000 services %s\n", backends, verdict)
+	}
+}

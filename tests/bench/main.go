@@ -1,0 +1,72 @@
+// Bench measures what Causeway costs. Each benchmark prints a table and writes
+// out/bench/<name>.json.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// The names by which the benchmark starts its own parts. They are no commands
+// for people.
+const (
+	partInside = "connect-inside"
+	partServer = "connect-server"
+	partClient = "connect-client"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	switch args[0] {
+	case "connect":
+		if _, err := parseConnect(args[1:]); err != nil {
+			return err
+		}
+		return reexec(ctx, append([]string{partInside}, args[1:]...))
+	case partInside:
+		config, err := parseConnect(args[1:])
+		if err != nil {
+			return err
+		}
+		return connect(ctx, config, stdout)
+	case partServer:
+		return serve(ctx, stdin, stdout)
+	case partClient:
+		return dial(args[1:], stdin, stdout)
+	}
+	return fmt.Errorf("no benchmark is called %q: there is connect", args[0])
+}
+
+// parseConnect reads the flags of the benchmark connect.
+func parseConnect(args []string) (connectConfig, error) {
+	config := defaultConnect()
+	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
+	flags.IntVar(&config.Rounds, "rounds", config.Rounds, "how often each case is measured")
+	flags.IntVar(&config.Connections, "connections", config.Connections, "connections of one measurement")
+	flags.IntVar(&config.MaxServices, "max-services", config.MaxServices, "leave out cases with more services")
+	flags.StringVar(&config.Dir, "dir", config.Dir, "where the results are written")
+	if err := flags.Parse(args); err != nil {
+		return config, err
+	}
+	if config.Rounds < 1 || config.Connections < 1 {
+		return config, fmt.Errorf("-rounds %d and -connections %d must be 1 or more", config.Rounds, config.Connections)
+	}
+	return config, nil
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain lets this test binary be the parts that the benchmark starts.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && slices.Contains([]string{partInside, partServer, partClient}, os.Args[1]) {
+		main()
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func TestRunRefuses(t *testing.T) {
+	for want, args := range map[string][]string{
+		`no benchmark is called ""`:           nil,
+		`no benchmark is called "disk"`:       {"disk"},
+		"-rounds 0 and -connections 1000":     {"connect", "-rounds=0"},
+		`invalid value "many"`:                {partInside, "-connections=many"},
+		"address:port and count are":          {partClient},
+		`count "0" is not a number`:           {partClient, "10.0.0.1:80", "0"},
+		`not an ip:port`:                      {partClient, "here", "1"},
+		"flag provided but not defined: -all": {"connect", "-all"},
+	} {
+		var out bytes.Buffer
+		err := run(t.Context(), args, strings.NewReader(""), &out)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", args, err, want)
+		}
+	}
+}

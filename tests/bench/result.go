@@ -1,0 +1,73 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+
+	"golang.org/x/sys/unix"
+)
+
+// result is what a benchmark found.
+type result struct {
+	Name   string `json:"name"`
+	Kernel string `json:"kernel"`
+	CPUs   int    `json:"cpus"`
+	Rows   []row  `json:"rows"`
+}
+
+// row is one figure of one case. Ratio is to the row of the same metric of the
+// case "direct" in the same run; RatioLow and RatioHigh bound it with 95 %
+// confidence.
+type row struct {
+	Case      string  `json:"case"`
+	Metric    string  `json:"metric"`
+	Value     float64 `json:"value"`
+	Unit      string  `json:"unit"`
+	Ratio     float64 `json:"ratio"`
+	RatioLow  float64 `json:"ratio_low,omitempty"`
+	RatioHigh float64 `json:"ratio_high,omitempty"`
+}
+
+func newResult(name string) (*result, error) {
+	var uname unix.Utsname
+	if err := unix.Uname(&uname); err != nil {
+		return nil, fmt.Errorf("uname: %w", err)
+	}
+	return &result{Name: name, Kernel: unix.ByteSliceToString(uname.Release[:]), CPUs: runtime.NumCPU()}, nil
+}
+
+// print writes the table that people read.
+func (r *result) print(w io.Writer) error {
+	fmt.Fprintf(w, "\n%s: kernel %s, %d CPUs\n\n", r.Name, r.Kernel, r.CPUs)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "case\tmetric\tvalue\tunit\tratio\t95 % interval")
+	for _, row := range r.Rows {
+		fmt.Fprintf(table, "%s\t%s\t%.0f\t%s\t%.3f\t%.3f - %.3f\n",
+			row.Case, row.Metric, row.Value, row.Unit, row.Ratio, row.RatioLow, row.RatioHigh)
+	}
+	return table.Flush()
+}
+
+// write writes the result as <dir>/<name>.json and returns the file's name.
+func (r *result) write(dir string) (string, error) {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return "", fmt.Errorf("encode %s: %w", r.Name, err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	name := filepath.Join(dir, r.Name+".json")
+	return name, os.WriteFile(name, append(data, '\n'), 0o644)
+}
+
+// step says what the benchmark does now.
+func step(w io.Writer, format string, args ...any) {
+	fmt.Fprintln(w, "  "+strings.TrimSuffix(fmt.Sprintf(format, args...), "\n"))
+}
