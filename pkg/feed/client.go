@@ -85,10 +85,10 @@ func (c *Client) wakeReport() {
 // the stream ends, until ctx ends; it returns nil then. Nothing else ends it.
 func (c *Client) Run(ctx context.Context) error {
 	retry := retrying{wait: minBackoff}
-	for ctx.Err() == nil {
+	for {
 		connected, err := c.subscribe(ctx)
-		if ctx.Err() != nil {
-			break
+		if stopped(ctx) {
+			return nil
 		}
 		c.metrics.disconnects.Inc()
 		if connected {
@@ -104,10 +104,13 @@ func (c *Client) Run(ctx context.Context) error {
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():
+			return nil
 		}
 	}
-	return nil
 }
+
+// stopped reports whether a failure is only the end that was asked for.
+func stopped(ctx context.Context) bool { return ctx.Err() != nil }
 
 // retrying is what is to be remembered between attempts.
 type retrying struct {
@@ -149,7 +152,7 @@ func (c *Client) subscribe(ctx context.Context) (connected bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("connect to %s: %w", c.cfg.Target, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 
 	group, ctx := errgroup.WithContext(ctx)
 	stream, err := feedpb.NewFeedClient(conn).Subscribe(ctx)

@@ -3,7 +3,6 @@ package feed
 import (
 	"context"
 	"crypto/tls"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -27,7 +26,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	quiet  = slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet  = slog.New(slog.DiscardHandler)
 	byAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 )
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -76,7 +78,7 @@ func TestLargeChangeIsOneBatch(t *testing.T) {
 	m, s, got := newMesh(t), newServer(), newSink()
 	large := func(octet int) service.Delta {
 		d := service.Delta{Slices: map[service.BackendSliceKey]*service.BackendSlice{}}
-		for i := range 2000 {
+		for i := range 800 {
 			sl := slice("large", i)
 			for j := range 20 {
 				sl.Endpoints = append(sl.Endpoints, slice("x", 0, fmt.Sprintf("10.%d.%d.%d", octet, i%256, j)).Endpoints...)
@@ -88,7 +90,7 @@ func TestLargeChangeIsOneBatch(t *testing.T) {
 	first, second := large(1), large(2)
 	s.Apply(first)
 	s.Open()
-	if resources := s.table.all(); len(resources) != 2000 {
+	if resources := s.table.all(); len(resources) != 800 {
 		t.Fatalf("%d resources", len(resources))
 	} else if _, rest, size := split(resources); len(rest) == 0 || size > batchBytes {
 		t.Fatalf("the state fits one message of %d bytes: this test tests nothing", size)
@@ -115,21 +117,21 @@ func TestSlowAgentGetsTheNewest(t *testing.T) {
 	quick.expect(t, s)
 	release := slow.hold()
 	defer release()
-	const changes = 3000
+	const changes = 400
 	var last service.Delta
 	for i := range changes {
 		last = service.Delta{Slices: map[service.BackendSliceKey]*service.BackendSlice{}}
-		for part := range 20 {
+		for part := range 8 {
 			sl := slice("web", part, fmt.Sprintf("10.1.%d.%d", i/256, i%256))
-			for range 6 {
+			for range 5 { // to 32
 				sl.Endpoints = append(sl.Endpoints, sl.Endpoints...)
 			}
 			last.Slices[sl.BackendSliceKey] = sl
 		}
 		s.Apply(last)
 	}
-	if n := len(s.table.cells); n != 20 {
-		t.Errorf("the server keeps %d resources, want 20", n)
+	if n := len(s.table.cells); n != 8 {
+		t.Errorf("the server keeps %d resources, want 8", n)
 	}
 	quick.expect(t, s, last)
 	release()
@@ -259,4 +261,65 @@ func (m *mesh) dial(target string, config *tls.Config, node string) grpc.BidiStr
 		_ = stream.Send(report) // of an error Recv says more
 	}
 	return stream
+}
+
+func TestMetrics(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m, got := newMesh(t), newSink()
+	s := NewServer(ServerConfig{Logger: quiet, Registerer: registry})
+	s.Apply(viewsOf(view("web", "east"), view("api", "east")))
+	s.Apply(slicesOf(slice("web", 0, "10.1.0.1")))
+	s.Apply(service.Delta{Views: map[service.Name]*service.View{{Namespace: "shop", Name: "api"}: nil}})
+	s.Open()
+	target, _ := m.serve(s, "127.0.0.1:0")
+	_, stop := m.agent(target, "node-1", got)
+	got.expect(t, s, viewsOf(view("web", "east")), slicesOf(slice("web", 0, "10.1.0.1")))
+	values := func() map[string]float64 {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]float64{}
+		for _, f := range families {
+			for _, metric := range f.GetMetric() {
+				name := f.GetName()
+				for _, l := range metric.GetLabel() {
+					name += " " + l.GetValue()
+				}
+				out[name] = metric.GetGauge().GetValue() + metric.GetCounter().GetValue()
+			}
+		}
+		return out
+	}
+	eventually(t, "all bytes are counted", func() bool { return values()["causeway_feed_sent_bytes_total"] > 0 })
+	for name, want := range map[string]float64{
+		"causeway_feed_subscribers":     1,
+		"causeway_feed_resources view":  1,
+		"causeway_feed_resources slice": 1,
+		"causeway_feed_snapshots_total": 1,
+	} {
+		if got := values()[name]; got != want {
+			t.Errorf("%s = %v, want %v", name, got, want)
+		}
+	}
+	stop()
+	eventually(t, "nobody is subscribed", func() bool { return values()["causeway_feed_subscribers"] == 0 })
+}
+
+// What an agent says for people cannot make the server keep much, nor break
+// who reads it.
+func TestClip(t *testing.T) {
+	long := strings.Repeat("ü", maxText)
+	for in, want := range map[string]string{
+		"":            "",
+		"map full":    "map full",
+		"bad\xff":     "bad",
+		long:          long[:maxText],
+		"x" + long:    "x" + long[:maxText-2],
+		long + "\xff": long[:maxText],
+	} {
+		if got := clip(in); got != want {
+			t.Errorf("clip(%.20q of %d bytes) has %d bytes, want %d", in, len(in), len(got), len(want))
+		}
+	}
 }
