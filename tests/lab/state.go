@@ -28,7 +28,7 @@ func readState(objects []Object) (state, error) {
 		var err error
 		switch o.Kind() {
 		case "Node":
-			var node corev1.Node
+			var node nodeManifest
 			if err = o.decode(&node); err == nil {
 				err = s.addNode(&node)
 			}
@@ -64,15 +64,30 @@ func decodeInto[T any](list []T, o Object) ([]T, error) {
 	return append(list, item), nil
 }
 
-func (s *state) addNode(node *corev1.Node) error {
-	spec := NodeSpec{Name: node.Name}
+// nodeManifest is what matters of a Node. Dumps may hold things elsewhere that
+// the full type refuses, like machine ids that YAML takes for numbers.
+type nodeManifest struct {
+	Metadata struct {
+		Name string `json:"name"`
+	} `json:"metadata"`
+	Spec struct {
+		PodCIDR  string   `json:"podCIDR"`
+		PodCIDRs []string `json:"podCIDRs"`
+	} `json:"spec"`
+	Status struct {
+		Addresses []corev1.NodeAddress `json:"addresses"`
+	} `json:"status"`
+}
+
+func (s *state) addNode(node *nodeManifest) error {
+	spec := NodeSpec{Name: node.Metadata.Name}
 	for _, a := range node.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP {
 			continue
 		}
 		ip, err := netip.ParseAddr(a.Address)
 		if err != nil {
-			return fmt.Errorf("node %s: %w", node.Name, err)
+			return fmt.Errorf("node %s: %w", spec.Name, err)
 		}
 		spec.IPs = append(spec.IPs, ip)
 	}
@@ -83,7 +98,7 @@ func (s *state) addNode(node *corev1.Node) error {
 	for _, text := range cidrs {
 		cidr, err := netip.ParsePrefix(text)
 		if err != nil {
-			return fmt.Errorf("node %s: %w", node.Name, err)
+			return fmt.Errorf("node %s: %w", spec.Name, err)
 		}
 		spec.PodCIDRs = append(spec.PodCIDRs, cidr.Masked())
 	}

@@ -57,11 +57,8 @@ func Load(ctx context.Context, cfg LoadConfig, emit func(Report) error) (Report,
 	if err := cfg.Validate(); err != nil {
 		return Report{}, err
 	}
-	if cfg.Duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, cfg.Duration)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx, cfg.Duration)
+	defer cancel()
 	tally := newTally(time.Now(), cfg.Rate > 0, cfg.Long)
 	group, ctx := errgroup.WithContext(ctx)
 	if cfg.Rate > 0 {
@@ -79,6 +76,23 @@ func Load(ctx context.Context, cfg LoadConfig, emit func(Report) error) (Report,
 	last := tally.report(time.Now())
 	last.Last = true
 	return last, err
+}
+
+// bounded returns a context that is cancelled when parent ends or d, if it is
+// not 0, is over. It has no deadline: requests would inherit it and fail by it
+// a moment before it can be told that the load is over.
+func bounded(parent context.Context, d time.Duration) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
+	stops := []func() bool{context.AfterFunc(parent, cancel)}
+	if d > 0 {
+		stops = append(stops, time.AfterFunc(d, cancel).Stop)
+	}
+	return ctx, func() {
+		for _, stop := range stops {
+			stop()
+		}
+		cancel()
+	}
 }
 
 // pace gives a turn rate times a second to whoever waits for one.

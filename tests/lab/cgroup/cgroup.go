@@ -58,7 +58,7 @@ func root(mountinfo io.Reader) (string, error) {
 // Kill ends every process in and beneath the folder and returns once none is
 // left; zombies count as gone. A folder that is not there is no error.
 func Kill(ctx context.Context, path string) error {
-	err := os.WriteFile(filepath.Join(path, "cgroup.kill"), []byte("1"), 0)
+	err := writeExisting(filepath.Join(path, "cgroup.kill"), "1")
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -75,6 +75,15 @@ func Kill(ctx context.Context, path string) error {
 		}
 		return empty, err
 	})
+}
+
+func writeExisting(path, text string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(text)
+	return errors.Join(err, file.Close())
 }
 
 // Empty reports whether no live process is in or beneath the folder.
