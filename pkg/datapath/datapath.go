@@ -7,7 +7,8 @@
 //   - A reader in the kernel sees a service as it was or as it is, never a
 //     mixture, and no backend that was not its own within the last second.
 //   - A write that fails leaves the last good state of its service in effect.
-//   - Update, Delete and Prune may be repeated: what is in effect costs nothing.
+//   - Update, Delete, Prune and Complete may be repeated: what is in effect costs
+//     nothing.
 package datapath
 
 import (
@@ -20,6 +21,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-mesh/causeway/bpf"
 )
@@ -39,6 +41,8 @@ type Config struct {
 	// fit; 0 means DefaultCapacity.
 	MapCapacity uint32
 	Logger      *slog.Logger
+	// Registerer, if not nil, gets the metrics of the maps.
+	Registerer prometheus.Registerer
 }
 
 // Datapath is the data plane of one node. Its methods may be called from any
@@ -58,7 +62,7 @@ type Datapath struct {
 	// discards them.
 	orphans garbage
 	// pending says that the hooks still run on other maps, whose format or
-	// capacity is not ours, until Prune moves them.
+	// capacity is not ours, until Complete moves them.
 	pending bool
 	closed  bool
 	wake    chan struct{} // garbage is no longer empty
@@ -67,7 +71,7 @@ type Datapath struct {
 // Open takes the bpffs folder, adopts the maps and links that are pinned there
 // or makes new ones, and puts this version's programs in the place of those
 // that are attached. Maps of another format or capacity are left to serve until
-// the first Prune. It deletes nothing that serves. The caller closes the Datapath.
+// Complete is called. It deletes nothing that serves. The caller closes the Datapath.
 //
 // The error wraps ErrInUse, ErrBPFFS, ErrCgroup or ErrKernel where one of them
 // is the reason.
@@ -94,6 +98,11 @@ func Open(c Config) (*Datapath, error) {
 	d := &Datapath{config: c, features: features, lock: lock, wake: make(chan struct{}, 1)}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.Close())
+	}
+	if c.Registerer != nil {
+		if err := c.Registerer.Register(collector{d}); err != nil {
+			return nil, errors.Join(fmt.Errorf("metrics of the maps: %w", err), d.Close())
+		}
 	}
 	return d, nil
 }

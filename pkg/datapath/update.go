@@ -154,9 +154,8 @@ func (d *Datapath) delete(f Frontend) error {
 }
 
 // Prune deletes every frontend that keep does not want, and what earlier
-// processes left behind. The caller has put the complete state in effect: when
-// maps of another format still served, the programs move to the new ones now.
-// keep must not call the Datapath.
+// processes left behind. The caller knows the complete state. keep must not call
+// the Datapath.
 func (d *Datapath) Prune(keep func(Frontend) bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -168,53 +167,20 @@ func (d *Datapath) Prune(keep func(Frontend) bool) error {
 	}
 	d.discard(nil, d.orphans.slots, d.orphans.backends)
 	d.orphans = garbage{}
-	if d.pending {
-		errs = append(errs, d.attach())
-	}
 	return errors.Join(errs...)
 }
 
-// MapUse is how full a map is.
-type MapUse struct {
-	Name              string // service, slot or backend: a bounded set
-	Entries, Capacity int
-}
-
-// Use returns how full the maps are, in a fixed order. What waits to be swept
-// is not counted.
-func (d *Datapath) Use() []MapUse {
+// Complete says that the complete state is in the maps. If the programs still
+// run on maps of another format or capacity, they move to these now.
+func (d *Datapath) Complete() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	slots := 0
-	for _, e := range d.services {
-		for _, g := range e.groups {
-			slots += len(g.slots)
-		}
+	if !d.pending {
+		return nil
 	}
-	capacity := int(d.config.MapCapacity)
-	return []MapUse{
-		{bpf.SocketMapService, len(d.services), capacity},
-		{bpf.SocketMapSlot, slots, capacity},
-		{bpf.SocketMapBackend, slots, capacity},
+	if err := d.attach(); err != nil {
+		return err
 	}
-}
-
-// Services returns what is in effect, in no order.
-func (d *Datapath) Services() []Service {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	services := make([]Service, 0, len(d.services))
-	for f, e := range d.services {
-		s := Service{Frontend: f, Groups: make([]Group, len(e.groups))}
-		for i, g := range e.groups {
-			s.Groups[i] = Group{Tier: g.tier, Weight: g.weight}
-			for _, b := range g.slots {
-				if b.id != 0 {
-					s.Groups[i].Backends = append(s.Groups[i].Backends, b.addrPort())
-				}
-			}
-		}
-		services = append(services, s)
-	}
-	return services
+	d.config.Logger.Info("the programs run on the new maps")
+	return nil
 }

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/spf13/pflag"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/datapath"
+	"github.com/causeway-mesh/causeway/pkg/pki"
+)
+
+// config is what the flags say.
+type config struct {
+	node, cluster string
+	apiServer     string
+	files         pki.ClientFiles
+	bpffs, cgroup string
+	mapCapacity   uint32
+	listenHTTP    string
+}
+
+func (c *config) flags(f *pflag.FlagSet) {
+	f.StringVar(&c.node, "node-name", "", "`name` of this node, as its certificate says (required)")
+	f.StringVar(&c.cluster, "cluster-name", "", "`name` of the cluster that this node belongs to (required)")
+	f.StringVar(&c.apiServer, "api-server", "", "`host:port` of the gateway of the cluster's API server (required)")
+	f.StringVar(&c.files.CAFile, "ca-file", "", "`file` with the cluster's CA certificate (required)")
+	f.StringVar(&c.files.CertFile, "cert-file", "", "`file` with this node's certificate (required)")
+	f.StringVar(&c.files.KeyFile, "key-file", "", "`file` with the certificate's private key (required)")
+	f.StringVar(&c.bpffs, "bpffs-dir", "/sys/fs/bpf/causeway", "`folder` on a BPF file system for what stays in the kernel")
+	f.StringVar(&c.cgroup, "cgroup-root", "", "cgroup v2 `folder` above all workloads of the node (found when not given)")
+	f.Uint32Var(&c.mapCapacity, "map-capacity", datapath.DefaultCapacity, "`entries` that each eBPF map holds at most")
+	f.StringVar(&c.listenHTTP, "listen-http", "", "`address:port` for /healthz, /readyz and /metrics (none when not given)")
+}
+
+func (c *config) validate() error {
+	for _, required := range []struct{ flag, value string }{
+		{"node-name", c.node},
+		{"cluster-name", c.cluster},
+		{"api-server", c.apiServer},
+		{"ca-file", c.files.CAFile},
+		{"cert-file", c.files.CertFile},
+		{"key-file", c.files.KeyFile},
+		{"bpffs-dir", c.bpffs},
+	} {
+		if required.value == "" {
+			return fmt.Errorf("--%s is required", required.flag)
+		}
+	}
+	if err := cluster.ValidateName(c.cluster); err != nil {
+		return fmt.Errorf("--cluster-name: %w", err)
+	}
+	if _, _, err := net.SplitHostPort(c.apiServer); err != nil {
+		return fmt.Errorf("--api-server: %w", err)
+	}
+	if c.mapCapacity == 0 {
+		return errors.New("--map-capacity: at least 1 entry is needed")
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+// node-agent puts a node's share of the mesh in effect: what its cluster's API
+// server tells it goes into eBPF maps, and stays there when the agent ends.
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/causeway-mesh/causeway/pkg/agent"
+	"github.com/causeway-mesh/causeway/pkg/datapath"
+	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/process"
+)
+
+const name = "node-agent"
+
+func main() {
+	var cfg config
+	os.Exit(process.Main(process.Daemon{
+		Name:     name,
+		Summary:  "Translates connections to global services on one node.",
+		Flags:    cfg.flags,
+		Validate: cfg.validate,
+		Run:      func(ctx context.Context, log *slog.Logger) error { return run(ctx, &cfg, log) },
+	}))
+}
+
+func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
+	log = log.With("cluster", cfg.cluster, "node", cfg.node)
+	registry := process.NewRegistry(name)
+	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Logger: log})
+	state := readiness{status.Condition("state")}
+
+	tls, err := pki.ClientConfig(cfg.files, pki.MeshNames(cfg.cluster)...)
+	if err != nil {
+		return err
+	}
+	plane, err := datapath.Open(datapath.Config{
+		BPFFS: cfg.bpffs, Cgroup: cfg.cgroup, MapCapacity: cfg.mapCapacity, Logger: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plane.Close()) }()
+	if err := selfTest(ctx, plane, log); err != nil {
+		return err
+	}
+
+	// The agent reports to the client, which in turn hands it what it receives.
+	var client *feed.Client
+	sink := agent.New(agent.Config{
+		Datapath: plane, Logger: log, Registerer: registry,
+		Report: func(applied feed.Applied) { state.set(applied); client.Report(applied) },
+	})
+	client = feed.NewClient(feed.ClientConfig{
+		Target: cfg.apiServer, TLS: tls, Node: cfg.node, Version: process.Version(),
+		Sink: sink, Logger: log, Registerer: registry,
+	})
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return status.Run(ctx) })
+	g.Go(func() error { return plane.Run(ctx) })
+	g.Go(func() error { return sink.Run(ctx) })
+	g.Go(func() error { return client.Run(ctx) })
+	return g.Wait()
+}
+
+// selfTest makes sure that the hooks translate. Full maps are no reason to stop:
+// what is in them serves.
+func selfTest(ctx context.Context, plane *datapath.Datapath, log *slog.Logger) error {
+	err := plane.SelfTest(ctx)
+	if errors.Is(err, datapath.ErrFull) {
+		log.Error("no room for the self-test", "error", err)
+		return nil
+	}
+	return err
+}
+
+// readiness is the condition that the first complete state is in the maps. What
+// fails later leaves the last good state in effect, so it does not end it.
+type readiness struct{ condition *process.Condition }
+
+func (r readiness) set(applied feed.Applied) {
+	switch {
+	case applied.Revision != feed.Revision{}:
+		r.condition.SetReady()
+	case applied.Error != "":
+		r.condition.SetNotReady(applied.Error)
+	}
+}

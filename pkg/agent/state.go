@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/causeway-mesh/causeway/pkg/datapath"
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
+
+// state is what the feed has said, and which services have changed since they
+// were last looked at.
+type state struct {
+	offers map[service.Name]*offer
+	dirty  map[service.Name]bool
+}
+
+func newState() *state {
+	return &state{offers: map[service.Name]*offer{}, dirty: map[service.Name]bool{}}
+}
+
+// apply merges d.
+func (s *state) apply(d service.Delta) {
+	for name, view := range d.Views {
+		s.change(name, func(o *offer) { o.view = view })
+	}
+	for key, slice := range d.Slices {
+		s.change(key.Service, func(o *offer) {
+			if slice == nil {
+				delete(o.slices, key)
+			} else {
+				o.slices[key] = slice
+			}
+		})
+	}
+}
+
+// replace makes d the whole state.
+func (s *state) replace(d service.Delta) {
+	for name := range s.offers {
+		s.dirty[name] = true
+	}
+	s.offers = map[service.Name]*offer{}
+	s.apply(d)
+}
+
+func (s *state) change(name service.Name, fn func(*offer)) {
+	o := s.offers[name]
+	if o == nil {
+		o = &offer{slices: map[service.BackendSliceKey]*service.BackendSlice{}}
+		s.offers[name] = o
+	}
+	fn(o)
+	if o.view == nil && len(o.slices) == 0 {
+		delete(s.offers, name)
+	}
+	s.dirty[name] = true
+}
+
+// services returns what the data plane must do for one service.
+func (s *state) services(name service.Name) []datapath.Service {
+	if o := s.offers[name]; o != nil {
+		return o.services()
+	}
+	return nil
+}
+
+// claims says which service has which frontend. When two services name the same
+// one, which Kubernetes allows for external addresses, the first by name has it,
+// whoever came first: so all nodes agree.
+type claims struct {
+	byFrontend map[datapath.Frontend][]service.Name // sorted, never empty
+	byService  map[service.Name][]datapath.Frontend
+}
+
+func newClaims() *claims {
+	return &claims{map[datapath.Frontend][]service.Name{}, map[service.Name][]datapath.Frontend{}}
+}
+
+// set makes name claim these frontends alone, and returns those that it gave up.
+func (c *claims) set(name service.Name, services []datapath.Service) (released []datapath.Frontend) {
+	wanted := make(map[datapath.Frontend]bool, len(services))
+	for _, s := range services {
+		wanted[s.Frontend] = true
+	}
+	for _, f := range c.byService[name] {
+		if !wanted[f] {
+			c.release(f, name)
+			released = append(released, f)
+		}
+	}
+	delete(c.byService, name)
+	for f := range wanted {
+		names := c.byFrontend[f]
+		if i, found := slices.BinarySearchFunc(names, name, compareNames); !found {
+			c.byFrontend[f] = slices.Insert(names, i, name)
+		}
+		c.byService[name] = append(c.byService[name], f)
+	}
+	return released
+}
+
+func (c *claims) release(f datapath.Frontend, name service.Name) {
+	names := slices.DeleteFunc(c.byFrontend[f], func(n service.Name) bool { return n == name })
+	if len(names) == 0 {
+		delete(c.byFrontend, f)
+	} else {
+		c.byFrontend[f] = names
+	}
+}
+
+// owner returns the service that has f.
+func (c *claims) owner(f datapath.Frontend) (service.Name, bool) {
+	names := c.byFrontend[f]
+	if len(names) == 0 {
+		return service.Name{}, false
+	}
+	return names[0], true
+}
+
+func compareNames(a, b service.Name) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
