@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
 func newServicesCommand(opts *options) *cobra.Command {
@@ -58,6 +60,9 @@ func writeServices(out io.Writer, r *adminpb.ServicesResponse) error {
 		for _, c := range s.Clusters {
 			writeSide(w, c)
 		}
+		if hasOther(s) {
+			fmt.Fprintln(w, "  Ports other than TCP are left to kube-proxy.")
+		}
 	}
 	return w.Flush()
 }
@@ -88,8 +93,24 @@ func writeSide(w io.Writer, c *adminpb.ServiceCluster) {
 		fmt.Fprintf(w, "  %s\t%s\t-\t-\t-\t-\t-\n", c.Cluster, used)
 	}
 	for _, b := range c.Backends {
+		used := used
+		if c.Used && b.State != merge.StateReady {
+			used = "no: " + b.State
+		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Cluster, used, b.Ip, ports(b.Ports), b.State, orDash(b.Pod), orDash(b.Node))
 	}
+}
+
+// hasOther reports whether a service has ports that are not translated.
+func hasOther(s *adminpb.Service) bool {
+	for _, f := range s.Frontends {
+		for _, p := range f.Ports {
+			if p.Protocol != string(service.TCP) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ports lists ports as "http 80/TCP, 53/UDP".

@@ -161,6 +161,7 @@ func (o origin) service(s *corev1.Service, home bool) (*service.Service, []error
 	for _, ip := range clusterIPs(s) {
 		out.Frontends = append(out.Frontends, service.Frontend{IP: ip, Ports: ports})
 	}
+	out.Sort()
 	if out.Global && len(out.Frontends) == 0 {
 		problems = append(problems, errNoClusterIP)
 	}
@@ -192,14 +193,7 @@ func servicePorts(s *corev1.Service) []service.Port {
 			Name: p.Name, Protocol: protocol(p.Protocol), Port: uint16(p.Port), AppProtocol: deref(p.AppProtocol),
 		})
 	}
-	return sortPorts(out)
-}
-
-func sortPorts(ports []service.Port) []service.Port {
-	slices.SortFunc(ports, func(a, b service.Port) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
-	})
-	return ports
+	return out
 }
 
 func protocol(p corev1.Protocol) service.Protocol {
@@ -227,15 +221,12 @@ func (o origin) slice(s *discoveryv1.EndpointSlice) *service.Slice {
 			Port: uint16(*p.Port), AppProtocol: deref(p.AppProtocol),
 		})
 	}
-	sortPorts(out.Ports)
 	for i := range s.Endpoints {
 		if e, ok := sliceEndpoint(&s.Endpoints[i], out.IPv6); ok {
 			out.Endpoints = append(out.Endpoints, e)
 		}
 	}
-	slices.SortStableFunc(out.Endpoints, func(a, b service.Endpoint) int {
-		return a.Addresses[0].Compare(b.Addresses[0])
-	})
+	out.Sort()
 	return out
 }
 
@@ -303,7 +294,8 @@ func backends(owned []*service.Slice) []service.Backend {
 	}
 	out := make([]service.Backend, 0, len(byIP))
 	for _, b := range byIP {
-		b.Ports = slices.Compact(sortPorts(b.Ports))
+		slices.SortFunc(b.Ports, service.ComparePorts)
+		b.Ports = slices.Compact(b.Ports)
 		out = append(out, *b)
 	}
 	slices.SortFunc(out, func(a, b service.Backend) int { return a.IP.Compare(b.IP) })

@@ -188,6 +188,9 @@ func (w *workloads) place(ip netip.Addr, wl *workload, n identity.Number, out pu
 }
 
 func (w *workloads) remove(ip netip.Addr, out publication) {
+	if _, ok := w.holders[ip]; !ok {
+		return
+	}
 	w.unuse(ip)
 	delete(w.holders, ip)
 	prefix := netip.PrefixFrom(ip, ip.BitLen())

@@ -1,0 +1,194 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+)
+
+func newAllocator(t *testing.T, etcd *kvstore.Client, now func() time.Time) *allocator {
+	t.Helper()
+	a := &allocator{
+		id: 1, size: cluster.Size255, etcd: etcd, now: now,
+		writer: kvstore.NewWriter(kvstore.WriterConfig{Client: etcd, Prefixes: []string{ClaimPrefix}, Name: "claims", Logger: quiet()}),
+	}
+	run(t, a.writer.Run)
+	if err := a.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func labelSets(n int) []identity.Labels {
+	out := make([]identity.Labels, n)
+	for i := range out {
+		out[i] = identity.NewLabels("k8s", map[string]string{"app": fmt.Sprint("a", i)})
+	}
+	return out
+}
+
+// Many writers that allocate overlapping label sets at once, over one store,
+// must agree: one number to a set, one set to a number.
+func TestAllocatorsAgree(t *testing.T) {
+	etcd := openEtcd(t)
+	sets := labelSets(300)
+	results := make([]map[identity.Labels]identity.Number, 4)
+	var wg sync.WaitGroup
+	for i := range results {
+		a := newAllocator(t, etcd, time.Now)
+		random := rand.New(rand.NewPCG(1, uint64(i)))
+		wg.Go(func() {
+			results[i] = map[identity.Labels]identity.Number{}
+			order := random.Perm(len(sets))
+			for len(order) > 0 {
+				n := min(1+random.IntN(40), len(order))
+				var some []identity.Labels
+				for _, j := range order[:n] {
+					some = append(some, sets[j])
+				}
+				order = order[n:]
+				got, err := a.assign(context.Background(), some)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for labels, number := range got {
+					results[i][labels] = number
+				}
+			}
+		})
+	}
+	wg.Wait()
+	meaning := map[identity.Number]identity.Labels{}
+	for i, got := range results {
+		if len(got) != len(sets) {
+			t.Fatalf("writer %d has %d numbers, want %d", i, len(got), len(sets))
+		}
+		for labels, number := range got {
+			if results[0][labels] != number {
+				t.Errorf("%q is %d to writer 0 and %d to writer %d", labels, results[0][labels], number, i)
+			}
+			if other, ok := meaning[number]; ok && other != labels {
+				t.Errorf("%d means %q and %q", number, other, labels)
+			}
+			meaning[number] = labels
+		}
+	}
+}
+
+func TestAllocatorKeepsNumbersOverARestart(t *testing.T) {
+	etcd := openEtcd(t)
+	sets := labelSets(200)
+	before, err := newAllocator(t, etcd, time.Now).assign(t.Context(), sets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := newAllocator(t, etcd, time.Now).assign(t.Context(), sets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for labels, number := range before {
+		if after[labels] != number {
+			t.Errorf("%q was %d and is %d", labels, number, after[labels])
+		}
+	}
+}
+
+func TestAllocatorRestsFreedNumbers(t *testing.T) {
+	etcd := openEtcd(t)
+	clock := time.Unix(1_800_000_000, 0)
+	now := func() time.Time { return clock }
+	a := newAllocator(t, etcd, now)
+	labels := identity.Labels("k8s:app=a;")
+	first := one(t, a, labels)
+	a.free(first)
+
+	// Its own labels take it out of its rest, whatever the time.
+	if again := one(t, a, labels); again != first {
+		t.Fatalf("the labels came back as %d, were %d", again, first)
+	}
+	if !a.claims[first].Freed.IsZero() {
+		t.Error("a number in use is still marked as freed")
+	}
+	a.free(first)
+	clock = clock.Add(rest - time.Second)
+	if n := a.sweep(); n != 0 {
+		t.Errorf("%d numbers were swept before their time", n)
+	}
+	if _, claimed := a.claims[first]; !claimed {
+		t.Error("a resting number may be given away")
+	}
+	if err := a.writer.Synced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, claimed := newAllocator(t, etcd, now).claims[first]; !claimed {
+		t.Error("a restart forgets a resting number")
+	}
+	clock = clock.Add(2 * time.Second)
+	if n := a.sweep(); n != 1 {
+		t.Errorf("%d numbers were swept, want 1", n)
+	}
+	if err := a.writer.Synced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, found, err := etcd.Get(t.Context(), ClaimPrefix+first.String()); err != nil || found {
+		t.Errorf("the claim of a swept number: found %v, error %v", found, err)
+	}
+}
+
+func TestAllocatorFullRange(t *testing.T) {
+	a := newAllocator(t, openEtcd(t), time.Now)
+	first, last := identity.Range(a.id, a.size)
+	for n := first; n < last; n++ { // all but one
+		a.keep(n, claim{Labels: identity.Labels("k8s:n=" + n.String() + ";")})
+	}
+	got, err := a.assign(t.Context(), labelSets(2))
+	if !errors.Is(err, errRangeFull) {
+		t.Fatalf("got %v, want a full range", err)
+	}
+	if len(got) != 1 {
+		t.Errorf("%d label sets got a number, want the one that there was", len(got))
+	}
+	for _, number := range got {
+		if number != last {
+			t.Errorf("got %d, want %d", number, last)
+		}
+	}
+}
+
+func TestAllocatorPassesOverWhatItCanNotRead(t *testing.T) {
+	etcd := openEtcd(t)
+	labels := identity.Labels("k8s:app=a;")
+	var wanted identity.Number
+	for n := range identity.Candidates(labels, 1, cluster.Size255) {
+		wanted = n
+		break
+	}
+	if err := etcd.Put(t.Context(), ClaimPrefix+wanted.String(), []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	a := &allocator{id: 1, size: cluster.Size255, etcd: etcd, now: time.Now}
+	if err := a.load(t.Context()); !errors.Is(err, errClaim) {
+		t.Errorf("load returned %v", err)
+	}
+	if n := one(t, a, labels); n == wanted {
+		t.Errorf("%d was taken from another program", n)
+	}
+}
+
+func one(t *testing.T, a *allocator, labels identity.Labels) identity.Number {
+	t.Helper()
+	got, err := a.assign(t.Context(), []identity.Labels{labels})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got[labels]
+}
