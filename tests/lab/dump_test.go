@@ -19,7 +19,7 @@ const dumps = "../testdata/dumps/"
 // TestDumps makes the two dumped clusters real: exactly the pods that run and
 // are ready, where the dump says, and all of them reach all.
 func TestDumps(t *testing.T) {
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	east := labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
 	west := labtest.AddCluster(t, l, "west", 2, dumps+"west.yaml")
 
@@ -97,7 +97,7 @@ func addresses(t *testing.T, p *lab.Place) []string {
 
 // TestEdit changes a dump as a cluster would and sees the pods follow.
 func TestEdit(t *testing.T) {
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	west := labtest.AddCluster(t, l, "west", 2, dumps+"west.yaml")
 	web, err := west.Pod("shop", "web-545c5c7f49-nvh9b")
 	if err != nil {

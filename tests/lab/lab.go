@@ -78,7 +78,7 @@ func New(ctx context.Context, config Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = sweep(ctx, config.Log, false)
+	err = sweep(ctx, config.Log)
 	var l *Lab
 	if err == nil {
 		l, err = claim(config, tree)

@@ -3,6 +3,8 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,15 +23,14 @@ import (
 // TestSideBySide has two labs with the same clusters at the same addresses; the
 // end of one does not touch the other.
 func TestSideBySide(t *testing.T) {
-	a := labtest.New(t, "tests/echo")
-	b := labtest.New(t, "tests/echo")
+	a := labtest.New(t)
+	b := labtest.New(t)
 	inA := labtest.AddCluster(t, a, "east", 1, dumps+"east.yaml")
 	inB := labtest.AddCluster(t, b, "east", 1, dumps+"east.yaml")
 	mustAnswer(t, inA.Pods()[0].Place, inA.Pods()[1], "http", 8080)
 	mustAnswer(t, inB.Pods()[0].Place, inB.Pods()[1], "http", 8080)
-	if err := lab.Sweep(t.Context(), labtest.Logger(t)); err != nil {
-		t.Fatal(err)
-	}
+	_ = labtest.New(t) // sweeps
+	mustAnswer(t, inA.Pods()[0].Place, inA.Pods()[1], "http", 8080)
 	must(t, a.Close())
 	wantGone(t, a.ID(), inA.Pods()[0].Echo.PID())
 	mustAnswer(t, inB.Pods()[0].Place, inB.Pods()[1], "http", 8080)
@@ -54,10 +55,7 @@ func TestCrash(t *testing.T) {
 	}
 	must(t, child.Process.Kill())
 	_ = child.Wait()
-	if !alive(pid) {
-		t.Error("the workload ended with the child: the crash leaves nothing to sweep")
-	}
-	_ = labtest.New(t, "tests/echo")
+	_ = labtest.New(t) // or another package's, at the same time
 	wantGone(t, id, pid)
 }
 
@@ -68,7 +66,7 @@ func TestKeep(t *testing.T) {
 	if err := child.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	_ = labtest.New(t, "tests/echo") // sweeps, but not this one
+	_ = labtest.New(t) // sweeps, but not this one
 	if !alive(pid) {
 		t.Error("a lab that was kept is gone")
 	}
@@ -86,7 +84,7 @@ func TestChild(t *testing.T) {
 		return // nobody's child: nothing to do
 	}
 	ctx := context.Background()
-	l, err := lab.New(ctx, lab.Config{Binaries: os.Getenv("CAUSEWAY_LAB_BINARIES"), Log: labtest.Logger(t)})
+	l, err := lab.New(ctx, lab.Config{Binaries: labtest.Binaries(t), Log: labtest.Logger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,43 +92,34 @@ func TestChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made := []byte(l.ID() + " " + itoa(c.Pods()[0].Echo.PID()))
-	report := os.Getenv("CAUSEWAY_LAB_REPORT")
-	if err := errors.Join(os.WriteFile(report+".new", made, 0o600), os.Rename(report+".new", report)); err != nil {
+	// File descriptor 3 is the parent's pipe.
+	if _, err := fmt.Fprintln(os.NewFile(3, "report"), l.ID(), c.Pods()[0].Echo.PID()); err != nil {
 		t.Fatal(err)
 	}
 	if mode == "keep" {
 		must(t, l.Keep(), l.Close()) // Close after Keep does nothing
-		// What runs belongs to nobody now.
-		os.Exit(0)
+		os.Exit(0)                   // what runs belongs to nobody now: nothing to look for
 	}
-	time.Sleep(time.Minute) // until it is killed
+	_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed
 }
 
 // startChild returns when the child has its lab: with the lab's id and the
 // process id of one of its workloads.
 func startChild(t *testing.T, mode string) (child *exec.Cmd, id string, pid int) {
 	t.Helper()
-	report := filepath.Join(t.TempDir(), "report")
+	read, write, err := os.Pipe()
+	must(t, err)
+	defer func() { _ = read.Close() }()
 	child = exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$")
-	child.Env = append(os.Environ(), "CAUSEWAY_LAB_CHILD="+mode, "CAUSEWAY_LAB_REPORT="+report,
-		"CAUSEWAY_LAB_BINARIES="+binaries(t))
+	child.Env = append(os.Environ(), "CAUSEWAY_LAB_CHILD="+mode)
 	child.Stderr = t.Output()
-	must(t, child.Start())
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		text, err := os.ReadFile(report)
-		if err == nil {
-			name, number, _ := strings.Cut(string(text), " ")
-			pid, err = strconv.Atoi(number)
-			must(t, err)
-			return child, name, pid
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the child made no lab in 20 s")
-		}
-		time.Sleep(10 * time.Millisecond)
+	child.ExtraFiles = []*os.File{write}
+	_, err = child.StdinPipe() // stays open: the child waits for its end
+	must(t, err, child.Start(), write.Close(), read.SetReadDeadline(time.Now().Add(20*time.Second)))
+	if _, err := fmt.Fscan(read, &id, &pid); err != nil {
+		t.Fatalf("the child made no lab: %v", err)
 	}
+	return child, id, pid
 }
 
 // wantGone checks that nothing of a lab is left: processes, cgroups, mounts and
@@ -166,13 +155,6 @@ func cgroupRoot(t *testing.T) string {
 	root, err := cgroup.Root()
 	must(t, err)
 	return root
-}
-
-func binaries(t *testing.T) string {
-	t.Helper()
-	dir, err := lab.Build(t.Context(), lab.BuildConfig{Packages: []string{"tests/echo"}})
-	must(t, err)
-	return dir
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

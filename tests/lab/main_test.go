@@ -3,7 +3,7 @@ package lab_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { labtest.Main(m, "tests/echo") }

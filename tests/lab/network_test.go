@@ -19,7 +19,7 @@ import (
 
 // TestFamilies reaches pods of both families over nodes of one or both.
 func TestFamilies(t *testing.T) {
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	c := labtest.AddCluster(t, l, "one", 1, "testdata/dual.yaml")
 	both, six, four := pod(t, c, "both"), pod(t, c, "six"), pod(t, c, "four")
 
@@ -39,7 +39,7 @@ func TestFamilies(t *testing.T) {
 
 // TestCut takes a node, then a cluster off the network and back.
 func TestCut(t *testing.T) {
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	east := labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
 	west := labtest.AddCluster(t, l, "west", 2, dumps+"west.yaml")
 	e1, e2, w1 := east.Nodes()[0], east.Nodes()[1], west.Nodes()[0]
@@ -89,7 +89,7 @@ func wantReach(t *testing.T, from, to *lab.Node, want bool) {
 
 // TestDialListen opens sockets of this process in a node's namespace.
 func TestDialListen(t *testing.T) {
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	c := labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
 	n1, n2 := c.Nodes()[0], c.Nodes()[1]
 	listener, err := n1.Listen(t.Context(), "tcp", "10.77.0.11:7000")
@@ -124,7 +124,7 @@ func TestDialListen(t *testing.T) {
 // TestMachineUntouched looks for the lab's ranges among the machine's own
 // addresses and routes.
 func TestMachineUntouched(t *testing.T) {
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	_ = labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.77.0.0/24"), netip.MustParsePrefix("10.201.0.0/16")}
 	check := func(what string, ip net.IP) {

@@ -20,7 +20,7 @@ import (
 // paused, restarted.
 func TestProcess(t *testing.T) {
 	ctx := t.Context()
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	c := labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
 	to, from := c.Pods()[0], c.Pods()[1]
 	target := to.IPs[0].String() + ":8080"
@@ -68,7 +68,7 @@ func TestProcess(t *testing.T) {
 
 func wantAnswers(t *testing.T, from *lab.Pod, target string, want bool) {
 	t.Helper()
-	output, err := from.Run(t.Context(), filepath.Join(binaries(t), "echo"), "get", "--timeout", "300ms", target)
+	output, err := from.Run(t.Context(), filepath.Join(labtest.Binaries(t), "echo"), "get", "--timeout", "300ms", target)
 	if want != (err == nil) {
 		t.Errorf("want an answer %v, got %s, %v", want, output, err)
 	}
@@ -77,7 +77,7 @@ func wantAnswers(t *testing.T, from *lab.Pod, target string, want bool) {
 // TestStartFails shows what a program says that can not run.
 func TestStartFails(t *testing.T) {
 	ctx := t.Context()
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	c := labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
 	p := c.Pods()[0]
 
@@ -87,7 +87,7 @@ func TestStartFails(t *testing.T) {
 	}
 	// The port is taken by the workload.
 	_, err = p.Start(ctx, lab.Command{
-		Name: "second", Path: filepath.Join(binaries(t), "echo"), Args: []string{"serve", "--tcp", "8080"}, Ready: true,
+		Name: "second", Path: filepath.Join(labtest.Binaries(t), "echo"), Args: []string{"serve", "--tcp", "8080"}, Ready: true,
 	})
 	if err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("a program that ends before it is ready: %v", err)
@@ -114,10 +114,10 @@ func TestStartFails(t *testing.T) {
 
 // TestShell runs the line that is printed for people.
 func TestShell(t *testing.T) {
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	c := labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
 	from, to := c.Pods()[0], c.Pods()[1]
-	line := from.Shell(filepath.Join(binaries(t), "echo"), "get", to.IPs[0].String()+":8080")
+	line := from.Shell(filepath.Join(labtest.Binaries(t), "echo"), "get", to.IPs[0].String()+":8080")
 	output, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", line).CombinedOutput()
 	if err != nil || !bytes.Contains(output, []byte(`"remote":"`+from.IPs[0].String())) {
 		t.Errorf("%s: %v\n%s", line, err, output)
@@ -127,7 +127,7 @@ func TestShell(t *testing.T) {
 // TestLoad watches a load while its target is away for a moment.
 func TestLoad(t *testing.T) {
 	ctx := t.Context()
-	l := labtest.New(t, "tests/echo")
+	l := labtest.New(t)
 	c := labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
 	to, from := c.Pods()[0], c.Pods()[1]
 	load, err := from.StartLoad(ctx, workload.LoadConfig{

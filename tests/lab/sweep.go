@@ -29,19 +29,6 @@ const (
 // errLocked says that a living process holds a lock.
 var errLocked = errors.New("in use")
 
-// Sweep takes down every lab whose process is gone, those that were kept too.
-func Sweep(ctx context.Context, log *slog.Logger) error {
-	if os.Geteuid() != 0 {
-		return ErrNotRoot
-	}
-	base, err := lockBase()
-	if err != nil {
-		return err
-	}
-	defer unlock(base)
-	return sweep(ctx, log, true)
-}
-
 // Remove takes down one lab that was kept. One that a living process uses is
 // refused.
 func Remove(ctx context.Context, id string) error {
@@ -60,8 +47,9 @@ func Remove(ctx context.Context, id string) error {
 	return removeFree(ctx, dir)
 }
 
-// sweep is called with the base lock held.
-func sweep(ctx context.Context, log *slog.Logger, kept bool) error {
+// sweep takes down every lab whose process is gone, but for those that were
+// kept. The base lock is held.
+func sweep(ctx context.Context, log *slog.Logger) error {
 	entries, err := os.ReadDir(baseDir)
 	if err != nil {
 		return fmt.Errorf("list labs: %w", err)
@@ -71,7 +59,7 @@ func sweep(ctx context.Context, log *slog.Logger, kept bool) error {
 		if !entry.IsDir() {
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(dir, keepFile)); err == nil && !kept {
+		if _, err := os.Stat(filepath.Join(dir, keepFile)); err == nil {
 			continue
 		}
 		err := removeFree(ctx, dir)

@@ -2,25 +2,55 @@
 package labtest
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/causeway-mesh/causeway/tests/lab"
 )
 
-// New returns a lab that ends with the test, with the programs of packages
-// built, all that a mesh needs when none is named. Without root it skips the
-// test, and fails it where CI=true. When the test fails, the ends of all logs
-// are shown.
-func New(t testing.TB, packages ...string) *lab.Lab {
+// binariesVariable names, in the environment, the folder with the programs that
+// labs start. Nothing is built when it is set before Main.
+const binariesVariable = "CAUSEWAY_BINARIES"
+
+// Main is the TestMain of a package that uses labs: it builds, once, the
+// programs of packages, all that a mesh needs when none is named, runs the
+// tests, and looks for goroutines that they leave.
+func Main(m *testing.M, packages ...string) {
+	if os.Getenv(binariesVariable) == "" && os.Geteuid() == 0 {
+		binaries, err := lab.Build(context.Background(), lab.BuildConfig{Packages: packages})
+		if err == nil {
+			err = os.Setenv(binariesVariable, binaries)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// Binaries is the folder that Main built.
+func Binaries(t testing.TB) string {
+	t.Helper()
+	dir := os.Getenv(binariesVariable)
+	if dir == "" {
+		t.Fatal("no programs: the package's TestMain must be labtest.Main")
+	}
+	return dir
+}
+
+// New returns a lab that ends with the test. Without root it skips the test,
+// and fails it where CI=true. When the test fails, the ends of all logs are
+// shown.
+func New(t testing.TB) *lab.Lab {
 	t.Helper()
 	RequireRoot(t)
-	binaries, err := lab.Build(t.Context(), lab.BuildConfig{Packages: packages})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := lab.New(t.Context(), lab.Config{Binaries: binaries, Log: Logger(t)})
+	l, err := lab.New(t.Context(), lab.Config{Binaries: Binaries(t), Log: Logger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,7 +120,6 @@ func (r Route) entry(link netlink.Link) *netlink.Route {
 	return entry
 }
 
-
 func (s *Space) withLink(name, verb string, fn func(netlink.Link) error) error {
 	link, err := s.links.LinkByName(name)
 	if err == nil {
