@@ -9,11 +9,15 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"golang.org/x/sys/unix"
 )
 
 // maxSocketPath is what fits in a sockaddr_un with its terminating zero.
 const maxSocketPath = 107
+
+// lockWait is how long a start waits for a process that is just ending.
+const lockWait = 2 * time.Second
 
 // dataDir is a data directory that this process alone has.
 type dataDir struct {
@@ -60,6 +64,9 @@ func (d *dataDir) close() {
 	d.lock.Close()
 }
 
+// memberDir is where etcd keeps everything it has, and we the token.
+func memberDir(dir string) string { return filepath.Join(dir, "member") }
+
 // lockFile takes the lock, waiting a moment for a process that is just ending.
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -84,8 +91,8 @@ func lockFile(path string) (*os.File, error) {
 
 // listen opens the socket. The lock makes sure that an old one is nobody's.
 func (d *dataDir) listen() (net.Listener, error) {
-	if err := removeSocket(d.socket); err != nil {
-		return nil, err
+	if err := os.Remove(d.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old socket: %w", err)
 	}
 	l, err := net.Listen("unix", d.socket)
 	if err != nil {
@@ -96,6 +103,25 @@ func (d *dataDir) listen() (net.Listener, error) {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	return l, nil
+}
+
+// setAside moves data without a log out of etcd's way, and says whether there
+// was any. It is what a first start leaves that was killed halfway (then it is
+// empty), or somebody who removed the log: etcd would serve the rest as if
+// nothing was missing, and ignore the first writes.
+func (d *dataDir) setAside() (to string, moved bool, err error) {
+	member := memberDir(d.path)
+	if wal.Exist(filepath.Join(member, "wal")) {
+		return "", false, nil
+	}
+	if _, err := os.Stat(filepath.Join(member, "snap", "db")); errors.Is(err, os.ErrNotExist) {
+		return "", false, nil
+	}
+	to = member + ".incomplete"
+	if err := errors.Join(os.RemoveAll(to), os.Rename(member, to)); err != nil {
+		return "", false, fmt.Errorf("set incomplete data aside: %w", err)
+	}
+	return to, true, nil
 }
 
 // token returns what makes this data different from any other: etcd derives

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"strconv"
@@ -107,6 +108,22 @@ func (s *testStore) Wipe() {
 	}
 }
 
+// Away does something to the store while the clients that it had cannot reach it.
+func (s *testStore) Away(f func(*Client)) *Client {
+	s.t.Helper()
+	s.Stop()
+	hidden := &testStore{t: s.t, dir: s.dir + "-hidden"}
+	if err := os.Rename(s.dir, hidden.dir); err != nil {
+		s.t.Fatal(err)
+	}
+	f(hidden.Start())
+	hidden.Stop()
+	if err := os.Rename(hidden.dir, s.dir); err != nil {
+		s.t.Fatal(err)
+	}
+	return s.Start()
+}
+
 // startStore is a store that is there for the whole test.
 func startStore(t *testing.T) (*testStore, *Client) {
 	t.Helper()
@@ -170,78 +187,98 @@ func contents(t *testing.T, c *Client, prefix string) map[string]string {
 	return got
 }
 
-// recorder is a Handler that keeps the state and can be waited for.
-type recorder struct {
-	mu       sync.Mutex
-	moved    chan struct{}
+// received is what a recorder was given.
+type received struct {
 	state    map[string]string
-	changes  int // values given
+	changes  int // values
 	deletes  int
 	complete int
 	troubles []error
-	fail     error // returned by Changes
+}
+
+// recorder is a Handler that keeps the state and can be waited for.
+type recorder struct {
+	fail error // returned by Changes
+
+	mu    sync.Mutex
+	moved chan struct{}
+	got   received
 }
 
 func newRecorder() *recorder {
-	return &recorder{state: map[string]string{}, moved: make(chan struct{})}
+	return &recorder{got: received{state: map[string]string{}}, moved: make(chan struct{})}
 }
 
-func (r *recorder) update(f func()) {
+func (r *recorder) update(f func(*received)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f()
+	f(&r.got)
 	close(r.moved)
 	r.moved = make(chan struct{})
 }
 
 func (r *recorder) Changes(_ context.Context, changes []Change) error {
-	r.update(func() {
+	r.update(func(got *received) {
 		for _, c := range changes {
 			if c.Deleted {
-				r.deletes++
-				delete(r.state, c.Key)
+				got.deletes++
+				delete(got.state, c.Key)
 				continue
 			}
-			r.changes++
-			r.state[c.Key] = string(c.Value)
+			got.changes++
+			got.state[c.Key] = string(c.Value)
 		}
 	})
 	return r.fail
 }
 
 func (r *recorder) Complete(context.Context) error {
-	r.update(func() { r.complete++ })
+	r.update(func(got *received) { got.complete++ })
 	return nil
 }
 
 func (r *recorder) Trouble(err error) {
-	r.update(func() { r.troubles = append(r.troubles, err) })
+	r.update(func(got *received) { got.troubles = append(got.troubles, err) })
 }
 
-// wait waits until ok, which is called under the lock.
-func (r *recorder) wait(t *testing.T, what string, ok func() bool) {
+// wait waits until ok and returns what was received by then.
+func (r *recorder) wait(t *testing.T, what string, ok func(received) bool) received {
 	t.Helper()
 	deadline := time.After(patience)
 	for {
 		r.mu.Lock()
-		done, moved := ok(), r.moved
+		done, moved, got := ok(r.got), r.moved, r.got
+		got.state = maps.Clone(got.state)
 		r.mu.Unlock()
 		if done {
-			return
+			return got
 		}
 		select {
 		case <-moved:
 		case <-deadline:
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			t.Fatalf("%s did not happen: state %v, complete %d, troubles %v", what, r.state, r.complete, r.troubles)
+			t.Fatalf("%s did not happen: %+v", what, got)
 		}
 	}
 }
 
-func (r *recorder) waitFor(t *testing.T, key, value string) {
+func (r *recorder) waitFor(t *testing.T, key, value string) received {
 	t.Helper()
-	r.wait(t, key+"="+value, func() bool { return r.state[key] == value })
+	return r.wait(t, key+"="+value, func(got received) bool { return got.state[key] == value })
+}
+
+func (r *recorder) waitComplete(t *testing.T, times int) received {
+	t.Helper()
+	return r.wait(t, "complete", func(got received) bool { return got.complete >= times })
+}
+
+func (r *recorder) waitTrouble(t *testing.T) received {
+	t.Helper()
+	return r.wait(t, "trouble", func(got received) bool { return len(got.troubles) > 0 })
+}
+
+func (r *recorder) waitGone(t *testing.T, key string) received {
+	t.Helper()
+	return r.wait(t, key+" deleted", func(got received) bool { _, there := got.state[key]; return !there })
 }
 
 // follow runs Follow until the test ends, or stop is called.
@@ -259,4 +296,15 @@ func follow(t *testing.T, c *Client, cfg FollowConfig) (stop func()) {
 	})
 	t.Cleanup(stop)
 	return stop
+}
+
+// dial returns another client of the store as it runs now.
+func (s *testStore) dial() *Client {
+	s.t.Helper()
+	c, err := Dial(ClientConfig{Endpoints: []string{"unix://" + s.dir + "/etcd.sock"}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	return c
 }

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
-	"path/filepath"
 	"sync/atomic"
-	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
@@ -149,6 +146,13 @@ func (s *Server) serve(ctx context.Context, dir *dataDir) error {
 // etcdConfig sets etcd up without any listener: it has no peers, and its
 // clients are served by our own listener, which can be closed at once.
 func (s *Server) etcdConfig(dir *dataDir) (*embed.Config, error) {
+	to, moved, err := dir.setAside()
+	if err != nil {
+		return nil, err
+	}
+	if moved {
+		s.log.Warn("data without a log is set aside, the store begins empty", "dir", s.cfg.Dir, "moved_to", to)
+	}
 	token, err := dir.token()
 	if err != nil {
 		return nil, err
@@ -172,16 +176,3 @@ func (s *Server) etcdConfig(dir *dataDir) (*embed.Config, error) {
 	cfg.EnableGRPCGateway = false
 	return cfg, nil
 }
-
-// memberDir is where etcd keeps everything it has, and we the token.
-func memberDir(dir string) string { return filepath.Join(dir, "member") }
-
-// removeSocket forgets a socket that a killed process left behind.
-func removeSocket(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove old socket: %w", err)
-	}
-	return nil
-}
-
-const lockWait = 2 * time.Second

@@ -45,19 +45,39 @@ func TestServerKeepsItsDataAndItsIdentity(t *testing.T) {
 	}
 }
 
-func TestServerFinishesAStartThatWasCutShort(t *testing.T) {
-	s := newStore(t)
-	c := s.Start()
+func TestDataWithoutALogIsSetAside(t *testing.T) {
+	s, c := startStore(t)
 	put(t, c, "k", "v")
+	before := clusterID(t, c)
 	s.Stop()
-	// What a kill leaves before etcd has written its log: a database, no WAL.
+	// What a first start leaves that was killed between database and log.
 	if err := os.RemoveAll(filepath.Join(s.dir, "member", "wal")); err != nil {
 		t.Fatal(err)
 	}
 	c = s.Start()
-	put(t, c, "k", "w")
-	if got := contents(t, c, ""); got["k"] != "w" {
-		t.Errorf("got %v", got)
+	if got := contents(t, c, ""); len(got) != 0 {
+		t.Errorf("a store without a log has %v", got)
+	}
+	if after := clusterID(t, c); after == before {
+		t.Errorf("it has the cluster id %x of the one before it", after)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "member.incomplete", "snap", "db")); err != nil {
+		t.Errorf("the old data is gone: %v", err)
+	}
+}
+
+func TestTokenStaysWithTheData(t *testing.T) {
+	dir := &dataDir{path: t.TempDir()}
+	first, err := dir.token()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := dir.token()
+	if err != nil || again != first {
+		t.Errorf("second reading: %q, %v; first %q", again, err, first)
+	}
+	if other, err := (&dataDir{path: t.TempDir()}).token(); err != nil || other == first {
+		t.Errorf("another directory has the token %q, %v", other, err)
 	}
 }
 
@@ -78,7 +98,7 @@ func TestServerStopsAtOnce(t *testing.T) {
 	s, c := startStore(t)
 	r := newRecorder()
 	follow(t, c, FollowConfig{Ranges: []Range{Prefix("a/")}, Handler: r})
-	r.wait(t, "complete", func() bool { return r.complete == 1 })
+	r.waitComplete(t, 1)
 	begun := time.Now()
 	s.Stop()
 	if took := time.Since(begun); took > 3*time.Second {

@@ -8,9 +8,10 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// zapLogger routes what etcd logs to slog, quietly: etcd's Info is of interest
-// to etcd's developers, its Warn is about slow disks and broken connections,
-// and both are lowered by one level. The message is etcd's own text.
+// zapLogger routes what etcd logs to slog, one level lower: its Info is for
+// those who develop it, its Warn says that a disk was slow, its Error that
+// something is tried again. What ends the process stays an Error. The message
+// is etcd's own text.
 func zapLogger(log *slog.Logger) *zap.Logger {
 	return zap.New(slogCore{log: log.With("component", "etcd")})
 }
@@ -22,8 +23,10 @@ type slogCore struct {
 
 func slogLevel(l zapcore.Level) slog.Level {
 	switch {
-	case l >= zapcore.ErrorLevel:
+	case l > zapcore.ErrorLevel:
 		return slog.LevelError
+	case l == zapcore.ErrorLevel:
+		return slog.LevelWarn
 	case l == zapcore.WarnLevel:
 		return slog.LevelInfo
 	}
