@@ -37,6 +37,7 @@ type testCase struct {
 	// routed asks for a namespace of its own, with rules.
 	routed bool
 
+	cgroup string
 	client *part
 	values []float64 // CPU time of one connection, ns, by round
 }
@@ -127,6 +128,11 @@ func connect(ctx context.Context, config connectConfig, out io.Writer) (err erro
 		return err
 	}
 	result.Rows = rows(cases)
+	hooks, err := profile(ctx, cases, result.Rows[0].Value)
+	if err != nil {
+		return err
+	}
+	result.Rows = append(result.Rows, hooks...)
 	if err := result.print(out); err != nil {
 		return err
 	}
@@ -173,6 +179,7 @@ func (b *bench) openCase(c *testCase) error {
 	if err != nil {
 		return err
 	}
+	c.cgroup = dir
 	if c.prepare != nil {
 		if err := c.prepare(b, n, dir, *c); err != nil {
 			return err
@@ -241,7 +248,12 @@ func (b *bench) prepareOurs(_ *namespace, cgroup string, c testCase) error {
 
 func (b *bench) prepareRules(n *namespace, program, kind string, c testCase) error {
 	if kind == "nftables" {
-		return n.run(b.ctx, nftablesRules(c.services), program, "-f", "-")
+		for _, batch := range nftablesRules(c.services) {
+			if err := n.run(b.ctx, batch, program, "-f", "-"); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	return n.run(b.ctx, iptablesRules(c.services), program)
 }
@@ -299,7 +311,7 @@ func conclude(out io.Writer, rows []row) {
 	fmt.Fprintf(out, "\nA value is the CPU time of the connecting thread for socket, connect and close, the median of the rounds;\n"+
 		"a ratio is to %q in the same round. \"direct-again\" is the noise, \"direct, 200,000 backends\" what many\n"+
 		"destinations cost without any service. All services are dialled at random; of those with 50 backends,\n"+
-		"the %d that have them.\n", direct, manyBackends)
+		"the %d that have them. The hook's own run time is the kernel's figure, its ratio is to the whole of %[1]q.\n", direct, manyBackends)
 	for _, backends := range []int{2, 50} {
 		few, ok := find(fmt.Sprintf("causeway 10 services, %d ", backends))
 		many, ok2 := find(fmt.Sprintf("causeway 100000 services, %d ", backends))

@@ -73,8 +73,12 @@ func TestCases(t *testing.T) {
 // TestRules counts what makes the layout what it is: the chains of a service
 // and of its backends, and the one list or map that finds the service.
 func TestRules(t *testing.T) {
-	const services = 7
-	iptables, nftables := iptablesRules(services), nftablesRules(services)
+	const services = nftablesBatch + 7
+	batches := nftablesRules(services)
+	iptables, nftables := iptablesRules(services), strings.Join(batches, "")
+	if len(batches) != 3 {
+		t.Errorf("%d inputs of nft, want the frame and 2 with services", len(batches))
+	}
 	for _, test := range []struct {
 		rules, text string
 		want        int
@@ -124,8 +128,9 @@ func TestConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	cases, _ := connectCases(10)
-	if len(got.Rows) != len(cases) {
-		t.Errorf("%d rows, want %d", len(got.Rows), len(cases))
+	const hooks = 3 // the empty program, and ours twice
+	if len(got.Rows) != len(cases)+hooks {
+		t.Errorf("%d rows, want %d", len(got.Rows), len(cases)+hooks)
 	}
 	for _, row := range got.Rows {
 		if row.Value <= 0 || row.Ratio <= 0 || row.RatioLow > row.RatioHigh {

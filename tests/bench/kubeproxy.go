@@ -153,13 +153,26 @@ const nftablesHead = `table ip kube-proxy {
 	}
 `
 
-// nftablesRules returns the input of nft -f for so many services.
-func nftablesRules(services int) string {
+// nftablesBatch is how many services one run of nft adds: the kernel looks for
+// each anonymous set of a transaction in the list of all that is in it.
+const nftablesBatch = 500
+
+// nftablesRules returns the inputs of nft -f for so many services, in order.
+func nftablesRules(services int) []string {
+	batches := []string{fmt.Sprintf(nftablesHead, masqueradeMark) + "}\n"}
+	for first := 0; first < services; first += nftablesBatch {
+		batches = append(batches, nftablesServices(first, min(first+nftablesBatch, services)))
+	}
+	return batches
+}
+
+// nftablesServices returns the rules of the services from first to before end.
+func nftablesServices(first, end int) string {
 	var rules strings.Builder
 	add := func(format string, args ...any) { fmt.Fprintf(&rules, format+"\n", args...) }
-	add(nftablesHead, masqueradeMark)
+	add("table ip kube-proxy {")
 	var portals, addresses []string
-	for i := range services {
+	for i := first; i < end; i++ {
 		address := serviceAddress(i)
 		var verdicts []string
 		for b := range chainBackends {

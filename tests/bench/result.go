@@ -23,7 +23,7 @@ type result struct {
 
 // row is one figure of one case. Ratio is to the row of the same metric of the
 // case "direct" in the same run; RatioLow and RatioHigh bound it with 95 %
-// confidence.
+// confidence, where it was measured often enough.
 type row struct {
 	Case      string  `json:"case"`
 	Metric    string  `json:"metric"`
@@ -48,8 +48,11 @@ func (r *result) print(w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "case\tmetric\tvalue\tunit\tratio\t95 % interval")
 	for _, row := range r.Rows {
-		fmt.Fprintf(table, "%s\t%s\t%.0f\t%s\t%.3f\t%.3f - %.3f\n",
-			row.Case, row.Metric, row.Value, row.Unit, row.Ratio, row.RatioLow, row.RatioHigh)
+		bounds := "-"
+		if row.RatioHigh > 0 {
+			bounds = fmt.Sprintf("%.3f - %.3f", row.RatioLow, row.RatioHigh)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%.0f\t%s\t%.3f\t%s\n", row.Case, row.Metric, row.Value, row.Unit, row.Ratio, bounds)
 	}
 	return table.Flush()
 }
