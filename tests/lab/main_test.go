@@ -6,4 +6,4 @@ import (
 	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
 
-func TestMain(m *testing.M) { labtest.Main(m, "tests/echo") }
+func TestMain(m *testing.M) { labtest.Main(m) }

@@ -184,8 +184,16 @@ func (c *Cluster) AwaitReady(ctx context.Context) error {
 }
 
 // Up starts the API server and an agent on every node and waits until all are
-// ready.
+// ready. An API server waits some time for peers that are not up: Lab.Up starts
+// all clusters first.
 func (c *Cluster) Up(ctx context.Context) error {
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+	return c.AwaitReady(ctx)
+}
+
+func (c *Cluster) start(ctx context.Context) error {
 	if _, err := c.StartAPIServer(ctx); err != nil {
 		return err
 	}
@@ -194,7 +202,22 @@ func (c *Cluster) Up(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.AwaitReady(ctx)
+	return nil
+}
+
+// Up starts the API server and the agents of every cluster and waits until all
+// are ready.
+func (l *Lab) Up(ctx context.Context) error {
+	for _, c := range l.Clusters() {
+		if err := c.start(ctx); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, c := range l.Clusters() {
+		group.Go(func() error { return c.AwaitReady(ctx) })
+	}
+	return group.Wait()
 }
 
 // Metrics returns the text of a daemon's /metrics.
