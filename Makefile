@@ -21,7 +21,7 @@ build: ## build the programs into bin/
 
 .PHONY: demo
 demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
-	@go run ./tests/demo $(if $(KEEP),--keep)
+	@go run ./tests/demo $(if $(KEEP),--keep) $(if $(DOWN),--down $(DOWN))
 
 .PHONY: test
 test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
@@ -74,6 +74,7 @@ fuzz: ## run each fuzz test for FUZZTIME (10s)
 
 .PHONY: bench-connect
 bench-connect: ## what a TCP connection to a service costs (root)
+	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make bench-connect" iptables nftables; fi
 	@mkdir -p $(BIN)
 	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
 	@$(BIN)/bench connect

@@ -164,9 +164,3 @@ func (p *part) measure(n int) (float64, error) {
 	used, err := strconv.ParseInt(line[:len(line)-1], 10, 64)
 	return float64(used) / float64(n), err
 }
-
-// stop ends the process and waits for it.
-func (p *part) stop() error {
-	_ = p.stdin.Close() // what ends it; it may have ended already
-	return p.command.Wait()
-}

@@ -96,11 +96,15 @@ type bench struct {
 	out     io.Writer
 	cgroups *cgroups
 	plain   *namespace // of all cases without rules
+	parts   []*part
 	undo    []func() error
 }
 
 func (b *bench) close() error {
 	var errs []error
+	for _, p := range b.parts { // all at once: each takes its time to end
+		_ = p.stdin.Close() // it may have ended already
+	}
 	for i := len(b.undo) - 1; i >= 0; i-- {
 		errs = append(errs, b.undo[i]())
 	}
@@ -128,7 +132,7 @@ func connect(ctx context.Context, config connectConfig, out io.Writer) (err erro
 		return err
 	}
 	result.Rows = rows(cases)
-	hooks, err := profile(ctx, cases, result.Rows[0].Value)
+	hooks, err := profile(ctx, cases, 20*config.Connections, result.Rows[0].Value)
 	if err != nil {
 		return err
 	}
@@ -195,8 +199,14 @@ func (b *bench) openCase(c *testCase) error {
 	if err != nil {
 		return err
 	}
-	b.undo = append(b.undo, c.client.stop)
+	b.keep(c.client)
 	return nil
+}
+
+// keep has a process of the benchmark waited for at its end.
+func (b *bench) keep(p *part) {
+	b.parts = append(b.parts, p)
+	b.undo = append(b.undo, p.command.Wait)
 }
 
 // targets returns the addresses that the case's client dials.
@@ -221,7 +231,7 @@ func (b *bench) namespace(routed bool) (*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.undo = append(b.undo, server.stop)
+	b.keep(server)
 	if _, err := server.stdout.ReadString('\n'); err != nil {
 		return nil, fmt.Errorf("the server ended: %w", err)
 	}

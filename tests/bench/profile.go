@@ -11,14 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// profileConnections is how many connections a profile is taken of.
-const profileConnections = 20_000
-
 // profile returns what the hooks themselves take of a connection, by the
-// kernel's own clock around each run of a program. It is measured apart: the
+// kernel's own clock around each run of a program, of n connections. It is measured apart: the
 // clock costs something too. Cases without a program have no row; a ratio is to
 // the CPU time of a whole direct connection, in ns.
-func profile(ctx context.Context, cases []*testCase, direct float64) (result []row, err error) {
+func profile(ctx context.Context, cases []*testCase, n int, direct float64) (result []row, err error) {
 	statistics, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
 	if err != nil {
 		return nil, fmt.Errorf("enable statistics of programs: %w", err)
@@ -35,7 +32,7 @@ func profile(ctx context.Context, cases []*testCase, direct float64) (result []r
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		value, err := c.runTime(programs)
+		value, err := c.runTime(programs, n)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
@@ -44,9 +41,9 @@ func profile(ctx context.Context, cases []*testCase, direct float64) (result []r
 	return result, nil
 }
 
-// runTime returns how many ns the programs run for each connection. It closes
-// them.
-func (c *testCase) runTime(programs []*ebpf.Program) (float64, error) {
+// runTime returns how many ns the programs run for each of n connections. It
+// closes them.
+func (c *testCase) runTime(programs []*ebpf.Program, n int) (float64, error) {
 	var before, after float64
 	add := func(sum *float64) error {
 		for _, p := range programs {
@@ -66,11 +63,11 @@ func (c *testCase) runTime(programs []*ebpf.Program) (float64, error) {
 	if err := add(&before); err != nil {
 		return 0, err
 	}
-	if _, err := c.client.measure(profileConnections); err != nil {
+	if _, err := c.client.measure(n); err != nil {
 		return 0, err
 	}
 	err := add(&after)
-	return (after - before) / profileConnections, err
+	return (after - before) / float64(n), err
 }
 
 // attached returns the programs at the IPv4 connect hook of a cgroup.
