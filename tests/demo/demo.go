@@ -261,25 +261,26 @@ func difference(want map[string]bool, got map[string]int) error {
 	return errors.Join(wrong...)
 }
 
-// tally is one line of who answered how often, by cluster.
+// tally is one line of who answered how often, by cluster; of a pod's name it
+// shows the last part.
 func tally(got map[string]int) string {
 	byCluster := map[string][]string{}
-	total := 0
+	sums := map[string]int{}
 	for _, pod := range slices.Sorted(maps.Keys(got)) {
-		parts := strings.Split(pod, "/")
-		byCluster[parts[0]] = append(byCluster[parts[0]], fmt.Sprintf("%s %d", parts[len(parts)-1], got[pod]))
-		total += got[pod]
+		cluster, _, _ := strings.Cut(pod, "/")
+		byCluster[cluster] = append(byCluster[cluster], fmt.Sprintf("%s %d", pod[strings.LastIndexAny(pod, "/-")+1:], got[pod]))
+		sums[cluster] += got[pod]
 	}
 	var out []string
 	for _, c := range slices.Sorted(maps.Keys(byCluster)) {
-		out = append(out, c+": "+strings.Join(byCluster[c], ", "))
+		out = append(out, fmt.Sprintf("%s %d (%s)", c, sums[c], strings.Join(byCluster[c], ", ")))
 	}
-	return fmt.Sprintf("%d answers from %s", total, strings.Join(out, " | "))
+	return "answers from " + strings.Join(out, ", ")
 }
 
 func (d *demo) lookAround(binaries string) {
 	d.blank()
-	d.line("left up (the next demo or test takes it down). To look around, as root:")
+	d.line("left up; make demo DOWN=%s takes it down. To look around, as root:", d.lab.ID())
 	home, err := d.east.Home()
 	if err != nil {
 		return

@@ -25,10 +25,16 @@ const limit = 15 * time.Minute
 
 func main() {
 	keep := flag.Bool("keep", false, "leave the clusters up and say how to look around")
+	down := flag.String("down", "", "take down what an earlier demo left up, by its id, and do nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, limit)
-	err := run(ctx, *keep)
+	var err error
+	if *down != "" {
+		err = lab.Remove(ctx, *down)
+	} else {
+		err = run(ctx, *keep)
+	}
 	cancel()
 	stop()
 	if err != nil {
@@ -38,7 +44,10 @@ func main() {
 }
 
 func run(ctx context.Context, keep bool) (err error) {
-	show := &screen{out: os.Stdout, live: term.IsTerminal(int(os.Stdout.Fd()))}
+	show := &screen{out: os.Stdout}
+	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+		show.width = width
+	}
 	show.title("Causeway: one service, two clusters")
 	show.line("building; the first time takes minutes")
 	root, err := repository()

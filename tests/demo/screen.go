@@ -9,9 +9,10 @@ import (
 // screen writes for a person: lines that stay, and one that changes while
 // something is under way, which only a terminal shows.
 type screen struct {
-	out  io.Writer
-	live bool
-	step int
+	out io.Writer
+	// width of the terminal; 0 when there is none.
+	width int
+	step  int
 }
 
 func (s *screen) title(text string) {
@@ -31,14 +32,15 @@ func (s *screen) line(format string, args ...any) {
 
 // now replaces the live line.
 func (s *screen) now(format string, args ...any) {
-	if s.live {
+	if s.width > 0 {
 		s.clear()
-		fmt.Fprintf(s.out, "    "+format, args...)
+		text := []rune("    " + fmt.Sprintf(format, args...))
+		fmt.Fprint(s.out, string(text[:min(len(text), s.width-1)]))
 	}
 }
 
 func (s *screen) clear() {
-	if s.live {
+	if s.width > 0 {
 		fmt.Fprint(s.out, "\r\033[K")
 	}
 }
