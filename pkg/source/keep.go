@@ -36,6 +36,8 @@ type checksum [sha256.Size]byte
 type keep struct {
 	dir  string
 	sums map[string]checksum // by the manifest's path
+	// moved says that files came to stand in dir since it was synced.
+	moved bool
 }
 
 // openKeep reads what is kept. Files that are torn or of another origin are named
@@ -127,7 +129,8 @@ func (k *keep) load(name string) ([]byte, time.Time, error) {
 }
 
 // save keeps a manifest's content in place of the one before: after a crash it
-// is the one or the other. The same content is not written again.
+// is the one or the other, after sync the new one. The same content is not written
+// again.
 func (k *keep) save(name string, content []byte) (err error) {
 	sum := checksum(sha256.Sum256(content))
 	if old, ok := k.sums[name]; ok && old == sum {
@@ -148,7 +151,24 @@ func (k *keep) save(name string, content []byte) (err error) {
 		return err
 	}
 	k.sums[name] = sum
-	return syncDir(k.dir)
+	k.moved = true
+	return nil
+}
+
+// sync returns when everything saved would survive a loss of power.
+func (k *keep) sync() error {
+	if !k.moved {
+		return nil
+	}
+	d, err := os.Open(k.dir)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return err
+	}
+	k.moved = false
+	return nil
 }
 
 // remove forgets a manifest that is gone.
@@ -161,12 +181,4 @@ func (k *keep) remove(name string) error {
 	}
 	delete(k.sums, name)
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

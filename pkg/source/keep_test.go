@@ -26,7 +26,7 @@ func TestKeep(t *testing.T) {
 			t.Errorf("load %q: %v, want %v", name, err, errNotKept)
 		}
 		for _, text := range []string{"first", "second\nwith lines\x00"} {
-			if err := k.save(name, []byte(text)); err != nil {
+			if err := errors.Join(k.save(name, []byte(text)), k.sync()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -121,6 +121,7 @@ func TestKeepDamaged(t *testing.T) {
 // TestManifestsNotKept runs with a state directory that went away: manifests are
 // in effect all the same, and the problem is told.
 func TestManifestsNotKept(t *testing.T) {
+	t.Parallel()
 	dir, state := t.TempDir(), filepath.Join(t.TempDir(), "state")
 	write(t, dir, "a.yaml", namespace("a"))
 	r := start(t, dir, state)

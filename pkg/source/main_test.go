@@ -16,7 +16,31 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// childVariable makes the test binary a source that runs until it is killed: its
+// value is the manifests' directory and the state directory.
+const childVariable = "CAUSEWAY_TEST_SOURCE"
+
+func TestMain(m *testing.M) {
+	if dir, state, ok := strings.Cut(os.Getenv(childVariable), ":"); ok {
+		child := NewManifests(ManifestsConfig{Dir: dir, StateDir: state, Sink: teller{}, Logger: slog.New(slog.DiscardHandler)})
+		fmt.Println(child.Run(context.Background()))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// teller is a sink that prints a line for each call.
+type teller struct{}
+
+func (teller) Apply(_ context.Context, changes []Change) error {
+	fmt.Println("apply", keyOf(changes[0].Object))
+	return nil
+}
+
+func (teller) Complete(context.Context) error {
+	fmt.Println("complete")
+	return nil
+}
 
 // timeout is how long a test waits for what has to come.
 const timeout = 20 * time.Second

@@ -164,6 +164,10 @@ func (m *Manifests) look(ctx context.Context, found *survey, now time.Time) (set
 	if ctx.Err() != nil { // what was read may be half
 		return false, ctx.Err()
 	}
+	// What is in effect has been kept before, so that no crash takes it back.
+	if err := m.keep.sync(); err != nil {
+		m.cfg.Logger.Warn("kept manifests cannot be synced", "dir", m.cfg.StateDir, "error", err)
+	}
 	if err := m.give(ctx); err != nil {
 		return false, err
 	}

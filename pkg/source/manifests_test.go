@@ -17,6 +17,7 @@ import (
 )
 
 func TestManifestsFollow(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", namespace("a"))
 	write(t, dir, "sub/folder/b.json", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"b"}}`)
@@ -53,6 +54,7 @@ func TestManifestsFollow(t *testing.T) {
 // TestManifestsOrder checks that deletions come first and slices go before their
 // services.
 func TestManifestsOrder(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	slice := "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: a}}\naddressType: IPv4\nendpoints: []\n"
 	write(t, dir, "a.yaml", service("a", "")+slice)
@@ -71,6 +73,7 @@ func TestManifestsOrder(t *testing.T) {
 
 // TestManifestsBroken breaks a file: what came from it stays, other files go on.
 func TestManifestsBroken(t *testing.T) {
+	t.Parallel()
 	for name, broken := range map[string]string{
 		"syntax": "apiVersion: v1\nkind: [Namespace\n", "empty": "", "blank": "\n\n", "no kind": "apiVersion: v1\n", "binary": "\x00\x01\xff",
 	} {
@@ -110,6 +113,7 @@ func TestManifestsBroken(t *testing.T) {
 // TestManifestsNeverGood starts with a broken file of which nothing is kept: the
 // listing is not complete before it is put right, changes flow.
 func TestManifestsNeverGood(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", "kind: [")
 	write(t, dir, "b.yaml", namespace("b"))
@@ -127,6 +131,7 @@ func TestManifestsNeverGood(t *testing.T) {
 }
 
 func TestManifestsMissingDirectory(t *testing.T) {
+	t.Parallel()
 	parent, state := t.TempDir(), t.TempDir()
 	dir := filepath.Join(parent, "manifests")
 	r := start(t, dir, state)
@@ -166,6 +171,7 @@ func TestManifestsMissingDirectory(t *testing.T) {
 // TestManifestsLastFileRemoved checks that a directory may become empty before
 // the source's eyes.
 func TestManifestsLastFileRemoved(t *testing.T) {
+	t.Parallel()
 	dir, state := t.TempDir(), t.TempDir()
 	write(t, dir, "a.yaml", namespace("a"))
 	r := start(t, dir, state)
@@ -183,6 +189,7 @@ func TestManifestsLastFileRemoved(t *testing.T) {
 }
 
 func TestManifestsRemovedWhileAway(t *testing.T) {
+	t.Parallel()
 	dir, state := t.TempDir(), t.TempDir()
 	write(t, dir, "a.yaml", namespace("a"))
 	write(t, dir, "b.yaml", namespace("b"))
@@ -202,6 +209,7 @@ func TestManifestsRemovedWhileAway(t *testing.T) {
 }
 
 func TestManifestsDuplicates(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", service("web", "a"))
 	write(t, dir, "b.yaml", namespace("x")+"---\n"+service("web", "b")+"---\n"+service("db", "b"))
@@ -237,6 +245,7 @@ func TestManifestsDuplicates(t *testing.T) {
 
 // TestManifestsSameAgain checks that what means the same is no change.
 func TestManifestsSameAgain(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "east.yaml", string(dump(t, "east")))
 	r := start(t, dir, t.TempDir())
@@ -256,6 +265,7 @@ func TestManifestsSameAgain(t *testing.T) {
 
 // TestManifestsDerive checks that derived slices come and go with the slices in files.
 func TestManifestsDerive(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "web.yaml", `
 apiVersion: v1
@@ -290,6 +300,7 @@ status: {phase: Running, podIP: 10.1.0.1, conditions: [{type: Ready, status: "Tr
 
 // TestManifestsConfigMap switches a directory's content as Kubernetes mounts ConfigMaps.
 func TestManifestsConfigMap(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	symlink := func(target, name string) {
 		t.Helper()
@@ -322,6 +333,7 @@ func TestManifestsConfigMap(t *testing.T) {
 
 // TestManifestsUnreadable puts something that is no file in a file's place.
 func TestManifestsUnreadable(t *testing.T) {
+	t.Parallel()
 	dir, state := t.TempDir(), t.TempDir()
 	write(t, dir, "a.yaml", namespace("a"))
 	write(t, dir, "b.yaml", namespace("b"))
@@ -346,6 +358,7 @@ func TestManifestsUnreadable(t *testing.T) {
 // TestManifestsPrompt checks that a change takes under a second, and a file that is
 // written piece by piece is not taken up half.
 func TestManifestsPrompt(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", namespace("a"))
 	r := start(t, dir, t.TempDir())
@@ -375,6 +388,7 @@ func TestManifestsPrompt(t *testing.T) {
 }
 
 func TestManifestsMetrics(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", namespace("a")+"---\n"+namespace("b"))
 	write(t, dir, "b.yaml", "kind: [")
@@ -425,6 +439,7 @@ func TestManifestsMetrics(t *testing.T) {
 
 // TestManifestsUnsettled looks at a file that changes before each look.
 func TestManifestsUnsettled(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	m := NewManifests(ManifestsConfig{Dir: dir, StateDir: t.TempDir(), Sink: newRecorder(), Logger: slog.New(slog.DiscardHandler)})
 	if err := m.open(); err != nil {
@@ -450,6 +465,7 @@ func TestManifestsUnsettled(t *testing.T) {
 }
 
 func TestManifestsSinkFails(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", namespace("a"))
 	sink := newRecorder()
@@ -461,6 +477,7 @@ func TestManifestsSinkFails(t *testing.T) {
 }
 
 func TestManifestsStateDirUnusable(t *testing.T) {
+	t.Parallel()
 	state := filepath.Join(t.TempDir(), "state")
 	if err := os.WriteFile(state, nil, 0o600); err != nil {
 		t.Fatal(err)

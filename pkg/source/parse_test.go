@@ -239,7 +239,7 @@ status: {images: [{names: [a]}], capacity: {cpu: "2"}, conditions: [{type: Ready
 	}
 	got := make(map[string]string)
 	c.each(func(o Object, _ int) {
-		text := fmt.Sprintf("%+v", o)
+		text := ""
 		switch o := o.(type) {
 		case *corev1.Service:
 			text = fmt.Sprintf("%s %v %v", o.Spec.Type, o.Spec.ClusterIPs, o.Spec.IPFamilies)
@@ -250,8 +250,6 @@ status: {images: [{names: [a]}], capacity: {cpu: "2"}, conditions: [{type: Ready
 			text = fmt.Sprintf("%d %q %s %v %v %v %v", len(o.Annotations), o.ResourceVersion, o.Spec.ServiceAccountName, o.Spec.Volumes, o.Spec.Containers[0].Ports, o.Status.PodIPs, o.Status.HostIPs)
 		case *corev1.Node:
 			text = fmt.Sprintf("%v %d %s", o.Spec.PodCIDRs, len(o.Status.Images), o.Status.Conditions[0].Status)
-		default:
-			text = ""
 		}
 		got[keyOf(o).String()] = text
 	})

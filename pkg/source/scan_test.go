@@ -120,7 +120,7 @@ func TestWatch(t *testing.T) {
 		change()
 		began := time.Now()
 		// The cost asks for the longest pause: only a change can end it sooner.
-		if !w.wait(t.Context(), 2*shortestPause, true) || time.Since(began) > 4*time.Second {
+		if !w.wait(t.Context(), shortestPause, true) || time.Since(began) > 4*time.Second {
 			t.Errorf("woken after %v", time.Since(began))
 		}
 	}

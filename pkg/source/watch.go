@@ -111,12 +111,14 @@ func (w *watcher) wait(ctx context.Context, cost time.Duration, settled bool) bo
 		return false
 	case <-timer.C:
 	case <-events:
-	case <-errs: // events were lost
+	case err := <-errs:
+		w.log.Debug("events of a directory were lost", "dir", w.root, "error", err)
 	}
 	for {
 		select {
 		case <-events:
-		case <-errs:
+		case err := <-errs:
+			w.log.Debug("events of a directory were lost", "dir", w.root, "error", err)
 		default:
 			return true
 		}
