@@ -136,10 +136,12 @@ func (d *Datapath) attach() error {
 			return fmt.Errorf("attach %s to %s: %w", h.name, d.config.Cgroup, err)
 		}
 	}
-	if err := d.maps.pin(d.config.BPFFS); err != nil {
-		return err
+	if !d.pinned {
+		if err := d.maps.pin(d.config.BPFFS); err != nil {
+			return err
+		}
 	}
-	d.pending = false
+	d.pinned, d.pending = true, false
 	return nil
 }
 
@@ -159,22 +161,26 @@ func (h *hook) run(cgroup *os.File, pin string) error {
 			return err
 		}
 	}
-	l, err := link.AttachRawLink(link.RawLinkOptions{
+	made, err := link.AttachRawLink(link.RawLinkOptions{
 		Target: int(cgroup.Fd()), Program: h.program, Attach: h.attach,
 	})
 	if err != nil {
 		return err
 	}
+	defer made.Close() // the pin keeps it; without one this takes it back
 	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return errors.Join(fmt.Errorf("replace pin: %w", err), l.Close())
+		return fmt.Errorf("replace pin: %w", err)
 	}
-	if err := l.Pin(pin); err != nil {
-		return errors.Join(fmt.Errorf("pin at %s: %w", pin, err), l.Close())
+	if err := made.Pin(pin); err != nil {
+		return fmt.Errorf("pin at %s: %w", pin, err)
 	}
 	if h.link != nil {
 		_ = h.link.Close() // with its pin gone, this ends the old attachment
 	}
-	h.link = l
+	// What was made is raw and says less of itself than what was pinned.
+	if h.link, err = link.LoadPinnedLink(pin, nil); err != nil {
+		return fmt.Errorf("open pinned link %s: %w", pin, err)
+	}
 	return nil
 }
 

@@ -64,6 +64,7 @@ type Datapath struct {
 	// pending says that the hooks still run on other maps, whose format or
 	// capacity is not ours, until Complete moves them.
 	pending bool
+	pinned  bool // the pins name these maps
 	closed  bool
 	wake    chan struct{} // garbage is no longer empty
 }
@@ -126,8 +127,11 @@ func (d *Datapath) open() error {
 		}
 		d.services = map[Frontend]*entry{}
 		d.pending = len(attached) > 0
-	} else if err := d.adopt(); err != nil {
-		return err
+	} else {
+		d.pinned = true
+		if err := d.adopt(); err != nil {
+			return err
+		}
 	}
 	return d.start(len(attached) == len(d.hooks))
 }

@@ -58,6 +58,9 @@ type plan struct {
 // A backend that stays keeps its slot; holes are filled with what has none. So
 // the writes are as many as the backends that came and went, whatever the size.
 func newPlan(e *entry, wanted []Group, newID func() (uint32, error)) (*plan, error) {
+	for len(wanted) > 0 && wanted[len(wanted)-1].empty() { // the same as none
+		wanted = wanted[:len(wanted)-1]
+	}
 	p := &plan{groups: make([]group, len(wanted)), changed: e.stale || len(e.groups) != len(wanted)}
 	missing := p.place(e, wanted)
 	spare := p.drop(e, len(wanted))
@@ -69,6 +72,9 @@ func newPlan(e *entry, wanted []Group, newID func() (uint32, error)) (*plan, err
 	p.droppedBackends = p.unused(spare)
 	return p, nil
 }
+
+// empty reports whether g is as good as no group.
+func (g Group) empty() bool { return len(g.Backends) == 0 && g.Tier == 0 && g.Weight == 0 }
 
 // unused returns the ids of spare that no slot has, sorted. One may have: when a
 // process dies between filling a hole and lowering the count, the next finds
