@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+)
+
+var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func before(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now.Add(-d)) }
+
+func TestWriteStatus(t *testing.T) {
+	r := &adminpb.StatusResponse{
+		Cluster: &adminpb.Cluster{
+			Name: "east", Id: 1, MaxConnectedClusters: 255, Version: "v1", Started: before(90 * time.Second),
+			Counts: &adminpb.Counts{Nodes: 2, Addresses: 7, Identities: 4, Services: 7, EndpointSlices: 4},
+		},
+		Conditions: []*adminpb.Condition{{Name: "etcd", Ready: true}, {Name: "source", Reason: "not all read"}},
+		Source:     &adminpb.Source{Problems: []*adminpb.SourceProblem{{File: "a.yaml", Line: 3, Message: "wrong"}}},
+		Peers: []*adminpb.Peer{
+			{Name: "west", Id: 2, State: "synced", Ready: true, LastChange: before(3 * time.Second), Heartbeat: before(50 * time.Hour), Counts: &adminpb.Counts{Nodes: 2}, Refused: map[string]uint32{"malformed": 2, "too_large": 1}, LastRefused: "k: bad"},
+			{Name: "south", State: "connecting", Reason: "connection refused", Counts: &adminpb.Counts{}},
+		},
+		PeerProblems: []*adminpb.PeerProblem{{File: "North", Message: "name"}, {Message: "no directory"}},
+		Agents: []*adminpb.Agent{
+			{Node: "n1", Connected: true, Current: true, Ready: true, Since: before(2 * time.Hour), Version: "v1", Services: 1, Frontends: 2, Backends: 3},
+			{Node: "n2", Connected: true, Since: before(time.Second), Error: "map full"},
+			{Node: "n3", Error: "no agent of this node has connected"},
+		},
+		PublishProblems: []string{"Service shop/web: odd"},
+	}
+	var out bytes.Buffer
+	if err := writeStatus(&out, r, now); err != nil {
+		t.Fatal(err)
+	}
+	want := `Cluster east, id 1 of 255, version v1, up 1m30s
+
+  etcd        ready
+  source      not ready: not all read
+  own state   2 nodes, 7 addresses, 4 identities, 7 services, 4 endpoint slices of global services
+
+PEER    ID   STATE        LAST CHANGE   HEARTBEAT   NODES   ADDRESSES   IDENTITIES   SERVICES   SLICES   REFUSED
+west    2    synced       3s ago        2d2h ago    2       0           0            0          0        3
+south   -    connecting   -             -           0       0           0            0          0        0
+  west: last refused: k: bad
+  south: connection refused
+
+AGENT   STATE     SINCE      SERVICES   FRONTENDS   BACKENDS   VERSION
+n1      current   2h0m ago   1          2           3          v1
+n2      behind    1s ago     0          0           0          -
+n3      away      -          0          0           0          -
+  n2: map full
+  n3: no agent of this node has connected
+
+PROBLEMS
+  manifests: a.yaml:3: wrong
+  peers: North: name
+  peers: no directory
+  Service shop/web: odd
+
+Not ready: source; peer south; agent n2; agent n3; 1 problems of the manifests; 2 problems of the peer files.
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestWriteStatusOfALoneCluster(t *testing.T) {
+	r := &adminpb.StatusResponse{
+		Cluster: &adminpb.Cluster{Name: "east", Id: 1, MaxConnectedClusters: 255, Version: "v1", Started: before(0), Counts: &adminpb.Counts{}},
+		Source:  &adminpb.Source{Listed: true}, Ready: true,
+	}
+	var out bytes.Buffer
+	if err := writeStatus(&out, r, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"No peers.", "No agents.", "\nReady.\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+}
+
+func TestWriteServices(t *testing.T) {
+	http := []*adminpb.Port{{Name: "http", Protocol: "TCP", Port: 8080}}
+	r := &adminpb.ServicesResponse{Services: []*adminpb.Service{
+		{
+			Namespace: "shop", Name: "web", Here: true, Global: true, Affinity: "local",
+			Frontends: []*adminpb.Frontend{{Ip: "10.97.0.1", Ports: []*adminpb.Port{{Name: "http", Protocol: "TCP", Port: 80}}}, {Ip: "fd00::1"}},
+			Clusters: []*adminpb.ServiceCluster{
+				{Cluster: "east", Used: true, Backends: []*adminpb.Backend{
+					{Ip: "10.1.0.1", Ports: http, Node: "n1", Pod: "web-0", State: "ready"},
+					{Ip: "10.1.0.2", Ports: http, State: "not ready"},
+				}},
+				{Cluster: "west", Reason: "not shared by west"},
+			},
+		},
+		{Namespace: "data", Name: "dns", Here: true, Global: true, Affinity: "none", Frontends: []*adminpb.Frontend{{Ip: "10.97.0.2", Ports: []*adminpb.Port{{Protocol: "UDP", Port: 53}}}}},
+		{Namespace: "data", Name: "db", Here: true, Global: true, Affinity: "none"},
+		{Namespace: "data", Name: "home", Here: true},
+		{Namespace: "data", Name: "theirs"},
+	}}
+	var out bytes.Buffer
+	if err := writeServices(&out, r); err != nil {
+		t.Fatal(err)
+	}
+	want := `shop/web: at 10.97.0.1 and fd00::1, http 80/TCP, affinity local
+  CLUSTER   USED HERE                BACKEND    PORTS           STATE       POD     NODE
+  east      yes                      10.1.0.1   http 8080/TCP   ready       web-0   n1
+  east      no: not ready            10.1.0.2   http 8080/TCP   not ready   -       -
+  west      no: not shared by west   -          -               -           -       -
+
+data/dns: at 10.97.0.2, 53/UDP, affinity none
+  CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
+  Ports other than TCP are left to kube-proxy.
+
+data/db: headless, affinity none
+  CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
+
+data/home: not global here, so this cluster uses its own backends alone
+  CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
+
+data/theirs: not in this cluster, so nothing here uses it
+  CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	out.Reset()
+	if err := writeServices(&out, &adminpb.ServicesResponse{}); err != nil || !strings.Contains(out.String(), "No global services") {
+		t.Errorf("nothing to show: %q, %v", out.String(), err)
+	}
+}
+
+func TestCommandRefuses(t *testing.T) {
+	t.Setenv("CAUSEWAY_ADMIN_FILE", "")
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"status"}, "no cluster is named"},
+		{[]string{"status", "--admin-file", "/nowhere"}, "/nowhere"},
+		{[]string{"status", "-o", "xml"}, `give "table" or "json"`},
+		{[]string{"services", "web"}, "not NAMESPACE/NAME"},
+		{[]string{"services", "a/b/c"}, "not NAMESPACE/NAME"},
+		{[]string{"status", "--wait", "--timeout", "1ms", "--admin-file", "/nowhere"}, "no answer within 1ms"},
+	} {
+		cmd := newCommand(&bytes.Buffer{})
+		cmd.SetArgs(tc.args)
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("causeway %s: %v, want one that says %q", strings.Join(tc.args, " "), err, tc.want)
+		}
+	}
+}

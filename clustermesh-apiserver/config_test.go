@@ -1,0 +1,60 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func parse(t *testing.T, args ...string) *config {
+	t.Helper()
+	var c config
+	f := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	c.flags(f)
+	good := []string{"--cluster-name=east", "--cluster-id=1", "--data-dir=/d", "--manifests-dir=/m"}
+	if err := f.Parse(append(good, slices.DeleteFunc(args, func(a string) bool { return a == "" })...)); err != nil {
+		t.Fatal(err)
+	}
+	return &c
+}
+
+func TestValidate(t *testing.T) {
+	for _, tc := range []struct{ arg, want string }{
+		{"", ""},
+		{"--cluster-id=255", ""},
+		{"--cluster-id=0", "--cluster-id: cluster id 0 is not within 1 to 255"},
+		{"--cluster-id=256", "--cluster-id: cluster id 256 is not within 1 to 255"},
+		{"--max-connected-clusters=300", "--max-connected-clusters"},
+		{"--cluster-name=", "--cluster-name is required"},
+		{"--cluster-name=East", "--cluster-name"},
+		{"--cluster-name=" + strings.Repeat("a", 33), "1 to 32 characters"},
+		{"--data-dir=", "--data-dir is required"},
+		{"--manifests-dir=", "--manifests-dir is required"},
+		{"--listen=8474", "--listen"},
+		{"--listen=:70000", "--listen"},
+		{"--listen-http=x", "--listen-http"},
+		{"--etcd-quota-bytes=1", "--etcd-quota-bytes"},
+		{"--identity-excluded-labels=a*b", "--identity-excluded-labels"},
+	} {
+		err := parse(t, tc.arg).validate()
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: got %v, want one that says %q", tc.arg, err, tc.want)
+		}
+	}
+}
+
+func TestReachedBy(t *testing.T) {
+	names, ips := parse(t, "--listen=10.0.0.1:1", "--advertise=mesh.example.com,fd00::1").reachedBy()
+	if !slices.Equal(names, []string{"mesh.example.com"}) {
+		t.Errorf("names %v", names)
+	}
+	if !slices.Equal(ips, []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}) {
+		t.Errorf("addresses %v", ips)
+	}
+	if names, ips := parse(t, "--listen=:1").reachedBy(); len(names)+len(ips) != 0 {
+		t.Errorf("an address of every interface names nobody, got %v %v", names, ips)
+	}
+}
