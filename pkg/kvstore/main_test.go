@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -59,20 +60,23 @@ func child(dir string) error {
 
 // testStore is an etcd over a directory, which can be stopped and started.
 type testStore struct {
-	t    *testing.T
-	dir  string
-	stop func()
+	t     *testing.T
+	dir   string
+	quota int64
+	log   *logWriter
+	stop  func()
 }
 
 func newStore(t *testing.T) *testStore {
-	s := &testStore{t: t, dir: t.TempDir() + "/etcd"}
+	s := &testStore{t: t, dir: t.TempDir() + "/etcd", log: newLogWriter(t)}
 	t.Cleanup(func() { s.Stop() })
 	return s
 }
 
 func (s *testStore) Start() *Client {
 	s.t.Helper()
-	server := NewServer(ServerConfig{Dir: s.dir, Logger: testLog(s.t)})
+	server := NewServer(ServerConfig{Dir: s.dir, QuotaBytes: s.quota, Logger: s.log.logger()})
+	server.period = 50 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
@@ -112,7 +116,7 @@ func (s *testStore) Wipe() {
 func (s *testStore) Away(f func(*Client)) *Client {
 	s.t.Helper()
 	s.Stop()
-	hidden := &testStore{t: s.t, dir: s.dir + "-hidden"}
+	hidden := &testStore{t: s.t, dir: s.dir + "-hidden", log: s.log}
 	if err := os.Rename(s.dir, hidden.dir); err != nil {
 		s.t.Fatal(err)
 	}
@@ -131,34 +135,51 @@ func startStore(t *testing.T) (*testStore, *Client) {
 	return s, s.Start()
 }
 
-// testLog shows warnings and above when the test fails.
-func testLog(t *testing.T) *slog.Logger {
-	w := &logWriter{t: t}
-	t.Cleanup(w.end)
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
-}
-
-// logWriter writes to a test's log as long as the test runs.
+// logWriter keeps what is logged at warning level and above, and shows it when the test fails.
 type logWriter struct {
-	mu   sync.Mutex
-	t    *testing.T
-	over bool
+	t     *testing.T
+	mu    sync.Mutex
+	lines []string
+	over  bool // the test is, so that nothing can be shown any more
 }
 
-func (w *logWriter) end() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.over = true
+func newLogWriter(t *testing.T) *logWriter {
+	w := &logWriter{t: t}
+	t.Cleanup(func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.over = true
+	})
+	return w
+}
+
+func (w *logWriter) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 func (w *logWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.lines = append(w.lines, string(p))
 	if !w.over {
 		w.t.Logf("%s", bytes.TrimSpace(p))
 	}
 	return len(p), nil
 }
+
+// find returns a line with text in it, if one was logged.
+func (w *logWriter) find(text string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, line := range w.lines {
+		if strings.Contains(line, text) {
+			return line
+		}
+	}
+	return ""
+}
+
+func testLog(t *testing.T) *slog.Logger { return newLogWriter(t).logger() }
 
 func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

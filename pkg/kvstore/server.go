@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net/url"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 )
@@ -52,6 +54,7 @@ type Server struct {
 	serving  chan struct{} // closed once clients can connect
 	stopped  chan struct{} // closed once Run has ended
 	endpoint string        // set before serving is closed
+	period   time.Duration // how often the quota is looked after
 }
 
 // NewServer makes a server that does nothing before Run.
@@ -67,6 +70,7 @@ func NewServer(cfg ServerConfig) *Server {
 		log:     cfg.Logger,
 		serving: make(chan struct{}),
 		stopped: make(chan struct{}),
+		period:  quotaPeriod,
 	}
 }
 
@@ -126,21 +130,25 @@ func (s *Server) serve(ctx context.Context, dir *dataDir) error {
 	server := v3rpc.Server(etcd.Server, nil, nil, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 		MinTime: keepaliveTime / 2,
 	}))
-	// Stop and not GracefulStop: watch streams have no end to wait for.
-	defer server.Stop()
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-
 	s.endpoint = "unix://" + dir.socket
 	close(s.serving)
-	select {
-	case err := <-failed:
-		return err
-	case <-etcd.Server.StopNotify():
-		return ErrStopped
-	case <-ctx.Done():
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Serve(listener) })
+	group.Go(func() error {
+		(&quota{etcd: etcd.Server, bytes: s.cfg.QuotaBytes, log: s.log}).run(ctx, s.period)
 		return nil
-	}
+	})
+	group.Go(func() error {
+		defer server.Stop() // not GracefulStop: watch streams have no end to wait for
+		select {
+		case <-etcd.Server.StopNotify():
+			return ErrStopped
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return group.Wait()
 }
 
 // etcdConfig sets etcd up without any listener: it has no peers, and its
