@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -42,7 +43,7 @@ func serve(ctx context.Context, args []string, _, stderr io.Writer) error {
 	flags.Var((*ports)(&cfg.TCP), "tcp", "TCP ports, which speak HTTP too")
 	flags.Var((*ports)(&cfg.UDP), "udp", "UDP ports")
 	ready := flags.Int("ready-fd", 0, "file descriptor to write a byte to and close once all ports are bound; 0 for none")
-	if err := parse(flags, args, 0); err != nil {
+	if err := parse(flags, args, 0, 0); err != nil {
 		return err
 	}
 	server, err := workload.Listen(cfg)
@@ -66,19 +67,22 @@ func announce(fd int) error {
 	return file.Close()
 }
 
+// maxTargets is how many targets one "echo get" asks.
+const maxTargets = 10_000
+
 func get(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := newFlags("get", "HOST:PORT", stderr)
-	protocol := flags.String("protocol", workload.HTTP, "tcp, udp or http")
-	count := flags.Int("count", 1, "how many requests, one after the other, each on a new connection")
+	flags := newFlags("get", "HOST:PORT...", stderr)
+	protocol := flags.String("protocol", workload.HTTP, "tcp, udp, http, or mapped: TCP from an IPv6 socket to an IPv4 address")
+	count := flags.Int("count", 1, "how many requests of each target, one after the other, each on a new connection")
 	timeout := flags.Duration("timeout", 2*time.Second, "bound of each request")
-	if err := parse(flags, args, 1); err != nil {
+	if err := parse(flags, args, 1, maxTargets); err != nil {
 		return err
 	}
 	out := json.NewEncoder(stdout)
 	failed := false
-	for range *count {
+	for i := range *count * flags.NArg() {
 		once, cancel := context.WithTimeout(ctx, *timeout)
-		result := workload.Ask(once, *protocol, flags.Arg(0))
+		result := workload.Ask(once, *protocol, flags.Arg(i / *count))
 		cancel()
 		if ctx.Err() != nil {
 			break
@@ -105,7 +109,7 @@ func load(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.DurationVar(&cfg.Timeout, "timeout", 2*time.Second, "bound of each request")
 	flags.DurationVar(&cfg.Duration, "duration", 10*time.Minute, "bound of the whole")
 	flags.DurationVar(&cfg.Interval, "interval", 100*time.Millisecond, "how often a report is printed")
-	if err := parse(flags, args, 1); err != nil {
+	if err := parse(flags, args, 1, 1); err != nil {
 		return err
 	}
 	cfg.Target = flags.Arg(0)
@@ -134,17 +138,17 @@ func newFlags(name, arguments string, stderr io.Writer) *flag.FlagSet {
 }
 
 // parse returns errUsage, after the reason was printed, unless args are flags
-// followed by exactly so many arguments.
-func parse(flags *flag.FlagSet, args []string, arguments int) error {
+// followed by so many arguments, at least and at most.
+func parse(flags *flag.FlagSet, args []string, least, most int) error {
 	if err := flags.Parse(args); err != nil {
-		if err == flag.ErrHelp {
+		if errors.Is(err, flag.ErrHelp) {
 			return err
 		}
 		return errUsage
 	}
-	if flags.NArg() != arguments {
-		fmt.Fprintf(flags.Output(), "echo %s takes %d arguments after its flags, not %d: %q\n",
-			flags.Name(), arguments, flags.NArg(), flags.Args())
+	if flags.NArg() < least || flags.NArg() > most {
+		fmt.Fprintf(flags.Output(), "echo %s takes %d to %d arguments after its flags, not %d: %q\n",
+			flags.Name(), least, most, flags.NArg(), flags.Args())
 		flags.Usage()
 		return errUsage
 	}

@@ -69,15 +69,15 @@ func start(t *testing.T) string {
 
 func TestGet(t *testing.T) {
 	target := start(t)
-	for _, protocol := range []string{"tcp", "udp", "http"} {
+	for _, protocol := range []string{"tcp", "udp", "http", "mapped"} {
 		var stdout, stderr bytes.Buffer
-		err := run(t.Context(), []string{"get", "--protocol", protocol, "--count", "3", target}, &stdout, &stderr)
+		err := run(t.Context(), []string{"get", "--protocol", protocol, "--count", "3", target, target}, &stdout, &stderr)
 		if err != nil || stderr.Len() > 0 {
 			t.Errorf("%s: %v, %s", protocol, err, &stderr)
 		}
 		lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
-		if len(lines) != 3 {
-			t.Errorf("%s: %d lines, want 3", protocol, len(lines))
+		if len(lines) != 6 {
+			t.Errorf("%s: %d lines, want 3 for each target", protocol, len(lines))
 		}
 		for _, line := range lines {
 			var r workload.Result
@@ -132,9 +132,9 @@ func TestUsage(t *testing.T) {
 	}{
 		{nil, errUsage, "usage: echo serve|get|load"},
 		{[]string{"sing"}, errUsage, "usage: echo serve|get|load"},
-		{[]string{"get"}, errUsage, "takes 1 arguments"},
-		{[]string{"get", "a:1", "b:2"}, errUsage, "takes 1 arguments"},
-		{[]string{"serve", "stray"}, errUsage, "takes 0 arguments"},
+		{[]string{"get"}, errUsage, "takes 1 to 10000 arguments"},
+		{[]string{"load", "a:1", "b:2"}, errUsage, "takes 1 to 1 arguments"},
+		{[]string{"serve", "stray"}, errUsage, "takes 0 to 0 arguments"},
 		{[]string{"serve", "--tcp", "http"}, errUsage, `port "http" is not a number`},
 		{[]string{"serve", "--tcp", "80,65536"}, errUsage, `port "65536" is not a number`},
 		{[]string{"load", "--nothing", "a:1"}, errUsage, "not defined"},

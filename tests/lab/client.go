@@ -21,7 +21,13 @@ import (
 // process in the place, and returns every result, failed ones too. The error is
 // about asking itself.
 func (p *Place) Get(ctx context.Context, protocol, target string, count int) ([]workload.Result, error) {
-	args := []string{"get", "--protocol", protocol, "--count", strconv.Itoa(count), target}
+	return p.GetAll(ctx, protocol, []string{target}, count)
+}
+
+// GetAll is Get for many targets, asked by one process one after the other. The
+// first count results are those of the first target, and so on.
+func (p *Place) GetAll(ctx context.Context, protocol string, targets []string, count int) ([]workload.Result, error) {
+	args := append([]string{"get", "--protocol", protocol, "--count", strconv.Itoa(count)}, targets...)
 	output, err := p.Run(ctx, p.lab.binary("echo"), args...)
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
@@ -38,8 +44,8 @@ func (p *Place) Get(ctx context.Context, protocol, target string, count int) ([]
 		}
 		results = append(results, r)
 	}
-	if len(results) != count {
-		return nil, fmt.Errorf("asked %d times and got %d results: %w", count, len(results), err)
+	if want := count * len(targets); len(results) != want {
+		return nil, fmt.Errorf("asked %d times and got %d results: %w", want, len(results), err)
 	}
 	return results, nil
 }

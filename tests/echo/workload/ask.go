@@ -18,9 +18,13 @@ import (
 // maxAnswer bounds what a client reads of one answer, in bytes.
 const maxAnswer = 64 << 10
 
-// Ask makes one new connection to target (host:port) by protocol TCP, UDP or
-// HTTP and returns what it got; a failure is in Result.Error. It gives up when
-// ctx ends.
+// Mapped is TCP as a program without AF_INET speaks it: an IPv6 socket that is
+// connected to the IPv4-mapped form of an IPv4 target. Only Ask knows it.
+const Mapped = "mapped"
+
+// Ask makes one new connection to target (host:port) by protocol TCP, UDP, HTTP
+// or Mapped and returns what it got; a failure is in Result.Error. It gives up
+// when ctx ends.
 func Ask(ctx context.Context, protocol, target string) Result {
 	begin := time.Now()
 	var result Result
@@ -32,14 +36,7 @@ func Ask(ctx context.Context, protocol, target string) Result {
 }
 
 func ask(ctx context.Context, protocol, target string, result *Result) error {
-	network := protocol
-	if protocol == HTTP {
-		network = TCP
-	}
-	if network != TCP && network != UDP {
-		return fmt.Errorf("protocol %q is none of tcp, udp, http", protocol)
-	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, target)
+	conn, err := dial(ctx, protocol, target)
 	if err != nil {
 		return err
 	}
@@ -59,6 +56,22 @@ func ask(ctx context.Context, protocol, target string, result *Result) error {
 		return fmt.Errorf("read the answer %.80q: %w", line, err)
 	}
 	return nil
+}
+
+func dial(ctx context.Context, protocol, target string) (net.Conn, error) {
+	dialer := &net.Dialer{}
+	network := TCP
+	switch protocol {
+	case TCP, HTTP:
+	case UDP:
+		network = UDP
+	case Mapped:
+		// A local address of IPv6 makes the socket one of IPv6.
+		dialer.LocalAddr = &net.TCPAddr{IP: net.IPv6zero}
+	default:
+		return nil, fmt.Errorf("protocol %q is none of tcp, udp, http, mapped", protocol)
+	}
+	return dialer.DialContext(ctx, network, target)
 }
 
 // streamLine sends an empty line and returns the first line of what comes back.

@@ -49,7 +49,7 @@ func serve(t *testing.T) (tcp, udp string, stop func()) {
 
 func TestAsk(t *testing.T) {
 	tcp, udp, _ := serve(t)
-	for protocol, target := range map[string]string{TCP: tcp, HTTP: tcp, UDP: udp} {
+	for protocol, target := range map[string]string{TCP: tcp, HTTP: tcp, UDP: udp, Mapped: tcp} {
 		r := Ask(t.Context(), protocol, target)
 		if r.Error != "" || r.Identity != me || r.Peer != target || r.Local != target || r.Remote == "" || r.Millis <= 0 {
 			t.Errorf("%s: %+v", protocol, r)
@@ -57,6 +57,25 @@ func TestAsk(t *testing.T) {
 	}
 	if r := Ask(t.Context(), "sctp", tcp); !strings.Contains(r.Error, "none of tcp, udp, http") {
 		t.Errorf("unknown protocol: %+v", r)
+	}
+}
+
+// TestMapped looks at the socket itself: Go shows its addresses as IPv4.
+func TestMapped(t *testing.T) {
+	tcp, _, _ := serve(t)
+	conn, err := dial(t.Context(), Mapped, tcp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var family int
+	err = raw.Control(func(fd uintptr) { family, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_DOMAIN) })
+	if err != nil || family != syscall.AF_INET6 {
+		t.Errorf("a socket of family %d, %v", family, err)
 	}
 }
 
