@@ -132,6 +132,16 @@ func (p *Pod) Remove(ctx context.Context) error {
 	if err := removeGroup(ctx, p.group); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p, err)
 	}
+	for _, process := range p.lab.Processes() {
+		if process.place != p.Place {
+			continue
+		}
+		select {
+		case <-process.Done(): // collected: nobody sees it run any more
+		case <-ctx.Done():
+			return fmt.Errorf("remove pod %s: %w", p, ctx.Err())
+		}
+	}
 	if !p.forget() {
 		return nil
 	}

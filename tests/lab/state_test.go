@@ -184,3 +184,35 @@ func TestForeignCgroup(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestRemovePartial takes down labs that a crash left half made: nothing but a
+// folder, and one whose cgroup and namespaces were never made.
+func TestRemovePartial(t *testing.T) {
+	for name, files := range map[string][]string{
+		"empty":      nil,
+		"locked":     {lockFile},
+		"noted":      {lockFile, groupFile},
+		"file bound": {lockFile, spaceDir + "/root"},
+	} {
+		dir := filepath.Join(t.TempDir(), "1-1")
+		for _, file := range files {
+			var text []byte
+			if file == groupFile {
+				text = []byte(filepath.Join(t.TempDir(), groupPrefix+"1-1"))
+			}
+			path := filepath.Join(dir, file)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, text, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(remove(t.Context(), dir), remove(t.Context(), dir)); err != nil {
+			if errors.Is(err, os.ErrPermission) {
+				t.Skip("unmounting takes root")
+			}
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the folder is left (%v)", name, err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,8 +50,8 @@ func folder(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, err := os.MkdirTemp(tree, "causeway-test-")
-	if err != nil {
+	path := filepath.Join(tree, fmt.Sprintf("causeway-test-%d", os.Getpid()))
+	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
