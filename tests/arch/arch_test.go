@@ -163,7 +163,7 @@ func TestCheckPaths(t *testing.T) {
 	files := []File{
 		{"a.go", []byte("see /home/jo/notes\n")},
 		{"b.o", []byte("\x7fELF /srv/build/x.c")},
-		{"c.go", []byte("see /srv/other and https://example.com/home/\n")},
+		{"c.go", []byte("see /srv/other, https://example.com/home/a/b and causeway://east/root/x; not \"/root/\"\n")},
 		{"tests/testdata/d.yaml", []byte("path: /root/.kube\n")},
 	}
 	if wrong := CheckPaths(files, "/srv/build"); len(wrong) != 2 || !strings.HasPrefix(wrong[0], "a.go ") || !strings.HasPrefix(wrong[1], "b.o ") {

@@ -78,8 +78,8 @@ func CheckLicences(files []File) []string {
 	return wrong
 }
 
-// homes are the folders in which people work.
-var homes = regexp.MustCompile(`/(home/[a-z][-a-z0-9_]*|root|Users/[A-Za-z]+)/`)
+// homes finds paths in the folders in which people work.
+var homes = regexp.MustCompile(`(?m)(?:^|[^A-Za-z0-9_.:/-])(/(?:home/[a-z][-a-z0-9_]*|root|Users/[A-Za-z]+)/[A-Za-z0-9_.]+)`)
 
 // CheckPaths returns the files, objects included, that name a folder of the
 // machine they were made on. Root is where the repository lies.
@@ -89,7 +89,10 @@ func CheckPaths(files []File, root string) []string {
 		if Within(file.Path, "tests/arch") || Within(file.Path, "tests/testdata") {
 			continue
 		}
-		found := homes.FindString(string(file.Data))
+		found := ""
+		if match := homes.FindSubmatch(file.Data); match != nil {
+			found = string(match[1])
+		}
 		// A short root, such as that of a container, is also an ordinary word.
 		if found == "" && strings.Count(root, "/") > 1 && bytes.Contains(file.Data, []byte(root+"/")) {
 			found = root
