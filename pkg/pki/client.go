@@ -22,8 +22,9 @@ type ClientFiles struct {
 
 // ClientConfig returns the TLS configuration of a client of a gateway, or of a
 // peer's etcd. The server is taken when its certificate was signed by an
-// authority in CAFile and is valid for the name that is dialled or for one of
-// names: certificates in a mesh name the cluster (MeshNames), addresses change.
+// authority in CAFile and is valid for the host name that is dialled or for one
+// of names: certificates in a mesh name the cluster (MeshNames), addresses
+// change. A dialled IP address is not known here; it counts when it is in names.
 // The files are read again at every handshake, so renewed ones need no
 // restart. They are read here too: an error says which file is wrong, how.
 func ClientConfig(files ClientFiles, names ...string) (*tls.Config, error) {

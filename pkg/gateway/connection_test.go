@@ -1,0 +1,135 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+)
+
+// certificate makes a client present pair, whatever it would check itself.
+func certificate(t *testing.T, config *tls.Config, pair *pki.Pair) *tls.Config {
+	t.Helper()
+	cert, err := tls.X509KeyPair(pair.CertPEM, pair.KeyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	return config
+}
+
+func TestCertificatesThatAreRefused(t *testing.T) {
+	b := newBed(t)
+	imposter, err := pki.OpenAuthority(filepath.Join(t.TempDir(), "pki"), "east")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		authority *pki.Authority
+		request   pki.Request
+	}{
+		"another authority of the same name": {imposter, pki.Request{Role: pki.RoleAdmin, Name: "admin", TTL: time.Hour}},
+		"expired":                            {b.authority, pki.Request{Role: pki.RoleAdmin, Name: "admin", TTL: time.Nanosecond}},
+		"a server's":                         {b.authority, pki.Request{Role: pki.RoleServer, TTL: time.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pair, err := test.authority.Issue(test.request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := b.refused(reasonCertificate)
+			conn := b.dialTLS(certificate(t, b.clientTLS("", "", time.Hour), pair))
+			err = conn.Invoke(b.ctx(), "/causeway.admin.v1.Admin/Who", new(emptypb.Empty), new(wrapperspb.StringValue))
+			if status.Code(err) != codes.Unavailable {
+				t.Errorf("error %v", err)
+			}
+			b.eventually("counted", func() bool { return b.refused(reasonCertificate) > before })
+		})
+	}
+}
+
+func TestConnectionThatIsNotTLS(t *testing.T) {
+	b := newBed(t)
+	conn, err := net.Dial("tcp", b.gateway.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("counted", func() bool { return b.refused(reasonHandshake) == 1 })
+}
+
+func TestConnectionsAreCounted(t *testing.T) {
+	b := newBed(t)
+	const metric = "causeway_gateway_connections"
+	for role, label := range map[pki.Role]string{
+		"": "none", pki.RolePeer: "peer", pki.RoleAgent: "agent", pki.RoleAdmin: "admin",
+	} {
+		conn := b.dial(role, "west")
+		_ = conn.Invoke(b.ctx(), "/causeway.feed.v1.Feed/Who", new(emptypb.Empty), new(wrapperspb.StringValue))
+		if got := b.value(metric, label); got != 1 {
+			t.Errorf("%v connections of %s", got, label)
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b.eventually(label+" closed", func() bool { return b.value(metric, label) == 0 })
+	}
+}
+
+// Those without a certificate cannot take the places of those with one.
+func TestAnonymousConnectionsAreFew(t *testing.T) {
+	b := newBed(t)
+	config := b.clientTLS("", "", time.Hour)
+	config.NextProtos = []string{"h2"}
+	for range maxAnonymous {
+		conn, err := tls.Dial("tcp", b.gateway.Addr().String(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	b.eventually("all open", func() bool { return b.value("causeway_gateway_connections", "none") == maxAnonymous })
+	conn, err := tls.Dial("tcp", b.gateway.Addr().String(), config)
+	if err == nil {
+		defer conn.Close()
+		_, err = conn.Read(make([]byte, 1<<10))
+	}
+	if err == nil {
+		t.Error("one more is open")
+	}
+	if b.refused(reasonLimit) == 0 {
+		t.Error("the refusal was not counted")
+	}
+	answer := new(wrapperspb.StringValue)
+	err = b.dial(pki.RoleAdmin, "admin").Invoke(b.ctx(), "/causeway.admin.v1.Admin/Who", new(emptypb.Empty), answer)
+	if err != nil {
+		t.Errorf("with a certificate: %v", err)
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	b := newBed(t)
+	config := b.config()
+	config.Registerer = nil
+	config.Listen = b.gateway.Addr().String()
+	second := New(config)
+	if second.Addr() != nil {
+		t.Error("it has an address before it listens")
+	}
+	err := second.Run(b.ctx())
+	if err == nil || !strings.Contains(err.Error(), config.Listen) || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("error %v", err)
+	}
+}
