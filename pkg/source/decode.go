@@ -80,7 +80,7 @@ func listOf(apiVersion, kind string) (itemVersion, itemKind string, ok bool) {
 	}
 	item, isList := strings.CutSuffix(kind, "List")
 	f, known := formOf(Kind(item))
-	return apiVersion, item, isList && known && groupOf(apiVersion) == f.group
+	return apiVersion, item, isList && known && apiVersion != "" && groupOf(apiVersion) == f.group
 }
 
 func groupOf(apiVersion string) string {
@@ -222,7 +222,9 @@ func yamlError(c chunk, err error) error {
 		line = leadingLines(c.text) + 1
 		message = strings.TrimPrefix(strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "), "yaml: ")
 	}
-	return &lineError{line: c.line + max(line, 1) - 1, message: message, syntax: true}
+	// The YAML parser takes more for ends of lines than editors do.
+	last := bytes.Count(bytes.TrimRight(c.text, "\n"), []byte("\n")) + 1
+	return &lineError{line: c.line + min(max(line, 1), last) - 1, message: message, syntax: true}
 }
 
 // cutLine finds "line N: what is wrong" in a message of the YAML parser.
