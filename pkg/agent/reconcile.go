@@ -161,6 +161,9 @@ func (a *Agent) finish(p *pass, err error) time.Duration {
 		a.applied.Error = err.Error()
 	}
 	if !retry {
+		if a.applied.Revision == (feed.Revision{}) {
+			a.config.Logger.Info("the first complete state is in effect", "services", p.services, "frontends", len(a.inEffect), "backends", a.backends)
+		}
 		a.applied.Revision = p.revision
 	}
 	a.metrics.set(a.applied.Counts, a.failures)

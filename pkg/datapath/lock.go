@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,6 +12,9 @@ import (
 // lockFolder makes dir if need be and locks it until the file is closed or the
 // process ends. The error wraps ErrBPFFS or ErrInUse where that is the reason.
 func lockFolder(dir string) (*os.File, error) {
+	if err := checkBPFFS(dir); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder for pins: %w", err)
 	}
@@ -24,14 +28,31 @@ func lockFolder(dir string) (*os.File, error) {
 	return file, nil
 }
 
-func lockFile(file *os.File) error {
+// checkBPFFS looks at dir, or what there is above it: nothing is made on another
+// file system.
+func checkBPFFS(dir string) error {
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(file.Fd()), &fs); err != nil {
-		return fmt.Errorf("read its file system: %w", err)
+	above, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("folder for pins: %w", err)
+	}
+	for {
+		err = unix.Statfs(above, &fs)
+		if !errors.Is(err, unix.ENOENT) || above == filepath.Dir(above) {
+			break
+		}
+		above = filepath.Dir(above)
+	}
+	if err != nil {
+		return fmt.Errorf("file system of %s: %w", above, err)
 	}
 	if fs.Type != unix.BPF_FS_MAGIC {
-		return ErrBPFFS
+		return fmt.Errorf("%s: %w", dir, ErrBPFFS)
 	}
+	return nil
+}
+
+func lockFile(file *os.File) error {
 	err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return ErrInUse

@@ -380,6 +380,14 @@ func TestWrongFolders(t *testing.T) {
 	if _, err := Open(c); !errors.Is(err, ErrBPFFS) || !strings.Contains(err.Error(), c.BPFFS) {
 		t.Errorf("no bpffs: got %v", err)
 	}
+	above := t.TempDir()
+	c.BPFFS = filepath.Join(above, "a", "b")
+	if _, err := Open(c); !errors.Is(err, ErrBPFFS) {
+		t.Errorf("no folder on no bpffs: got %v", err)
+	}
+	if made, err := os.ReadDir(above); err != nil || len(made) != 0 {
+		t.Errorf("made %v, %v", made, err)
+	}
 	c = config(t, func(c *Config) { c.Cgroup = t.TempDir() })
 	if _, err := Open(c); !errors.Is(err, ErrCgroup) {
 		t.Errorf("no cgroup: got %v", err)

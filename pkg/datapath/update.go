@@ -45,6 +45,7 @@ func (d *Datapath) update(s Service) error {
 		return fmt.Errorf("program %v: %w", s.Frontend, err)
 	}
 	d.services[s.Frontend] = e
+	d.config.Logger.Debug("service written", "frontend", s.Frontend, "id", e.id, "generation", e.generation)
 	d.discard(e, p.droppedSlots, p.droppedBackends)
 	return nil
 }
@@ -141,6 +142,7 @@ func (d *Datapath) delete(f Frontend) error {
 	}
 	delete(d.services, f)
 	e.deleted = true
+	d.config.Logger.Debug("service deleted", "frontend", f, "id", e.id)
 	var slots []bpf.SocketSlotKey
 	var backends []uint32
 	e.each(func(k bpf.SocketSlotKey, b backend) {

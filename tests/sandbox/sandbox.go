@@ -28,9 +28,12 @@ const envCgroup = "CAUSEWAY_SANDBOX_CGROUP"
 // prefix begins the names of the cgroups that sandboxes make.
 const prefix = "causeway-sandbox-"
 
-// Local are the ranges of which every address is one of this sandbox: tests
-// listen on any of them. Nothing else has a route.
-var Local = []string{"10.1.0.0/16", "fd00:1::/64"}
+// The ranges of which every address is one of this sandbox: tests listen on any
+// of them. Nothing else has a route.
+const (
+	LocalIPv4 = "10.1.0.0/16"
+	LocalIPv6 = "fd00:1::/64"
+)
 
 // Main is what a TestMain calls: it runs the tests of m inside a sandbox, looks
 // for leaked goroutines after them, and exits. Without root it runs them
@@ -158,7 +161,7 @@ func enter() error {
 	if err := os.WriteFile("/proc/sys/net/ipv6/ip_nonlocal_bind", []byte("1"), 0); err != nil {
 		return fmt.Errorf("allow listening on any local address: %w", err)
 	}
-	for _, local := range Local {
+	for _, local := range []string{LocalIPv4, LocalIPv6} {
 		_, dst, err := net.ParseCIDR(local)
 		if err != nil {
 			return err
