@@ -29,7 +29,7 @@ const (
 
 	// maxMessageBytes bounds what one answer can make us hold. Pages that do
 	// not fit are asked for again with fewer keys.
-	maxMessageBytes = 32 << 20
+	maxMessageBytes = 16 << 20
 
 	pageKeys = 256
 )

@@ -91,7 +91,7 @@ func TestListIsOfOneRevision(t *testing.T) {
 func TestListOfLargeValues(t *testing.T) {
 	_, c := startStore(t)
 	want := map[string]string{}
-	for i := range 2 * maxMessageBytes >> 20 {
+	for i := range maxMessageBytes>>20 + 2 {
 		key := fmt.Sprintf("a/%d", i)
 		want[key] = string(bytes.Repeat([]byte{byte(i)}, 1<<20))
 		put(t, c, key, want[key])

@@ -14,6 +14,8 @@ var (
 	ErrCompacted = errors.New("revision is compacted")
 	// ErrNotReady: a key that says that the store is complete is missing.
 	ErrNotReady = errors.New("store is not ready yet")
+	// ErrFenced: somebody else has written the writer's fence, or the store is another one.
+	ErrFenced = errors.New("fence was moved: is another process writing to this store?")
 	// ErrWatchStuck: the watch stream is open but nothing comes through it.
 	ErrWatchStuck = errors.New("watch stream is silent")
 )

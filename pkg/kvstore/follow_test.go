@@ -133,9 +133,10 @@ func TestFollowListsAgainWhenCompactedUnderASlowReader(t *testing.T) {
 
 	put(t, c, "a/0", "block")
 	<-h.enter
-	// More than all buffers between hold, so that the watcher falls behind the compaction.
-	large := strings.Repeat("x", 1<<20)
-	for i := range 40 {
+	// More than gRPC's window and etcd's channel hold, so that the watcher
+	// falls behind, and what it has not sent is compacted.
+	large := strings.Repeat("x", 16<<10)
+	for i := range 300 {
 		put(t, c, fmt.Sprintf("a/%d", i%10), fmt.Sprint(i, large))
 	}
 	if err := c.Delete(testContext(t), "a/gone"); err != nil {
@@ -148,6 +149,9 @@ func TestFollowListsAgainWhenCompactedUnderASlowReader(t *testing.T) {
 	got := h.waitGone(t, "a/gone")
 	if diff := cmp.Diff(contents(t, c, "a/"), got.state); diff != "" {
 		t.Error("state differs from the store")
+	}
+	if !slices.ContainsFunc(got.troubles, func(err error) bool { return errors.Is(err, ErrCompacted) }) {
+		t.Errorf("troubles: %v", got.troubles)
 	}
 }
 

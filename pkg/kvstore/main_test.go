@@ -3,6 +3,7 @@ package kvstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -49,25 +50,25 @@ func child(dir string) error {
 		return <-ended
 	}
 	defer client.Close()
-	for i := 0; ctx.Err() == nil; i++ {
-		if err := client.Put(ctx, "child/"+strconv.Itoa(i), []byte("value")); err != nil {
-			return err
+	for i := 0; ctx.Err() == nil; {
+		if err := client.Put(ctx, "child/"+strconv.Itoa(i), []byte("value")); err == nil {
+			fmt.Println(i)
+			i++
 		}
-		fmt.Println(i)
 	}
 	return <-ended
 }
 
 // testStore is an etcd over a directory, which can be stopped and started.
 type testStore struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	quota int64
 	log   *logWriter
 	stop  func()
 }
 
-func newStore(t *testing.T) *testStore {
+func newStore(t testing.TB) *testStore {
 	s := &testStore{t: t, dir: t.TempDir() + "/etcd", log: newLogWriter(t)}
 	t.Cleanup(func() { s.Stop() })
 	return s
@@ -129,7 +130,7 @@ func (s *testStore) Away(f func(*Client)) *Client {
 }
 
 // startStore is a store that is there for the whole test.
-func startStore(t *testing.T) (*testStore, *Client) {
+func startStore(t testing.TB) (*testStore, *Client) {
 	t.Helper()
 	s := newStore(t)
 	return s, s.Start()
@@ -137,13 +138,13 @@ func startStore(t *testing.T) (*testStore, *Client) {
 
 // logWriter keeps what is logged at warning level and above, and shows it when the test fails.
 type logWriter struct {
-	t     *testing.T
+	t     testing.TB
 	mu    sync.Mutex
 	lines []string
 	over  bool // the test is, so that nothing can be shown any more
 }
 
-func newLogWriter(t *testing.T) *logWriter {
+func newLogWriter(t testing.TB) *logWriter {
 	w := &logWriter{t: t}
 	t.Cleanup(func() {
 		w.mu.Lock()
@@ -179,27 +180,29 @@ func (w *logWriter) find(text string) string {
 	return ""
 }
 
-func testLog(t *testing.T) *slog.Logger { return newLogWriter(t).logger() }
+func testLog(t testing.TB) *slog.Logger { return newLogWriter(t).logger() }
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func put(t *testing.T, c *Client, key, value string) {
+func put(t testing.TB, c *Client, key, value string) {
 	t.Helper()
 	if err := c.Put(testContext(t), key, []byte(value)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// contents returns everything under a prefix.
-func contents(t *testing.T, c *Client, prefix string) map[string]string {
+// contents returns everything under a prefix but the writers' fences.
+func contents(t testing.TB, c *Client, prefix string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
 	err := c.List(testContext(t), Prefix(prefix), func(i Item) error {
-		got[i.Key] = string(i.Value)
+		if !strings.HasPrefix(i.Key, fencePrefix) {
+			got[i.Key] = string(i.Value)
+		}
 		return nil
 	})
 	if err != nil {
@@ -263,7 +266,7 @@ func (r *recorder) Trouble(err error) {
 }
 
 // wait waits until ok and returns what was received by then.
-func (r *recorder) wait(t *testing.T, what string, ok func(received) bool) received {
+func (r *recorder) wait(t testing.TB, what string, ok func(received) bool) received {
 	t.Helper()
 	deadline := time.After(patience)
 	for {
@@ -277,33 +280,34 @@ func (r *recorder) wait(t *testing.T, what string, ok func(received) bool) recei
 		select {
 		case <-moved:
 		case <-deadline:
-			t.Fatalf("%s did not happen: %+v", what, got)
+			t.Fatalf("%s did not happen: %d keys, %d changes, %d deletes, %d complete, troubles %v",
+				what, len(got.state), got.changes, got.deletes, got.complete, errors.Join(got.troubles...))
 		}
 	}
 }
 
-func (r *recorder) waitFor(t *testing.T, key, value string) received {
+func (r *recorder) waitFor(t testing.TB, key, value string) received {
 	t.Helper()
 	return r.wait(t, key+"="+value, func(got received) bool { return got.state[key] == value })
 }
 
-func (r *recorder) waitComplete(t *testing.T, times int) received {
+func (r *recorder) waitComplete(t testing.TB, times int) received {
 	t.Helper()
 	return r.wait(t, "complete", func(got received) bool { return got.complete >= times })
 }
 
-func (r *recorder) waitTrouble(t *testing.T) received {
+func (r *recorder) waitTrouble(t testing.TB) received {
 	t.Helper()
 	return r.wait(t, "trouble", func(got received) bool { return len(got.troubles) > 0 })
 }
 
-func (r *recorder) waitGone(t *testing.T, key string) received {
+func (r *recorder) waitGone(t testing.TB, key string) received {
 	t.Helper()
 	return r.wait(t, key+" deleted", func(got received) bool { _, there := got.state[key]; return !there })
 }
 
 // follow runs Follow until the test ends, or stop is called.
-func follow(t *testing.T, c *Client, cfg FollowConfig) (stop func()) {
+func follow(t testing.TB, c *Client, cfg FollowConfig) (stop func()) {
 	t.Helper()
 	cfg.Logger = testLog(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -26,6 +27,14 @@ const (
 
 // errDoubt ends a round, or lets none begin, because what the store has is not known any more.
 var errDoubt = errors.New("store is being listed")
+
+// round is what one round is about, and what held at its beginning.
+type round struct {
+	ops   []op
+	calls int64
+	epoch int
+	fence int64
+}
 
 // op is one write of a round.
 type op struct {
@@ -115,30 +124,37 @@ func (w *Writer) setTrouble(err error) {
 // What is Set meanwhile goes into the next one: a value that refers to
 // something Set before it is never written before that.
 func (w *Writer) round(ctx context.Context) error {
-	ops, calls, epoch, ok := w.take()
+	r, ok := w.take()
 	if !ok {
 		return errDoubt
 	}
+	ops := r.ops
+	if len(ops) > 0 && r.fence == 0 {
+		if err := w.moveFence(ctx, &r); err != nil {
+			w.putBack(ops)
+			return err
+		}
+	}
 	for len(ops) > 0 {
 		n := batch(ops)
-		if err := w.write(ctx, ops[:n], epoch); err != nil {
+		if err := w.write(ctx, ops[:n], r); err != nil {
 			w.putBack(ops)
 			return err
 		}
 		ops = ops[n:]
 	}
-	w.finish(calls)
+	w.finish(r.calls)
 	return nil
 }
 
 // take begins a round. It does not while the store is not known.
-func (w *Writer) take() (ops []op, calls int64, epoch int, ok bool) {
+func (w *Writer) take() (now round, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.listed {
-		return nil, 0, 0, false
+		return round{}, false
 	}
-	ops = make([]op, 0, len(w.dirty))
+	ops := make([]op, 0, len(w.dirty))
 	for key := range w.dirty {
 		r := w.records[key]
 		if r != nil && r.needs(w.pruning) {
@@ -148,13 +164,13 @@ func (w *Writer) take() (ops []op, calls int64, epoch int, ok bool) {
 	}
 	clear(w.dirty)
 	slices.SortFunc(ops, op.before)
-	return ops, w.calls, w.epoch, true
+	return round{ops: ops, calls: w.calls, epoch: w.epoch, fence: w.fence}, true
 }
 
 // write makes one transaction of the ops. A refused one is made in halves, so
 // that in the end only what is bad itself is left out.
-func (w *Writer) write(ctx context.Context, ops []op, epoch int) error {
-	req := &pb.TxnRequest{Success: make([]*pb.RequestOp, len(ops))}
+func (w *Writer) write(ctx context.Context, ops []op, now round) error {
+	req := &pb.TxnRequest{Compare: []*pb.Compare{w.fenced(now)}, Success: make([]*pb.RequestOp, len(ops))}
 	for i, o := range ops {
 		req.Success[i] = o.request()
 	}
@@ -162,19 +178,21 @@ func (w *Writer) write(ctx context.Context, ops []op, epoch int) error {
 	resp, err := w.cfg.Client.kv.Txn(ctx1, req)
 	cancel()
 	switch {
+	case err == nil && !resp.Succeeded:
+		return fmt.Errorf("write %d keys from %q: %w", len(ops), ops[0].key, ErrFenced)
 	case err == nil:
-		return w.settle(ops, resp, epoch)
+		return w.settle(ops, resp, now.epoch)
 	case !isRefusal(err):
-		return err
+		return fmt.Errorf("write %d keys from %q: %w", len(ops), ops[0].key, err)
 	case len(ops) == 1:
 		w.refuse(ops[0], err)
 		return nil
 	}
 	half := len(ops) / 2
-	if err := w.write(ctx, ops[:half], epoch); err != nil {
+	if err := w.write(ctx, ops[:half], now); err != nil {
 		return err
 	}
-	return w.write(ctx, ops[half:], epoch)
+	return w.write(ctx, ops[half:], now)
 }
 
 // isRefusal says whether the store will not take the request, now or later.
@@ -215,10 +233,12 @@ func (w *Writer) settled(key string, r *record) {
 	w.touch(key, r)
 }
 
-// putBack gives what a round did not get done, or perhaps did, to the next one.
+// putBack gives what a round did not get done, or perhaps did, to the next
+// one, which begins behind a new fence.
 func (w *Writer) putBack(ops []op) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.fence = 0
 	for _, o := range ops {
 		w.touch(o.key, w.records[o.key])
 	}

@@ -42,6 +42,7 @@ func (w watched) Complete(context.Context) error {
 		w.log.Info("store is followed again", "keys", len(w.records))
 	}
 	w.epoch++
+	w.fence = 0
 	w.listed, w.trouble = true, nil
 	for key, r := range w.records {
 		r.seen.revision, r.wrote = 0, version{}

@@ -36,8 +36,14 @@ type Failure struct {
 
 // Writer makes the keys under its prefixes what it was told, and keeps them
 // so: it follows what the store has, and writes the difference. So nothing is
-// written that is there already, and a store that was wiped, a write whose
-// outcome was lost, and another's hand on the keys are all repaired.
+// written that is there already, and a store that was wiped and another's hand
+// on the keys are repaired.
+//
+// Every transaction compares a key of the writer's own, the fence, which is
+// written anew before the first one and after each that failed. So a request
+// that was given up and arrives late after all (its connection broke, its
+// answer was lost) changes nothing, nor does one that reaches another store.
+// Of two writers of one name, the one that wrote the fence last writes.
 //
 // It keeps every value that was Set, once, since the store may lose them. Its
 // methods may be called concurrently.
@@ -58,6 +64,7 @@ type Writer struct {
 	pruning  bool  // Complete was called
 	listed   bool  // the records know what the store has, and it is followed
 	trouble  error // why nothing is written at present
+	fence    int64 // revision at which the fence was written; 0: it must be
 	// epoch counts the times that what we knew of the store was put in
 	// doubt. The outcome of a request from an earlier one says nothing.
 	epoch int

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -10,18 +11,19 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
 // runWriter runs a writer until the test ends, or stop is called.
-func runWriter(t *testing.T, c *Client, prefixes ...string) (w *Writer, stop func()) {
+func runWriter(t testing.TB, c *Client, prefixes ...string) (w *Writer, stop func()) {
 	t.Helper()
 	w = NewWriter(WriterConfig{Client: c, Prefixes: prefixes, Name: "test", Logger: testLog(t)})
 	return w, startWriter(t, w)
 }
 
-func startWriter(t *testing.T, w *Writer) (stop func()) {
+func startWriter(t testing.TB, w *Writer) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
@@ -35,7 +37,7 @@ func startWriter(t *testing.T, w *Writer) (stop func()) {
 	return stop
 }
 
-func synced(t *testing.T, w *Writer) {
+func synced(t testing.TB, w *Writer) {
 	t.Helper()
 	if err := w.Synced(testContext(t)); err != nil {
 		t.Fatal(err)
@@ -380,4 +382,89 @@ func TestWriterConverges(t *testing.T) {
 	if len(w.Failures()) != 0 {
 		t.Errorf("failures: %v", w.Failures())
 	}
+}
+
+func TestLateRequestChangesNothing(t *testing.T) {
+	_, c := startStore(t)
+	w, stop := runWriter(t, c, "a/")
+	w.Set("a/1", []byte("first"))
+	synced(t, w)
+	stop()
+	w.Set("a/1", []byte("late"))
+	late, ok := w.take()
+	if !ok || len(late.ops) != 1 || late.fence == 0 {
+		t.Fatalf("round: %+v", late)
+	}
+	w.putBack(late.ops) // as when there was no answer
+	w.Set("a/1", []byte("second"))
+	if err := w.round(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.write(testContext(t), late.ops, late); !errors.Is(err, ErrFenced) {
+		t.Errorf("write behind the fence: %v", err)
+	}
+	if got := contents(t, c, "a/"); got["a/1"] != "second" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestWritersOfOneNameTakeTurns(t *testing.T) {
+	_, c := startStore(t)
+	first, _ := runWriter(t, c, "a/")
+	first.Set("a/1", []byte("v"))
+	synced(t, first)
+	second, _ := runWriter(t, c, "a/")
+	second.Set("a/1", []byte("v"))
+	second.Set("a/2", []byte("v"))
+	synced(t, second)
+	first.Set("a/3", []byte("v"))
+	synced(t, first) // it takes the fence back, after one refusal
+	if got := contents(t, c, "a/"); len(got) != 3 {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestWriterMetrics(t *testing.T) {
+	_, c := startStore(t)
+	registry := prometheus.NewRegistry()
+	w := NewWriter(WriterConfig{Client: c, Prefixes: []string{"a/"}, Name: "test", Registerer: registry})
+	stop := startWriter(t, w)
+	w.Set("a/1", []byte("v"))
+	w.Set("a/2", make([]byte, 2<<20))
+	synced(t, w)
+	w.Delete("a/1")
+	synced(t, w)
+	want := map[string]float64{
+		"causeway_kvstore_written_keys_total": 1, "causeway_kvstore_deleted_keys_total": 1,
+		"causeway_kvstore_repaired_keys_total": 0, "causeway_kvstore_write_retries_total": 0,
+		"causeway_kvstore_pending_keys": 0, "causeway_kvstore_refused_keys": 1,
+	}
+	if diff := cmp.Diff(want, gather(t, registry)); diff != "" {
+		t.Error(diff)
+	}
+	other := NewWriter(WriterConfig{Client: c, Prefixes: []string{"a/"}, Name: "test", Registerer: registry})
+	if err := other.Run(testContext(t)); err == nil {
+		t.Error("two writers of one name share their metrics")
+	}
+	stop()
+	if got := gather(t, registry); len(got) != 0 {
+		t.Errorf("metrics of a writer that ended: %v", got)
+	}
+	if err := w.Run(testContext(t)); err == nil {
+		t.Error("Run runs twice")
+	}
+}
+
+func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		m := f.GetMetric()[0]
+		got[f.GetName()] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+	}
+	return got
 }
