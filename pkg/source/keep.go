@@ -23,6 +23,9 @@ const (
 	draftSuffix = ".draft"
 	// maxHeaderBytes is above what the longest path needs.
 	maxHeaderBytes = 32 << 10
+	// listedFile stands in the folder once everything has been read and kept:
+	// from then on a manifest of which nothing is kept has never been in effect.
+	listedFile = "listed"
 )
 
 // errNotKept says that there is no last good content of a file.
@@ -38,6 +41,8 @@ type keep struct {
 	sums map[string]checksum // by the manifest's path
 	// moved says that files came to stand in dir since it was synced.
 	moved bool
+	// listed says that what is kept is all that has ever been in effect.
+	listed bool
 }
 
 // openKeep reads what is kept. Files that are torn or of another origin are named
@@ -64,9 +69,29 @@ func openKeep(dir string) (k *keep, ignored []string, err error) {
 				continue
 			}
 			k.sums[name] = sum
+		default:
+			k.listed = k.listed || e.Name() == listedFile
 		}
 	}
+	k.listed = k.listed && len(ignored) == 0
 	return k, ignored, nil
+}
+
+// setListed says whether what is kept is all that has ever been in effect.
+func (k *keep) setListed(listed bool) error {
+	if k.listed == listed {
+		return nil
+	}
+	file := filepath.Join(k.dir, listedFile)
+	if !listed {
+		k.listed = false // whatever becomes of the file
+		return os.Remove(file)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return err
+	}
+	k.listed, k.moved = true, true
+	return k.sync()
 }
 
 func (k *keep) fileOf(name string) string {

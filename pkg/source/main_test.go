@@ -242,3 +242,13 @@ func service(name, annotation string) string {
 func namespace(name string) string {
 	return "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: " + name + "\n"
 }
+
+// keptIn returns the files of a state directory that hold a last good content.
+func keptIn(t *testing.T, state string) []string {
+	t.Helper()
+	kept, err := filepath.Glob(filepath.Join(state, "*"+keptSuffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kept
+}

@@ -65,6 +65,7 @@ type file struct {
 	known     bool      // content is a good one, of now or of before
 	kept      time.Time // when content was kept, if it is one of before this Run
 	recalled  bool      // the kept content was asked for
+	lost      bool      // there is a kept content, which cannot be used
 	trouble   *trouble  // why taken is not what is in effect
 	notKept   error     // why content is not kept
 }
@@ -222,7 +223,9 @@ func (m *Manifests) takeUp(ctx context.Context, name string, f *file, now time.T
 	}
 	if err == nil {
 		f.trouble, f.kept = nil, time.Time{}
-		f.notKept = m.keep.save(name, text)
+		if f.notKept = m.keep.save(name, text); f.notKept != nil {
+			m.distrust()
+		}
 		m.cfg.Logger.Debug("manifest taken up", "file", name, "other_kinds", f.content.ignored())
 		return false
 	}
@@ -263,8 +266,22 @@ func (m *Manifests) recall(ctx context.Context, name string, f *file) {
 	case err == nil:
 		f.kept = kept
 	case !errors.Is(err, errNotKept):
+		f.lost = true
 		m.cfg.Logger.Warn("kept manifest cannot be used", "file", name, "error", err)
 	}
+}
+
+// distrust says that something is in effect of which nothing is kept.
+func (m *Manifests) distrust() {
+	if err := m.keep.setListed(false); err != nil {
+		m.cfg.Logger.Warn("kept manifests still say that they are all", "dir", m.cfg.StateDir, "error", err)
+	}
+}
+
+// accounted reports whether it is known what came from a file: its content is
+// there, or it has never had a good one.
+func (m *Manifests) accounted(f *file) bool {
+	return f.known || (m.keep.listed && !f.lost)
 }
 
 // give passes on what has changed.
@@ -301,11 +318,16 @@ func (m *Manifests) finish(ctx context.Context, found *survey, settled bool) err
 		}
 	}
 	for _, f := range m.files {
-		if !f.known {
+		if !m.accounted(f) {
 			return nil
 		}
 	}
 	m.complete = true
+	if !slices.ContainsFunc(slices.Collect(maps.Values(m.files)), func(f *file) bool { return f.notKept != nil }) {
+		if err := m.keep.setListed(true); err != nil {
+			m.cfg.Logger.Warn("kept manifests do not say that they are all", "dir", m.cfg.StateDir, "error", err)
+		}
+	}
 	m.cfg.Logger.Info("all manifests read", "files", len(m.files), "objects", len(m.table.current))
 	if err := m.cfg.Sink.Complete(ctx); err != nil {
 		return fmt.Errorf("complete the listing of manifests: %w", err)

@@ -130,6 +130,40 @@ func TestManifestsNeverGood(t *testing.T) {
 	r.untilNames("Namespace a", "Namespace c")
 }
 
+// A file that has never had a good content holds up nothing once everything else
+// has been read, also after a restart; one whose good content was lost does.
+func TestManifestsNewFileBroken(t *testing.T) {
+	t.Parallel()
+	dir, state := t.TempDir(), t.TempDir()
+	write(t, dir, "a.yaml", namespace("a"))
+	r := start(t, dir, state)
+	r.untilComplete()
+	write(t, dir, "new.yaml", "kind: [")
+	p := r.untilProblem("new.yaml")
+	if strings.Contains(p.Message, "pruned") {
+		t.Errorf("nothing is held up, but the problem says %q", p.Message)
+	}
+	r.stop()
+	r = start(t, dir, state)
+	r.untilComplete()
+	r.untilProblem("new.yaml", "nothing is taken from it")
+	r.stop()
+
+	write(t, dir, "a.yaml", "kind: [")
+	kept := keptIn(t, state)
+	if len(kept) != 1 {
+		t.Fatalf("kept: %v", kept)
+	}
+	if err := os.WriteFile(kept[0], []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r = start(t, dir, state)
+	r.untilProblem("a.yaml", "nothing that it may have held is pruned")
+	if r.isComplete() {
+		t.Error("complete, though what was in effect is not known")
+	}
+}
+
 func TestManifestsMissingDirectory(t *testing.T) {
 	t.Parallel()
 	parent, state := t.TempDir(), t.TempDir()
@@ -182,8 +216,8 @@ func TestManifestsLastFileRemoved(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if kept, err := os.ReadDir(state); err != nil || len(kept) > 0 {
-		t.Errorf("kept %v, %v", kept, err)
+	if kept := keptIn(t, state); len(kept) > 0 {
+		t.Errorf("kept %v", kept)
 	}
 	start(t, dir, state).untilComplete()
 }
@@ -203,8 +237,7 @@ func TestManifestsRemovedWhileAway(t *testing.T) {
 	r.untilComplete()
 	r.untilNames("Namespace b")
 	r.until("one file is kept", func() bool {
-		kept, err := os.ReadDir(state)
-		return err == nil && len(kept) == 1
+		return len(keptIn(t, state)) == 1
 	})
 }
 

@@ -68,6 +68,8 @@ func (m *Manifests) consequence(f *file) string {
 		return fmt.Sprintf("; its last good content, kept at %s, stays in effect", f.kept.UTC().Format(time.RFC3339))
 	case f.known:
 		return "; its last good content stays in effect"
+	case m.complete || m.accounted(f):
+		return "; there is no earlier good content, so nothing is taken from it"
 	default:
 		return "; there is no earlier good content, so nothing is taken from it, and nothing that it may have held is pruned until it is put right"
 	}
