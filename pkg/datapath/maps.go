@@ -146,6 +146,9 @@ func write[K, V any](m *ebpf.Map, keys []K, values []V) (int, error) {
 			}
 		} else {
 			n, err = m.BatchUpdate(keys[done:end], values[done:end], nil)
+			if err != nil && n == end-done {
+				n = 0 // refused before the first: the kernel did not count
+			}
 		}
 		done += n
 		if errors.Is(err, unix.E2BIG) {

@@ -83,16 +83,8 @@ func (p *plan) unused(spare map[target]uint32) []uint32 {
 	if len(spare) == 0 {
 		return nil
 	}
-	ids := make(map[uint32]bool, len(spare))
-	for _, id := range spare {
-		ids[id] = true
-	}
-	for _, g := range p.groups {
-		for _, b := range g.slots {
-			delete(ids, b.id)
-		}
-	}
-	return slices.Sorted(maps.Keys(ids))
+	next := entry{groups: p.groups}
+	return next.unused(slices.Sorted(maps.Values(spare)))
 }
 
 // place puts each backend that stays into the slot that it has, and returns by
@@ -197,13 +189,33 @@ func slotKey(service uint32, group, index int) bpf.SocketSlotKey {
 	return bpf.SocketSlotKey{Service: service, Group: uint32(group), Index: uint32(index)}
 }
 
-// forget makes all that is known of the slots unknown, so that the next plan
-// writes each of them: after a write that went wrong half way.
-func (e *entry) forget() {
+// replace notes that a plan failed after it had written the first n of the slots
+// that it replaces. It returns the ids of backends that lost their last slot so.
+func (e *entry) replace(p *plan, n int) []uint32 {
 	e.stale = true
-	for _, g := range e.groups {
-		clear(g.slots)
+	var lost []uint32
+	for _, w := range p.replaced[:n] {
+		slot := &e.groups[w.key.Group].slots[w.key.Index]
+		if slot.id != 0 {
+			lost = append(lost, slot.id)
+		}
+		*slot = p.groups[w.key.Group].slots[w.key.Index]
 	}
+	return e.unused(lost)
+}
+
+// unused returns those of ids that no slot has.
+func (e *entry) unused(ids []uint32) []uint32 {
+	used := map[uint32]bool{}
+	for _, id := range ids {
+		used[id] = false
+	}
+	e.each(func(_ bpf.SocketSlotKey, b backend) {
+		if _, asked := used[b.id]; asked {
+			used[b.id] = true
+		}
+	})
+	return slices.DeleteFunc(slices.Clone(ids), func(id uint32) bool { return used[id] })
 }
 
 // contains reports whether a slot is in use.

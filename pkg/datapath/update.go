@@ -56,12 +56,12 @@ func (d *Datapath) execute(f Frontend, e *entry, p *plan, known bool) error {
 	if err := d.writeBackends(e.id, p.created); err != nil {
 		return err
 	}
-	if err := d.writeSlots(p.appended); err != nil {
-		d.takeBack(p)
+	if _, err := d.writeSlots(p.appended); err != nil {
+		d.takeBack(e, p)
 		return err
 	}
 	next := &entry{id: e.id, generation: e.generation + 1, groups: p.groups}
-	err := d.writeSlots(p.replaced)
+	written, err := d.writeSlots(p.replaced)
 	if err == nil {
 		key := encodeKey(f)
 		err = d.writeService(key, encodeService(key, next))
@@ -69,12 +69,12 @@ func (d *Datapath) execute(f Frontend, e *entry, p *plan, known bool) error {
 	switch {
 	case err == nil:
 		*e = *next
-	case !known:
-		d.takeBack(p)
+	case known:
+		// Old and new backends stand side by side in the slots; all serve.
+		d.discard(e, nil, e.replace(p, written))
+		d.takeBack(e, p)
 	default:
-		// Old and new backends stand side by side in the slots: all of them
-		// serve, but which is where is not known.
-		e.forget()
+		d.takeBack(e, p)
 	}
 	return err
 }
@@ -91,15 +91,17 @@ func (d *Datapath) writeBackends(service uint32, created []backend) error {
 	return nil
 }
 
-func (d *Datapath) writeSlots(writes []slotWrite) error {
+// writeSlots returns how many of the slots it has written, also with an error.
+func (d *Datapath) writeSlots(writes []slotWrite) (int, error) {
 	keys, values := make([]bpf.SocketSlotKey, len(writes)), make([]bpf.SocketSlot, len(writes))
 	for i, w := range writes {
 		keys[i], values[i] = w.key, encodeSlot(w.key, w.backend)
 	}
-	if _, err := write(d.maps.slot, keys, values); err != nil {
-		return fmt.Errorf("slots: %w", err)
+	n, err := write(d.maps.slot, keys, values)
+	if err != nil {
+		return n, fmt.Errorf("slots: %w", err)
 	}
-	return nil
+	return n, nil
 }
 
 func (d *Datapath) writeService(key bpf.SocketServiceKey, value bpf.SocketService) error {
@@ -109,16 +111,18 @@ func (d *Datapath) writeService(key bpf.SocketServiceKey, value bpf.SocketServic
 	return nil
 }
 
-// takeBack deletes what a plan that failed has written and nobody refers to.
-func (d *Datapath) takeBack(p *plan) {
+// takeBack deletes what a plan that failed has written, but for what a slot in
+// use refers to.
+func (d *Datapath) takeBack(e *entry, p *plan) {
 	keys := make([]bpf.SocketSlotKey, len(p.appended))
 	for i, w := range p.appended {
 		keys[i] = w.key
 	}
-	ids := make([]uint32, len(p.created))
-	for i, b := range p.created {
-		ids[i] = b.id
+	var ids []uint32
+	for _, b := range p.created {
+		ids = append(ids, b.id)
 	}
+	ids = e.unused(ids)
 	if err := errors.Join(remove(d.maps.slot, keys), remove(d.maps.backend, ids)); err != nil {
 		d.config.Logger.Warn("map entries left behind until the next start", "error", err)
 	}
