@@ -167,7 +167,8 @@ func enter() error {
 			return err
 		}
 		route := netlink.Route{LinkIndex: lo.Attrs().Index, Dst: dst, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}
-		if err := netlink.RouteAdd(&route); err != nil {
+		// Replace, as a fuzzing process starts itself once more in here.
+		if err := netlink.RouteReplace(&route); err != nil {
 			return fmt.Errorf("route to %s: %w", local, err)
 		}
 	}
