@@ -26,6 +26,7 @@ type config struct {
 	listen               string
 	advertise            []string
 	listenHTTP           string
+	pprof                bool
 	etcdQuota            int64
 	excludedLabels       []string
 }
@@ -40,6 +41,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
 	f.StringSliceVar(&c.advertise, "advertise", nil, "names and addresses by which the gateway is reached, for its certificate, besides that of --listen")
 	f.StringVar(&c.listenHTTP, "listen-http", "127.0.0.1:9878", "host:port for /healthz, /readyz and /metrics, plain HTTP; empty for none")
+	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")
 	f.Int64Var(&c.etcdQuota, "etcd-quota-bytes", 2<<30, "size of etcd's database at which it takes no more writes")
 	f.StringSliceVar(&c.excludedLabels, "identity-excluded-labels", identity.DefaultExcluded(),
 		"pod labels that do not count for identities; an entry that ends in '*' is a prefix; replaces the default")

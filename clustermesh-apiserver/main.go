@@ -50,7 +50,7 @@ func main() {
 // or one of them fails.
 func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 	registry := process.NewRegistry(name)
-	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Logger: log})
+	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Profiles: cfg.pprof, Logger: log})
 	if err := cfg.makeDirs(); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type config struct {
 	bpffs, cgroup string
 	mapCapacity   uint32
 	listenHTTP    string
+	pprof         bool
 }
 
 func (c *config) flags(f *pflag.FlagSet) {
@@ -33,6 +34,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.cgroup, "cgroup-root", "", "cgroup v2 `folder` above all workloads of the node (found when not given)")
 	f.Uint32Var(&c.mapCapacity, "map-capacity", datapath.DefaultCapacity, "`entries` that each eBPF map holds at most")
 	f.StringVar(&c.listenHTTP, "listen-http", "", "`address:port` for /healthz, /readyz and /metrics (none when not given)")
+	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")
 }
 
 func (c *config) validate() error {

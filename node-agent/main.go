@@ -33,7 +33,7 @@ func main() {
 func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	log = log.With("cluster", cfg.cluster, "node", cfg.node)
 	registry := process.NewRegistry(name)
-	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Logger: log})
+	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Profiles: cfg.pprof, Logger: log})
 	state := readiness{status.Condition("state")}
 
 	tls, err := pki.ClientConfig(cfg.files, pki.MeshNames(cfg.cluster)...)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,9 @@ type StatusConfig struct {
 	Listen string
 	// Gatherer is what /metrics shows.
 	Gatherer prometheus.Gatherer
+	// Profiles adds the Go runtime's profiles at /debug/pprof/. Making one costs
+	// the daemon time, and it shows what the daemon does.
+	Profiles bool
 	Logger   *slog.Logger
 }
 
@@ -126,6 +130,11 @@ func (s *Status) handler() http.Handler {
 			MaxRequestsInFlight: 4,
 			Timeout:             20 * time.Second,
 		}))
+	}
+	if s.config.Profiles {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
 	return mux
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -94,6 +95,23 @@ func TestStatusWithoutMetrics(t *testing.T) {
 	_, url := startStatus(t, nil)
 	if code, _ := get(t, url+"/metrics"); code != 404 {
 		t.Errorf("metrics: %d, want 404", code)
+	}
+}
+
+func TestProfiles(t *testing.T) {
+	for _, on := range []bool{false, true} {
+		handler := NewStatus(StatusConfig{Profiles: on}).handler()
+		for _, path := range []string{"/debug/pprof/heap", "/debug/pprof/profile?seconds=1"} {
+			answer := httptest.NewRecorder()
+			handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+			want := http.StatusNotFound
+			if on {
+				want = http.StatusOK
+			}
+			if answer.Code != want {
+				t.Errorf("%s with profiles %t: status %d, want %d", path, on, answer.Code, want)
+			}
+		}
 	}
 }
 
