@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ type dataDir struct {
 }
 
 // openDir makes the directory if needed and takes it for this process.
-func openDir(path string) (*dataDir, error) {
+func openDir(ctx context.Context, path string) (*dataDir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("open data directory: %w", err)
@@ -36,7 +37,7 @@ func openDir(path string) (*dataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(path, "lock"))
+	lock, err := lockFile(ctx, filepath.Join(path, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("open data directory %q: %w", path, err)
 	}
@@ -68,12 +69,12 @@ func (d *dataDir) close() {
 func memberDir(dir string) string { return filepath.Join(dir, "member") }
 
 // lockFile takes the lock, waiting a moment for a process that is just ending.
-func lockFile(path string) (*os.File, error) {
+func lockFile(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(lockWait); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(lockWait); ; {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return f, nil
@@ -82,7 +83,7 @@ func lockFile(path string) (*os.File, error) {
 			f.Close()
 			return nil, fmt.Errorf("lock %q: %w", path, err)
 		}
-		if time.Now().After(deadline) {
+		if time.Now().After(deadline) || !sleep(ctx, lockWait/40) {
 			f.Close()
 			return nil, ErrDirInUse
 		}

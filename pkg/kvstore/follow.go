@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -41,7 +42,8 @@ type Handler interface {
 
 // FollowConfig says what to follow.
 type FollowConfig struct {
-	// Ranges must not overlap. They are listed at one revision.
+	// Ranges must not overlap. They are listed at one revision, in their order;
+	// what is gone in the meantime is given in the reverse of it.
 	Ranges []Range
 	// Require are keys without which nothing is listed: the store is not
 	// ready, and what it lacks says nothing. They are looked for at the
@@ -217,23 +219,29 @@ func (f *follower) page(ctx context.Context, resp *pb.RangeResponse, now *store)
 	return f.give(ctx, changes)
 }
 
-// forget gives the deletion of every key that the last listing did not have.
+// forget gives the deletion of every key that the last listing did not have, the
+// ranges in reverse: what a key refers to goes after it.
 func (f *follower) forget(ctx context.Context) error {
-	var changes []Change
+	gone := make([][]Change, len(f.cfg.Ranges))
 	for key, k := range f.known {
 		if k.turn == f.turn {
 			continue
 		}
 		delete(f.known, key)
-		changes = append(changes, Change{Key: key, Deleted: true})
-		if len(changes) == pageKeys {
-			if err := f.give(ctx, changes); err != nil {
-				return err
+		for i, r := range f.cfg.Ranges {
+			if r.contains(key) {
+				gone[i] = append(gone[i], Change{Key: key, Deleted: true})
 			}
-			changes = nil
 		}
 	}
-	return f.give(ctx, changes)
+	for _, changes := range slices.Backward(gone) {
+		for page := range slices.Chunk(changes, pageKeys) {
+			if err := f.give(ctx, page); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // give passes changes to the handler.

@@ -60,7 +60,9 @@ func TestOrderAndBatches(t *testing.T) {
 	}
 	ordered := []op{
 		put(0, "b", 1), put(0, "c", 1), put(1, "a", 1),
-		{rank: 1, key: "d"}, {rank: 0, key: "e"}, {rank: 0, key: "f"},
+		{rank: 1, key: "d"},
+		{rank: 0, key: "e"},
+		{rank: 0, key: "f"},
 	}
 	for i, a := range ordered {
 		for j, b := range ordered {

@@ -94,7 +94,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return errors.New("run etcd: Run was called before")
 	}
 	defer close(s.stopped)
-	dir, err := openDir(s.cfg.Dir)
+	dir, err := openDir(ctx, s.cfg.Dir)
 	if err != nil {
 		return err
 	}

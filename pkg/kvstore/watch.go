@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"strings"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -36,23 +37,20 @@ func (f *follower) watch(ctx context.Context, resume bool) error {
 		return fmt.Errorf("watch %q: %w", f.cfg.Ranges[0], err)
 	}
 	messages, failed := receive(ctx, stream)
-	probes := make(chan error)
-	var probing chan error // probes while one is under way
+	probes := make(chan error, 1)
+	probing := false
+	var group sync.WaitGroup
 	ticker := time.NewTicker(f.cfg.Probe)
 	defer func() {
 		cancel()
 		ticker.Stop()
 		for range messages { // until the receiver has ended
 		}
-		if probing != nil {
-			<-probes
-		}
+		group.Wait()
 	}()
 
 	w := &watch{follower: f, stream: stream, resume: resume}
-	if err := w.create(); err != nil {
-		return err
-	}
+	w.create()
 	for {
 		select {
 		case m, ok := <-messages:
@@ -66,15 +64,16 @@ func (f *follower) watch(ctx context.Context, resume bool) error {
 			if err := w.tick(); err != nil {
 				return err
 			}
-			if probing == nil {
-				probing = probes
-				go func(s store) {
-					_, err := f.client.check(ctx, s)
+			if !probing {
+				probing = true
+				known := f.store
+				group.Go(func() {
+					_, err := f.client.check(ctx, known)
 					probes <- err
-				}(f.store)
+				})
 			}
-		case err := <-probing:
-			probing = nil
+		case err := <-probes:
+			probing = false
 			if err != nil {
 				return err
 			}
@@ -108,20 +107,16 @@ func receive(ctx context.Context, stream pb.Watch_WatchClient) (<-chan *pb.Watch
 }
 
 // create asks for all ranges. Fragments keep a large batch from being one
-// message larger than we take.
-func (w *watch) create() error {
+// message larger than we take. An error of Send shows, with its reason, in Recv.
+func (w *watch) create() {
 	for i, r := range w.follower.cfg.Ranges {
-		err := w.stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+		_ = w.stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
 			Key:           []byte(r.key),
 			RangeEnd:      []byte(r.end),
 			StartRevision: w.follower.next[i],
 			Fragment:      true,
 		}}})
-		if err != nil {
-			return fmt.Errorf("watch %q: %w", r, err)
-		}
 	}
-	return nil
 }
 
 // tick asks the stream for a sign of life, and counts those that did not come.
@@ -132,7 +127,6 @@ func (w *watch) tick() error {
 	if w.answered && w.quiet > quietProbes || w.quiet > quietProbes && w.created < len(w.follower.cfg.Ranges) {
 		return fmt.Errorf("watch %q: %w", w.follower.cfg.Ranges[0], ErrWatchStuck)
 	}
-	// An error of Send shows, with its reason, in Recv.
 	_ = w.stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
 	return nil
 }

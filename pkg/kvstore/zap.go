@@ -49,8 +49,9 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 }
 
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.log.LogAttrs(context.Background(), slogLevel(e.Level), e.Message, attrs(fields)...)
-	return nil
+	r := slog.NewRecord(e.Time, slogLevel(e.Level), e.Message, 0)
+	r.AddAttrs(attrs(fields)...)
+	return c.log.Handler().Handle(context.Background(), r)
 }
 
 func (c slogCore) Sync() error { return nil }
