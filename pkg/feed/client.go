@@ -7,17 +7,17 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
 	"github.com/causeway-mesh/causeway/pkg/service"
@@ -96,7 +96,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		delay := retry.next()
 		level := slog.LevelDebug
-		if retry.tell(status.Code(err), time.Now()) {
+		if retry.tell(err, time.Now()) {
 			level = slog.LevelWarn
 		}
 		c.cfg.Logger.Log(ctx, level, "no feed from the API server, what the node has stays as it is; trying again",
@@ -116,7 +116,7 @@ func stopped(ctx context.Context) bool { return ctx.Err() != nil }
 type retrying struct {
 	attempt int
 	wait    time.Duration
-	code    codes.Code
+	reason  string
 	told    time.Time
 }
 
@@ -130,13 +130,26 @@ func (r *retrying) next() time.Duration {
 }
 
 // tell reports whether a person should hear of this attempt: of the first, of
-// one that failed in another way, and once a minute.
-func (r *retrying) tell(code codes.Code, now time.Time) bool {
-	if code == r.code && now.Sub(r.told) < time.Minute {
+// one that failed for another reason, and once a minute. Many reasons have one
+// code: a server that is away, and one whose certificate is not trusted.
+func (r *retrying) tell(err error, now time.Time) bool {
+	reason := withoutNumbers(err.Error())
+	if reason == r.reason && now.Sub(r.told) < time.Minute {
 		return false
 	}
-	r.code, r.told = code, now
+	r.reason, r.told = reason, now
 	return true
+}
+
+// withoutNumbers drops what differs between two failures of one kind, like the
+// port of the client's side.
+func withoutNumbers(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsDigit(r) {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // subscribe serves one connection and returns why it ended, and whether a

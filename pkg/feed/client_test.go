@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
@@ -127,17 +128,17 @@ func TestRetrying(t *testing.T) {
 	}
 	now := time.Now()
 	for i, c := range []struct {
-		code  codes.Code
+		text  string
 		after time.Duration
 		tell  bool
 	}{
-		{codes.Unavailable, 0, true},
-		{codes.Unavailable, time.Second, false},
-		{codes.PermissionDenied, 2 * time.Second, true},
-		{codes.PermissionDenied, 61 * time.Second, false},
-		{codes.PermissionDenied, 63 * time.Second, true},
+		{"read 10.0.0.1:40000: connection reset", 0, true},
+		{"read 10.0.0.1:40001: connection reset", time.Second, false},
+		{"signed by another authority", 2 * time.Second, true},
+		{"signed by another authority", 61 * time.Second, false},
+		{"signed by another authority", 63 * time.Second, true},
 	} {
-		if got := r.tell(c.code, now.Add(c.after)); got != c.tell {
+		if got := r.tell(status.Error(codes.Unavailable, c.text), now.Add(c.after)); got != c.tell {
 			t.Errorf("step %d: tell = %v, want %v", i, got, c.tell)
 		}
 	}
