@@ -66,7 +66,7 @@ func Dial(cfg ClientConfig) (*Client, error) {
 	etcd, err := clientv3.New(clientv3.Config{
 		Endpoints:            cfg.Endpoints,
 		TLS:                  cfg.TLS,
-		Logger:               zapLogger(cfg.Logger),
+		Logger:               quiet(cfg.Logger),
 		DialKeepAliveTime:    keepaliveTime,
 		DialKeepAliveTimeout: keepaliveTimeout,
 		MaxCallRecvMsgSize:   maxMessageBytes,

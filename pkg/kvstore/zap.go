@@ -16,6 +16,12 @@ func zapLogger(log *slog.Logger) *zap.Logger {
 	return zap.New(slogCore{log: log.With("component", "etcd")})
 }
 
+// quiet is zapLogger for a client: it warns of each attempt that fails, which
+// those who made it report once.
+func quiet(log *slog.Logger) *zap.Logger {
+	return zapLogger(log).WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel))
+}
+
 // slogCore is a zapcore.Core that writes to slog.
 type slogCore struct {
 	log *slog.Logger

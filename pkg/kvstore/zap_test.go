@@ -17,6 +17,7 @@ func TestZapLogsQuietlyToSlog(t *testing.T) {
 	log.Info("info")
 	log.With(zap.Int("count", 3)).Warn("slow", zap.Error(errors.New("why")), zap.Strings("urls", []string{"a", "b"}))
 	log.Named("name").Error("bad")
+	quiet(slog.New(slog.NewTextHandler(&out, nil))).Warn("an attempt that fails")
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 2 {
 		t.Fatalf("%d lines: %s", len(lines), out.String())

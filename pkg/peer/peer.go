@@ -106,7 +106,11 @@ func (m *Manager) Run(ctx context.Context) error {
 			return // not an empty directory: everything stays
 		}
 		if !started {
-			if err := m.forgetOrphans(ctx, found); err != nil {
+			err := m.forgetOrphans(ctx, found)
+			if ctx.Err() != nil {
+				return // the end, and no failure
+			}
+			if err != nil {
 				m.cfg.Logger.Warn("peers of an earlier run are not forgotten, will retry", "error", err)
 				return
 			}

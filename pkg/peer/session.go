@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.org/x/sync/errgroup"
 
@@ -44,6 +46,8 @@ type session struct {
 	facts      facts
 	since      time.Time // of the state
 	lastState  State
+	lastWhy    string    // the reason that was logged last, see withoutNumbers
+	told       time.Time // when it was
 	endpoints  []string
 	lastChange time.Time
 	heartbeat  time.Time
@@ -61,7 +65,10 @@ func newSession(name string, m *Manager) *session {
 	}
 }
 
-// change applies fn to the facts and logs a new state.
+// tellAgain is how long a reason that keeps changing is not logged anew.
+const tellAgain = 10 * time.Second
+
+// change applies fn to the facts and logs a new state, or a new reason for it.
 func (s *session) change(fn func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,11 +79,35 @@ func (s *session) change(fn func()) {
 	}
 	state, why := s.facts.state()
 	s.metrics.state(s.name, state)
-	if state == s.lastState {
+	if state == s.lastState && !s.newReason(why) {
 		return
 	}
 	s.log.Info("peer session", "state", state, "was", s.lastState, "reason", why)
-	s.lastState, s.since = state, time.Now()
+	now := time.Now()
+	if state != s.lastState {
+		s.lastState, s.since = state, now
+	}
+	s.lastWhy, s.told = withoutNumbers(why), now
+}
+
+// newReason reports whether a reason is worth a line though the state is not
+// new: of a peer that never answered, only the reason says what to do.
+func (s *session) newReason(why string) bool {
+	if why == "" || withoutNumbers(why) == s.lastWhy {
+		return false
+	}
+	return s.lastWhy == "" || time.Since(s.told) > tellAgain
+}
+
+// withoutNumbers drops what differs between two failures of one kind, like the
+// port of the client's side.
+func withoutNumbers(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsDigit(r) {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // seed puts what an earlier run cached in use. It reports whether that is all

@@ -1,7 +1,9 @@
 package peer
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -86,5 +88,38 @@ func TestRegistry(t *testing.T) {
 	r.release("south")
 	if err := r.claim(2, "north"); err != nil {
 		t.Errorf("an id whose holder left: %v", err)
+	}
+}
+
+// What is told of a peer is a new state, and a new reason for an old one.
+func TestLogsReasons(t *testing.T) {
+	var out bytes.Buffer
+	s := &session{
+		log: slog.New(slog.NewTextHandler(&out, nil)), metrics: newMetrics(nil),
+		progress: make(chan struct{}, 1), lastState: Connecting,
+	}
+	setup := func(text string) { s.change(func() { s.facts.setup = errors.New(text) }) }
+	expect := func(step string, lines int) {
+		t.Helper()
+		if got := strings.Count(out.String(), "\n"); got != lines {
+			t.Errorf("%s: %d lines, want %d:\n%s", step, got, lines, &out)
+		}
+	}
+	s.change(func() {})
+	expect("nothing has happened", 0)
+	setup("read 10.0.0.1:40000: connection reset")
+	expect("a first reason", 1)
+	setup("read 10.0.0.1:40001: connection reset")
+	expect("the same reason", 1)
+	setup("signed by another authority")
+	expect("another, so soon", 1)
+	s.told = s.told.Add(-tellAgain)
+	setup("signed by another authority")
+	expect("another, later", 2)
+	since := s.since
+	s.change(func() { s.facts = facts{answered: true} })
+	expect("another state", 3)
+	if s.since == since {
+		t.Error("the new state has the time of the old one")
 	}
 }
