@@ -79,6 +79,12 @@ bench-connect: ## what a TCP connection to a service costs (root)
 	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
 	@$(BIN)/bench connect
 
+.PHONY: bench-sync
+bench-sync: ## what it takes to follow large clusters (root; ROWS=peer,churn for some rows, PROFILES=folder)
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
+	@$(BIN)/bench sync -rows "$(ROWS)" -profiles "$(PROFILES)"
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin out

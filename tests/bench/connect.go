@@ -114,10 +114,11 @@ func (b *bench) close() error {
 // connect measures what a TCP connection to a service costs the thread that
 // makes it.
 func connect(ctx context.Context, config connectConfig, out io.Writer) (err error) {
-	result, err := newResult("connect")
+	where, err := thisMachine("connect")
 	if err != nil {
 		return err
 	}
+	result := &result{machine: where}
 	cases, missing := connectCases(config.MaxServices)
 	for _, program := range missing {
 		step(out, "%s is not installed: its rows are left out", program)
@@ -141,7 +142,7 @@ func connect(ctx context.Context, config connectConfig, out io.Writer) (err erro
 		return err
 	}
 	conclude(out, result.Rows)
-	name, err := result.write(config.Dir)
+	name, err := writeResult(config.Dir, result.Name, result)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ const (
 	partInside = "connect-inside"
 	partServer = "connect-server"
 	partClient = "connect-client"
+	partPeer   = "sync-peer"
 )
 
 func main() {
@@ -40,6 +41,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 			return err
 		}
 		return reexec(ctx, append([]string{partInside}, args[1:]...))
+	case "sync":
+		config, err := parseSync(args[1:])
+		if err != nil {
+			return err
+		}
+		return benchSync(ctx, config, stdout)
+	case partPeer:
+		return servePeer(ctx, args[1:])
 	case partInside:
 		config, err := parseConnect(args[1:])
 		if err != nil {
@@ -51,7 +60,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	case partClient:
 		return dial(args[1:], stdin, stdout)
 	}
-	return fmt.Errorf("no benchmark is called %q: there is connect", args[0])
+	return fmt.Errorf("no benchmark is called %q: there are connect and sync", args[0])
 }
 
 // parseConnect reads the flags of the benchmark connect.

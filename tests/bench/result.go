@@ -13,12 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// result is what a benchmark found.
-type result struct {
+// machine says what was run where.
+type machine struct {
 	Name   string `json:"name"`
 	Kernel string `json:"kernel"`
 	CPUs   int    `json:"cpus"`
-	Rows   []row  `json:"rows"`
+}
+
+// result is what bench-connect found.
+type result struct {
+	machine
+	Rows []row `json:"rows"`
 }
 
 // row is one figure of one case. Ratio is to the row of the same metric of the
@@ -34,17 +39,20 @@ type row struct {
 	RatioHigh float64 `json:"ratio_high,omitempty"`
 }
 
-func newResult(name string) (*result, error) {
+// thisMachine returns the head of a result.
+func thisMachine(name string) (machine, error) {
 	var uname unix.Utsname
 	if err := unix.Uname(&uname); err != nil {
-		return nil, fmt.Errorf("uname: %w", err)
+		return machine{}, fmt.Errorf("uname: %w", err)
 	}
-	return &result{Name: name, Kernel: unix.ByteSliceToString(uname.Release[:]), CPUs: runtime.NumCPU()}, nil
+	return machine{Name: name, Kernel: unix.ByteSliceToString(uname.Release[:]), CPUs: runtime.NumCPU()}, nil
 }
+
+func (m machine) title() string { return fmt.Sprintf("%s: kernel %s, %d CPUs", m.Name, m.Kernel, m.CPUs) }
 
 // print writes the table that people read.
 func (r *result) print(w io.Writer) error {
-	fmt.Fprintf(w, "\n%s: kernel %s, %d CPUs\n\n", r.Name, r.Kernel, r.CPUs)
+	fmt.Fprintf(w, "\n%s\n\n", r.title())
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "case\tmetric\tvalue\tunit\tratio\t95 % interval")
 	for _, row := range r.Rows {
@@ -57,16 +65,16 @@ func (r *result) print(w io.Writer) error {
 	return table.Flush()
 }
 
-// write writes the result as <dir>/<name>.json and returns the file's name.
-func (r *result) write(dir string) (string, error) {
-	data, err := json.MarshalIndent(r, "", "  ")
+// writeResult writes a result as <dir>/<name>.json and returns the file's name.
+func writeResult(dir, benchmark string, result any) (string, error) {
+	data, err := json.MarshalIndent(result, "", "  ")
 	if err != nil {
-		return "", fmt.Errorf("encode %s: %w", r.Name, err)
+		return "", fmt.Errorf("encode %s: %w", benchmark, err)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	name := filepath.Join(dir, r.Name+".json")
+	name := filepath.Join(dir, benchmark+".json")
 	return name, os.WriteFile(name, append(data, '\n'), 0o644)
 }
 

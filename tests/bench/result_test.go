@@ -12,12 +12,12 @@ import (
 )
 
 func TestResult(t *testing.T) {
-	got := &result{Name: "connect", Kernel: "6.1.0", CPUs: 2, Rows: []row{
+	got := &result{machine: machine{Name: "connect", Kernel: "6.1.0", CPUs: 2}, Rows: []row{
 		{Case: "direct", Metric: "CPU", Value: 100, Unit: "ns", Ratio: 1, RatioLow: 1, RatioHigh: 1},
 		{Case: "other", Metric: "CPU", Value: 151.5, Unit: "ns", Ratio: 1.515, RatioLow: 1.4, RatioHigh: 1.6},
 	}}
 	dir := filepath.Join(t.TempDir(), "out", "bench")
-	name, err := got.write(dir)
+	name, err := writeResult(dir, got.Name, got)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestResult(t *testing.T) {
 	if err := json.Unmarshal(data, &read); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(got, &read); diff != "" || filepath.Base(name) != "connect.json" {
+	if diff := cmp.Diff(got, &read, cmp.AllowUnexported(result{}, machine{})); diff != "" || filepath.Base(name) != "connect.json" {
 		t.Errorf("%s (-want +got):\n%s", name, diff)
 	}
 	for _, key := range []string{`"name"`, `"kernel"`, `"cpus"`, `"rows"`, `"case"`, `"metric"`, `"value"`, `"unit"`, `"ratio"`} {
@@ -46,8 +46,8 @@ func TestResult(t *testing.T) {
 	}
 }
 
-func TestNewResult(t *testing.T) {
-	got, err := newResult("x")
+func TestThisMachine(t *testing.T) {
+	got, err := thisMachine("x")
 	if err != nil || got.Kernel == "" || got.CPUs < 1 {
 		t.Errorf("%+v, %v", got, err)
 	}
