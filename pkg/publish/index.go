@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -28,7 +27,7 @@ type index struct {
 
 	podsByNamespace map[string]set[podName]
 	podsByNode      map[string]set[podName]
-	podsByIP        map[netip.Addr]set[podName]
+	podsByIP        map[netip.Addr][]podName // in the order in which they came
 	servicesByNS    map[string]set[service.Name]
 	slicesByService map[service.Name]set[merge.SliceName]
 
@@ -78,7 +77,7 @@ func newIndex() *index {
 		slices:          map[merge.SliceName]*discoveryv1.EndpointSlice{},
 		podsByNamespace: map[string]set[podName]{},
 		podsByNode:      map[string]set[podName]{},
-		podsByIP:        map[netip.Addr]set[podName]{},
+		podsByIP:        map[netip.Addr][]podName{},
 		servicesByNS:    map[string]set[service.Name]{},
 		slicesByService: map[service.Name]set[merge.SliceName]{},
 		dirty:           newDirty(),
@@ -123,24 +122,45 @@ func (x *index) node(n *corev1.Node, deleted bool) {
 
 func (x *index) pod(p *corev1.Pod, deleted bool) {
 	name := podName{p.Namespace, p.Name}
+	var had, has []netip.Addr
 	if old := x.pods[name]; old != nil {
 		x.markIPs(old)
 		unlink(x.podsByNamespace, old.Namespace, name)
 		unlink(x.podsByNode, old.Spec.NodeName, name)
-		for _, ip := range podIPs(old) {
-			unlink(x.podsByIP, ip, name)
-		}
+		had = podIPs(old)
 	}
+	if !deleted {
+		has = podIPs(p)
+	}
+	x.rehouse(name, had, has)
 	store(x.pods, name, p, deleted)
 	if deleted {
 		return
 	}
 	link(x.podsByNamespace, p.Namespace, name)
 	link(x.podsByNode, p.Spec.NodeName, name)
-	for _, ip := range podIPs(p) {
-		link(x.podsByIP, ip, name)
-	}
 	x.markIPs(p)
+}
+
+// rehouse notes which addresses a Pod has; it keeps its place at those that it
+// had before.
+func (x *index) rehouse(name podName, had, has []netip.Addr) {
+	for _, ip := range had {
+		if slices.Contains(has, ip) {
+			continue
+		}
+		rest := slices.DeleteFunc(x.podsByIP[ip], func(n podName) bool { return n == name })
+		if len(rest) == 0 {
+			delete(x.podsByIP, ip)
+		} else {
+			x.podsByIP[ip] = rest
+		}
+	}
+	for _, ip := range has {
+		if !slices.Contains(x.podsByIP[ip], name) {
+			x.podsByIP[ip] = append(x.podsByIP[ip], name)
+		}
+	}
 }
 
 func (x *index) markIPs(p *corev1.Pod) {
@@ -193,23 +213,32 @@ func store[K comparable, V any](m map[K]V, key K, value V, deleted bool) {
 	m[key] = value
 }
 
-// holder returns the Pod that holds an address, nil when none does. A Pod that
-// was made later wins: an address is given again only after it was given back,
-// whatever an older object still says.
-func (x *index) holder(ip netip.Addr) *corev1.Pod {
+// holder returns the Pod that holds an address, nil when none does, and the
+// others that claim it. The one that was made first holds it until it goes or
+// gives it back, so that nobody takes over an address by naming it. That does not
+// depend on who was read first, so it is the same after a restart; where the
+// source does not say when a Pod was made, it was last, and the first that came
+// stays.
+func (x *index) holder(ip netip.Addr) (holder *corev1.Pod, others []*corev1.Pod) {
 	var candidates []*corev1.Pod
-	for name := range x.podsByIP[ip] {
+	for _, name := range x.podsByIP[ip] {
 		if p := x.pods[name]; addressable(p) {
 			candidates = append(candidates, p)
 		}
 	}
 	if len(candidates) == 0 {
-		return nil
+		return nil, nil
 	}
-	return slices.MaxFunc(candidates, func(a, b *corev1.Pod) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
-			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	slices.SortStableFunc(candidates, func(a, b *corev1.Pod) int {
+		if a, b := a.CreationTimestamp.IsZero(), b.CreationTimestamp.IsZero(); a != b {
+			if a {
+				return 1
+			}
+			return -1
+		}
+		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
 	})
+	return candidates[0], candidates[1:]
 }
 
 // hosts returns the addresses of a node, nil for one that is not known.

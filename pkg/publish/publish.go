@@ -63,9 +63,13 @@ type Publisher struct {
 	objects *objects
 	pods    *workloads
 
+	// wire is the way to writer.
+	wire *sequence
+
 	mu     sync.Mutex
 	index  *index
-	listed bool // the source has listed everything once
+	state  uint64 // counts what the source said
+	listed uint64 // the state in which the source had listed everything once, 0 before
 
 	wakeObjects chan struct{}
 	wakePods    chan struct{}
@@ -103,6 +107,7 @@ func New(cfg Config) *Publisher {
 		local:       make(chan struct{}),
 		addressed:   make(chan struct{}),
 	}
+	p.wire = newSequence(layout, p.writer.Set, p.writer.Delete)
 	p.objects = newObjects(p.origin, layout, cfg.Logger)
 	p.pods = newWorkloads(p.origin, layout, cfg.Filter, &allocator{
 		id: cfg.Cluster.ID, size: cfg.Cluster.Size, etcd: cfg.Etcd, writer: p.claims, now: time.Now,
@@ -117,6 +122,7 @@ func (p *Publisher) Apply(_ context.Context, changes []source.Change) error {
 	for _, c := range changes {
 		p.index.apply(c)
 	}
+	p.state++
 	p.mu.Unlock()
 	p.wake()
 	return nil
@@ -125,7 +131,10 @@ func (p *Publisher) Apply(_ context.Context, changes []source.Change) error {
 // Complete says that what the source has not given by now does not exist.
 func (p *Publisher) Complete(context.Context) error {
 	p.mu.Lock()
-	p.listed = true
+	p.state++
+	if p.listed == 0 {
+		p.listed = p.state
+	}
 	p.mu.Unlock()
 	p.wake()
 	return nil
@@ -183,11 +192,11 @@ func (p *Publisher) runObjects(ctx context.Context) error {
 		case <-p.wakeObjects:
 		}
 		p.mu.Lock()
-		listed := p.listed
+		state, listed := p.state, p.listed
 		out := p.objects.sync(p.index)
 		p.mu.Unlock()
-		p.emit(out)
-		if listed {
+		p.emit(sideObjects, state, out, true)
+		if listed > 0 {
 			closeOnce(p.local)
 		}
 	}
@@ -223,32 +232,26 @@ func (p *Publisher) runWorkloads(ctx context.Context) error {
 
 func (p *Publisher) syncWorkloads(ctx context.Context) error {
 	p.mu.Lock()
-	listed := p.listed
+	state, listed := p.state, p.listed
 	found := p.pods.take(p.index)
 	p.mu.Unlock()
-	out, err := p.pods.sync(ctx, found, listed)
-	p.emit(out)
+	out, err := p.pods.sync(ctx, found, listed > 0)
+	p.emit(sideWorkloads, state, out, err == nil)
 	if err != nil {
 		return err
 	}
-	if listed {
+	if listed > 0 {
 		closeOnce(p.addressed)
 	}
 	return nil
 }
 
 // emit hands over memory first, then what goes to etcd.
-func (p *Publisher) emit(out publication) {
+func (p *Publisher) emit(from int, state uint64, out publication, done bool) {
 	if out.update.Len() > 0 {
 		p.cfg.Local(out.update)
 	}
-	for key, value := range out.keys {
-		if value == nil {
-			p.writer.Delete(key)
-		} else {
-			p.writer.Set(key, value)
-		}
-	}
+	p.wire.add(from, state, out.keys, done)
 }
 
 // finish prunes and sets the markers, once.
@@ -264,6 +267,12 @@ func (p *Publisher) finish(ctx context.Context) error {
 			return nil
 		case <-listed:
 		}
+	}
+	p.mu.Lock()
+	listed := p.listed
+	p.mu.Unlock()
+	if err := p.wire.await(ctx, listed); err != nil {
+		return nil // only ctx ends it
 	}
 	p.writer.Complete()
 	if err := p.writer.Synced(ctx); err != nil {

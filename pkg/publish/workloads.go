@@ -3,8 +3,11 @@ package publish
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/identity"
@@ -37,6 +40,9 @@ type workloads struct {
 
 	mu   sync.Mutex
 	last error
+	// contested are the addresses that more than one Pod claims, and what is
+	// wrong with that.
+	contested map[netip.Addr][]string
 }
 
 // workload is who holds an address.
@@ -56,17 +62,33 @@ func newWorkloads(o origin, l wire.Layout, f identity.Filter, a *allocator) *wor
 		origin: o, layout: l, filter: f, allocator: a,
 		pending: map[netip.Addr]*workload{}, starved: map[netip.Addr]*workload{},
 		holders: map[netip.Addr]holder{}, users: map[identity.Number]int{}, shown: map[identity.Number]int{},
-		touched: map[identity.Number]usage{},
+		touched: map[identity.Number]usage{}, contested: map[netip.Addr][]string{},
 	}
 }
 
 func (w *workloads) problems() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.last == nil {
-		return nil
+	var out []string
+	if w.last != nil {
+		out = append(out, "identities: "+w.last.Error())
 	}
-	return []string{"identities: " + w.last.Error()}
+	for _, texts := range w.contested {
+		out = append(out, texts...)
+	}
+	return out
+}
+
+// contest keeps which Pods claim an address that another holds.
+func (w *workloads) contest(ip netip.Addr, holder *corev1.Pod, others []*corev1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.contested, ip)
+	for _, p := range others {
+		w.contested[ip] = append(w.contested[ip], fmt.Sprintf(
+			"Pod %s/%s: its address %s is held by Pod %s/%s, which was there first; it is this Pod's when that one has gone",
+			p.Namespace, p.Name, ip, holder.Namespace, holder.Name))
+	}
 }
 
 // take returns who holds the dirty addresses now, nil for nobody. The caller
@@ -74,7 +96,8 @@ func (w *workloads) problems() []string {
 func (w *workloads) take(x *index) map[netip.Addr]*workload {
 	found := make(map[netip.Addr]*workload, len(x.dirty.ips))
 	for ip := range x.dirty.ips {
-		p := x.holder(ip)
+		p, others := x.holder(ip)
+		w.contest(ip, p, others)
 		if p == nil {
 			found[ip] = nil
 			continue

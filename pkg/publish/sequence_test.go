@@ -1,0 +1,121 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-mesh/causeway/pkg/wire"
+)
+
+// written is what a sequence let out.
+type written []string
+
+func (w *written) sequence() *sequence {
+	return newSequence(wire.Layout{Cluster: "east"},
+		func(key string, value []byte) { *w = append(*w, "+"+short(key)+string(value)) },
+		func(key string) { *w = append(*w, "-"+short(key)) })
+}
+
+func (w *written) take() []string {
+	out := *w
+	*w = nil
+	return out
+}
+
+// short is a kind and the last part of a key.
+func short(key string) string {
+	parts := strings.Split(key, "/")
+	return parts[2] + "/" + parts[len(parts)-1]
+}
+
+func keys(values map[string]string) map[string][]byte {
+	l := wire.Layout{Cluster: "east"}
+	out := map[string][]byte{}
+	for name, value := range values {
+		kind, rest, _ := strings.Cut(name, "/")
+		key := l.Prefix(wire.Kind(kind)) + rest
+		out[key] = nil
+		if value != "" {
+			out[key] = []byte(value)
+		}
+	}
+	return out
+}
+
+// What both loops say of one state goes out together, what is referred to first;
+// what goes, in the reverse.
+func TestSequenceOrder(t *testing.T) {
+	var out written
+	q := out.sequence()
+	q.add(sideObjects, 1, keys(map[string]string{"services/web": "=1", "endpointslices/web-1": "=1", "nodes/n": "=1", "services/old": "", "nodes/o": ""}), true)
+	if got := out.take(); len(got) > 0 {
+		t.Errorf("before the addresses: %q", got)
+	}
+	q.add(sideWorkloads, 1, keys(map[string]string{"ip/10.0.0.1": "=1", "identities/7": "=1", "ip/10.0.0.2": "", "identities/8": ""}), true)
+	want := []string{
+		"+identities/7=1", "+nodes/n=1", "+ip/10.0.0.1=1", "+services/web=1", "+endpointslices/web-1=1",
+		"-services/old", "-ip/10.0.0.2", "-nodes/o", "-identities/8",
+	}
+	if diff := cmp.Diff(want, out.take()); diff != "" {
+		t.Error(diff)
+	}
+	if err := q.await(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+}
+
+// A loop that is behind, or has to try again, holds the other one up to the state
+// that it reached, and what comes meanwhile is kept once a key.
+func TestSequenceWaits(t *testing.T) {
+	var out written
+	q := out.sequence()
+	for state := range uint64(100) {
+		q.add(sideObjects, state+1, keys(map[string]string{"services/web": fmt.Sprint("=", state+1)}), true)
+		q.add(sideWorkloads, state+1, nil, false)
+	}
+	if got := out.take(); len(got) > 0 {
+		t.Errorf("while identities are not to be had: %q", got)
+	}
+	if n := len(q.sides[sideObjects].next.keys); n != 1 {
+		t.Errorf("%d keys are kept", n)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := q.await(ctx, 1); err == nil {
+		t.Error("state 1 is said to be out")
+	}
+	q.add(sideWorkloads, 50, nil, true)
+	if diff := cmp.Diff([]string{"+services/web=1"}, out.take()); diff != "" {
+		t.Error(diff)
+	}
+	if err := q.await(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+	q.add(sideWorkloads, 100, nil, true)
+	if diff := cmp.Diff([]string{"+services/web=100"}, out.take()); diff != "" {
+		t.Error(diff)
+	}
+	if err := q.await(t.Context(), 100); err != nil {
+		t.Error(err)
+	}
+}
+
+// A loop that is always one state behind stops nothing.
+func TestSequenceDoesNotStarve(t *testing.T) {
+	var out written
+	q := out.sequence()
+	for state := range uint64(20) {
+		q.add(sideObjects, state+2, keys(map[string]string{"services/web": fmt.Sprint("=", state+2)}), true)
+		q.add(sideWorkloads, state+1, nil, true)
+	}
+	got := out.take()
+	if len(got) < 9 || !slices.IsSortedFunc(got, func(a, b string) int { return len(a) - len(b) }) {
+		t.Errorf("let out: %q", got)
+	}
+}
