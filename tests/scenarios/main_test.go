@@ -1,0 +1,162 @@
+// Package scenarios tests the whole mesh: real daemons, etcd, TLS, eBPF and
+// packets in a lab. Scripts in testdata/scripts say what happens and what
+// clients see then; what takes a table is in Go.
+//
+// A script acts on clusters by the commands of this package, see commands, and
+// those of testscript. Clusters are made of small manifests: its own, or those
+// of testdata/clusters, which lie in $CLUSTERS; unedited dumps are in $DUMPS.
+//
+//   - A cluster is named by its name, a node by CLUSTER/NODE.
+//   - A pod is CLUSTER/NAMESPACE/NAME, or CLUSTER/NAME in the namespace shop.
+//   - A process is CLUSTER/api, or CLUSTER/NODE for the agent there; CLUSTER is
+//     all of a cluster's, "all" is all of them.
+//
+// Nothing waits for a time to pass: commands return when what they ask for has
+// come true, and fail when it has not within patience.
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/causeway-mesh/causeway/tests/lab/labtest"
+)
+
+// How long a command may wait for what it is told to see, and how often it
+// looks at what tells nothing by itself.
+const (
+	patience = 30 * time.Second
+	step     = 50 * time.Millisecond
+)
+
+func TestMain(m *testing.M) { labtest.Main(m) }
+
+func TestScripts(t *testing.T) {
+	labtest.RequireRoot(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                filepath.Join("testdata", "scripts"),
+		Setup:              setUp,
+		Cmds:               scriptCommands(),
+		RequireUniqueNames: true,
+	})
+}
+
+type worldKey struct{}
+
+func setUp(env *testscript.Env) error {
+	t, ok := env.T().(testing.TB)
+	if !ok {
+		return errors.New("scripts run under go test only")
+	}
+	for name, dir := range map[string]string{"CLUSTERS": "testdata/clusters", "DUMPS": "../testdata/dumps"} {
+		path, err := filepath.Abs(dir)
+		if err != nil {
+			return fmt.Errorf("find %q: %w", dir, err)
+		}
+		env.Setenv(name, path)
+	}
+	env.Setenv("WEB", web)
+	env.Values[worldKey{}] = newWorld(t, env.WorkDir)
+	return nil
+}
+
+// call is one line of a script.
+type call struct {
+	*world
+	script *testscript.TestScript
+	negate bool
+	args   []string
+}
+
+// command is what a line of a script can say.
+type command struct {
+	usage   string
+	least   int // arguments
+	negates bool
+	run     func(context.Context, *call) error
+}
+
+func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
+	out := map[string]func(*testscript.TestScript, bool, []string){}
+	for name, c := range commands() {
+		out[name] = func(script *testscript.TestScript, negate bool, args []string) {
+			if len(args) < c.least || negate && !c.negates {
+				script.Fatalf("usage: %s %s", name, c.usage)
+			}
+			w := script.Value(worldKey{}).(*world)
+			ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+			defer cancel()
+			script.Check(c.run(ctx, &call{world: w, script: script, negate: negate, args: args}))
+		}
+	}
+	return out
+}
+
+func commands() map[string]command {
+	return map[string]command{
+		// Clusters and their processes.
+		"cluster":  {"NAME ID MANIFESTS...", 3, false, addCluster},
+		"up":       {"CLUSTER...", 1, false, up},
+		"ready":    {"[CLUSTER...]", 0, false, ready},
+		"start":    {"PROCESS [FLAG...]", 1, false, startProcess},
+		"sigkill":  {"PROCESS...", 1, false, kill},
+		"sigterm":  {"PROCESS...", 1, false, stop},
+		"again":    {"PROCESS...", 1, false, again},
+		"pause":    {"PROCESS...", 1, false, pause},
+		"resume":   {"PROCESS...", 1, false, resume},
+		"refused":  {"api|agent CLUSTER REGEXP [FLAG...]", 3, false, refused},
+		"wipe":     {"CLUSTER [FOLDER]", 1, false, wipe},
+		"cut":      {"CLUSTER|NODE", 1, false, cut},
+		"heal":     {"CLUSTER|NODE", 1, false, heal},
+		"log":      {"PROCESS REGEXP", 2, true, logged},
+		"status":   {"CLUSTER REGEXP...", 2, true, status},
+		"services": {"CLUSTER REGEXP...", 2, true, services},
+		"metric":   {"PROCESS REGEXP...", 2, true, metric},
+
+		// Manifests and peers.
+		"manifest":       {"CLUSTER NAME [FILE]", 2, false, manifest},
+		"move-manifests": {"CLUSTER away|back", 2, false, moveManifests},
+		"annotate":       {"CLUSTER SERVICE KEY=VALUE...", 3, false, annotate},
+		"delete-pod":     {"POD", 1, false, deletePod},
+		"pod-ready":      {"POD True|False", 2, false, podReady},
+		"sync":           {"CLUSTER", 1, false, syncPods},
+		"connect":        {"[CLUSTER PEER]", 0, false, connect},
+		"disconnect":     {"CLUSTER PEER", 2, false, disconnect},
+		"peer":           {"CLUSTER PEER [FILE]", 2, false, peerFile},
+		"certificate":    {"CLUSTER ROLE NAME PREFIX [LIFETIME]", 4, false, certificate},
+
+		// What clients see.
+		"answers":  {"[-mapped] [-ports] CLIENT TARGET [POD...]", 2, true, answers},
+		"load":     {"NAME CLIENT TARGET", 3, false, startLoad},
+		"served":   {"NAME COUNT", 2, false, served},
+		"unharmed": {"NAME", 1, false, unharmed},
+	}
+}
+
+// eventually calls check until it returns nil. When ctx ends before, it returns
+// what was last found wrong while there was time to look.
+func eventually(ctx context.Context, check func() error) error {
+	ticker := time.NewTicker(step)
+	defer ticker.Stop()
+	var wrong error
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		if wrong == nil || ctx.Err() == nil {
+			wrong = err
+		}
+		select {
+		case <-ctx.Done():
+			return wrong
+		case <-ticker.C:
+		}
+	}
+}
