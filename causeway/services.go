@@ -73,7 +73,7 @@ func heading(s *adminpb.Service) string {
 	case !s.Here:
 		return name + ": not in this cluster, so nothing here uses it"
 	case !s.Global:
-		return name + ": not global here, so this cluster uses its own backends alone"
+		return name + ": not global in this cluster, so left to kube-proxy"
 	case len(s.Frontends) == 0:
 		return fmt.Sprintf("%s: headless, affinity %s", name, s.Affinity)
 	}

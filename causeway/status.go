@@ -56,21 +56,24 @@ func waitStatus(ctx context.Context, opts *options, wait bool, timeout time.Dura
 	step := time.NewTicker(waitStep)
 	defer step.Stop()
 	var last *adminpb.StatusResponse
+	var trouble error
 	for {
 		// The API server may not even have written the admin file yet.
 		answer, err := askStatus(ctx, opts)
-		if err == nil {
+		switch {
+		case err == nil && answer.Ready:
+			return answer, nil
+		case err == nil:
 			last = answer
-			if answer.Ready {
-				return answer, nil
-			}
+		case ctx.Err() == nil || trouble == nil: // not what the end of the wait itself did
+			trouble = err
 		}
 		select {
 		case <-ctx.Done():
 			if last != nil {
 				return last, nil
 			}
-			return nil, fmt.Errorf("no answer within %s: %w", timeout, err)
+			return nil, fmt.Errorf("no answer within %s: %w", timeout, trouble)
 		case <-step.C:
 		}
 	}

@@ -124,7 +124,7 @@ data/dns: at 10.97.0.2, 53/UDP, affinity none
 data/db: headless, affinity none
   CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
 
-data/home: not global here, so this cluster uses its own backends alone
+data/home: not global in this cluster, so left to kube-proxy
   CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
 
 data/theirs: not in this cluster, so nothing here uses it

@@ -56,6 +56,9 @@ func (c *config) validate() error {
 			return fmt.Errorf("%s is required", required.flag)
 		}
 	}
+	if c.clusterID == 0 {
+		return errors.New("--cluster-id is required: 1 or more, its own in the mesh")
+	}
 	if err := cluster.ValidateName(c.clusterName); err != nil {
 		return fmt.Errorf("--cluster-name: %w", err)
 	}

@@ -25,7 +25,7 @@ func TestValidate(t *testing.T) {
 	for _, tc := range []struct{ arg, want string }{
 		{"", ""},
 		{"--cluster-id=255", ""},
-		{"--cluster-id=0", "--cluster-id: cluster id 0 is not within 1 to 255"},
+		{"--cluster-id=0", "--cluster-id is required"},
 		{"--cluster-id=256", "--cluster-id: cluster id 256 is not within 1 to 255"},
 		{"--max-connected-clusters=300", "--max-connected-clusters"},
 		{"--cluster-name=", "--cluster-name is required"},

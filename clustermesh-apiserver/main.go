@@ -131,15 +131,17 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 func openFeed(ctx context.Context, nodes *feed.Server, publisher *publish.Publisher, peers *peer.Manager, listed, seeded *process.Condition) error {
 	listed.SetNotReady("the manifests have not all been read yet")
 	seeded.SetNotReady("the peers' state has not been read yet")
-	for _, wait := range []struct {
-		done      <-chan struct{}
-		condition *process.Condition
-	}{{publisher.Listed(), listed}, {peers.Seeded(), seeded}} {
+	source, cached := publisher.Listed(), peers.Seeded()
+	for source != nil || cached != nil {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-wait.done:
-			wait.condition.SetReady()
+		case <-source:
+			source = nil
+			listed.SetReady()
+		case <-cached:
+			cached = nil
+			seeded.SetReady()
 		}
 	}
 	nodes.Open()

@@ -45,6 +45,8 @@ type allocator struct {
 
 // load reads the claims of earlier runs. A record that does not parse keeps its
 // number from being used and is reported in the error after all others are read.
+// A number outside the cluster's range is from before the cluster, or the mesh,
+// was numbered anew: it is another cluster's to give, so it is passed over.
 func (a *allocator) load(ctx context.Context) error {
 	a.claims = map[identity.Number]claim{}
 	a.numbers = map[identity.Labels]identity.Number{}
@@ -54,7 +56,7 @@ func (a *allocator) load(ctx context.Context) error {
 		if err != nil {
 			broken = append(broken, err.Error())
 		}
-		if n != identity.None {
+		if first, last := identity.Range(a.id, a.size); n >= first && n <= last {
 			a.keep(n, c)
 		}
 		return nil

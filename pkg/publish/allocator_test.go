@@ -184,6 +184,21 @@ func TestAllocatorPassesOverWhatItCanNotRead(t *testing.T) {
 	}
 }
 
+// A cluster that was given another id does not go on with the numbers of the old
+// one, which another cluster may have now.
+func TestAllocatorPassesOverAnotherRange(t *testing.T) {
+	etcd := openEtcd(t)
+	labels := identity.Labels("k8s:app=a;")
+	before := one(t, newAllocator(t, etcd, time.Now), labels)
+	renumbered := &allocator{id: 7, size: cluster.Size255, etcd: etcd, now: time.Now}
+	if err := renumbered.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := one(t, renumbered, labels); after == before || after.Cluster(cluster.Size255) != 7 {
+		t.Errorf("cluster 7 uses %d, which was cluster 1's %d", after, before)
+	}
+}
+
 func one(t *testing.T, a *allocator, labels identity.Labels) identity.Number {
 	t.Helper()
 	got, err := a.assign(t.Context(), []identity.Labels{labels})
