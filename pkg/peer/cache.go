@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,8 +23,12 @@ type cache struct {
 	// marks are the peer's config and the markers that say that the state is
 	// whole.
 	marks *kvstore.Writer
-	// whole wakes Run when everything has been set once.
-	whole chan struct{}
+	// whole wakes run with the turn in which everything has been set.
+	whole chan int
+
+	mu sync.Mutex
+	// turn counts the times that the cache was withdrawn.
+	turn int
 }
 
 func newCache(peer string, etcd *kvstore.Client, log *slog.Logger) *cache {
@@ -42,43 +47,83 @@ func newCache(peer string, etcd *kvstore.Client, log *slog.Logger) *cache {
 		layout: l, etcd: etcd,
 		state: writer("cache of "+peer, state),
 		marks: writer("marks of "+peer, append(marks, wire.ConfigKey(peer))),
-		whole: make(chan struct{}, 1),
+		whole: make(chan int, 1),
 	}
 }
 
-// load gives fn everything that an earlier run cached. The config is nil when
-// there was none; whole says that the cache is all that the peer had published.
-func (c *cache) load(ctx context.Context, fn func(kvstore.Item) error) (config *cluster.Config, whole bool, err error) {
+// config returns the config that an earlier run cached, nil for none: then what
+// is cached is part of a state that was never whole, or that was being drained,
+// and is not to be used.
+func (c *cache) config(ctx context.Context) (*cluster.Config, error) {
 	name := c.layout.Cluster
 	value, found, err := c.etcd.Get(ctx, wire.ConfigKey(name))
 	if err != nil {
-		return nil, false, fmt.Errorf("read the cached config of %s: %w", name, err)
+		return nil, fmt.Errorf("read the cached config of %s: %w", name, err)
 	}
-	if found {
-		if parsed, err := wire.DecodeConfig(name, value); err == nil {
-			config = &parsed
-		}
+	if !found {
+		return nil, nil
 	}
-	whole = config != nil
-	for _, kind := range wire.Kinds() {
+	config, err := wire.DecodeConfig(name, value)
+	if err != nil {
+		return nil, nil // of another version of ours; the peer says it again
+	}
+	return &config, nil
+}
+
+// load gives fn everything that an earlier run cached. whole says that it is all
+// that the peer had published.
+func (c *cache) load(ctx context.Context, fn func(kvstore.Item) error) (whole bool, err error) {
+	name := c.layout.Cluster
+	whole = true
+	for _, kind := range inOrder() {
 		if err := c.etcd.List(ctx, kvstore.Prefix(c.layout.Prefix(kind)), fn); err != nil {
-			return nil, false, fmt.Errorf("read the cached %s of %s: %w", kind, name, err)
+			return false, fmt.Errorf("read the cached %s of %s: %w", kind, name, err)
 		}
 		_, found, err := c.etcd.Get(ctx, c.layout.Marker(kind))
 		if err != nil {
-			return nil, false, fmt.Errorf("read the cached marker of %s for %s: %w", name, kind, err)
+			return false, fmt.Errorf("read the cached marker of %s for %s: %w", name, kind, err)
 		}
 		whole = whole && found
 	}
-	return config, whole, nil
+	return whole, nil
 }
 
 // complete says that everything that the peer has was Set.
 func (c *cache) complete() {
 	c.state.Complete()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	select {
-	case c.whole <- struct{}{}:
+	case <-c.whole: // one that is not taken yet: this one is newer
 	default:
+	}
+	c.whole <- c.turn
+}
+
+// withdraw takes back that the cache is whole, and returns when nobody can read
+// any more that it is. What is in it stays. Only then may keys go that do not
+// come back: a reader, such as our own next start, must not take the rest for all.
+func (c *cache) withdraw(ctx context.Context) error {
+	c.mu.Lock()
+	c.turn++
+	for _, kind := range wire.Kinds() {
+		c.marks.Delete(c.layout.Marker(kind))
+	}
+	c.marks.Delete(wire.ConfigKey(c.layout.Cluster))
+	c.mu.Unlock()
+	return c.marks.Synced(ctx)
+}
+
+// mark says that the cache is whole unless it was withdrawn since that turn.
+func (c *cache) mark(turn int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if turn != c.turn {
+		return
+	}
+	now := wire.EncodeTime(time.Now())
+	for _, kind := range wire.Kinds() {
+		c.marks.Set(c.layout.Marker(kind), now)
 	}
 }
 
@@ -99,19 +144,17 @@ func (c *cache) run(ctx context.Context) error {
 	g.Go(func() error { return c.state.Run(ctx) })
 	g.Go(func() error { return c.marks.Run(ctx) })
 	g.Go(func() error {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-c.whole:
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case turn := <-c.whole:
+				if c.state.Synced(ctx) != nil {
+					return nil // only ctx ends it
+				}
+				c.mark(turn)
+			}
 		}
-		if c.state.Synced(ctx) != nil {
-			return nil // only ctx ends it
-		}
-		now := wire.EncodeTime(time.Now())
-		for _, kind := range wire.Kinds() {
-			c.marks.Set(c.layout.Marker(kind), now)
-		}
-		return nil
 	})
 	return g.Wait()
 }

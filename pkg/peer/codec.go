@@ -62,9 +62,18 @@ func putAs[K comparable, V any](m map[K]*V, c kvstore.Change, parse func(string)
 	return nil
 }
 
+// inOrder returns the kinds in the order in which they are put in use, and the
+// reverse of that in which they go: who is behind an address is known before it,
+// and the backends of a service before it. The last two are the other way round
+// on the wire (see wire.Kinds): a service whose slices are not known yet would be
+// taken for one that has none, and its own list of backends for all there is.
+func inOrder() []wire.Kind {
+	return []wire.Kind{wire.Identities, wire.Nodes, wire.Addresses, wire.Slices, wire.Services}
+}
+
 // kindOf returns the kind of a key, "" for none.
 func kindOf(l wire.Layout, key string) wire.Kind {
-	for _, kind := range wire.Kinds() {
+	for _, kind := range inOrder() {
 		if strings.HasPrefix(key, l.Prefix(kind)) {
 			return kind
 		}

@@ -2,6 +2,8 @@ package peer
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
@@ -38,16 +40,16 @@ func (s *session) wake() {
 
 func (s *session) config(change kvstore.Change) {
 	if change.Deleted {
-		s.change(func() { s.facts.config, s.facts.verdict = nil, nil })
+		s.change(func() { s.facts.config, s.facts.malformed = nil, nil })
 		return
 	}
 	config, err := wire.DecodeConfig(s.name, change.Value)
 	if err != nil {
 		s.refuse(change.Key, err)
-		s.change(func() { s.facts.config, s.facts.verdict = nil, err })
+		s.change(func() { s.facts.config, s.facts.malformed = nil, err })
 		return
 	}
-	s.change(func() { s.facts.config, s.facts.verdict = &config, nil })
+	s.change(func() { s.facts.config, s.facts.malformed = &config, nil })
 }
 
 func (s *session) marker(change kvstore.Change) {
@@ -75,16 +77,33 @@ func (c *control) Trouble(err error) {
 	s.change(func() { s.facts.trouble = err })
 }
 
-// data follows what a peer publishes.
+// data follows what a peer publishes. What is read goes through the intake;
+// apply, and then nobody else, puts it in use.
 type data struct {
 	*session
 	layout wire.Layout
+	intake *intake
 	first  bool // the first listing of this attempt is complete
 }
 
-// Changes implements kvstore.Handler: memory first, then the cache.
-func (d *data) Changes(_ context.Context, changes []kvstore.Change) error {
+func newData(s *session, l wire.Layout) *data {
+	d := &data{session: s, layout: l}
+	d.intake = newIntake(func(key string) int { return slices.Index(inOrder(), kindOf(l, key)) }, d.apply)
+	return d
+}
+
+// Changes implements kvstore.Handler. It waits while the peer says more than
+// can be put in use.
+func (d *data) Changes(ctx context.Context, changes []kvstore.Change) error {
+	d.metrics.changes(d.name, len(changes))
+	d.change(func() { d.lastChange = time.Now() })
+	return d.intake.add(ctx, changes)
+}
+
+// apply puts changes in use: memory first, then the cache.
+func (d *data) apply(changes []kvstore.Change) {
 	update := newUpdate()
+	good := changes[:0]
 	for _, c := range changes {
 		kind := kindOf(d.layout, c.Key)
 		cached := rename(c.Key, kind, d.layout, d.cache.layout)
@@ -93,20 +112,21 @@ func (d *data) Changes(_ context.Context, changes []kvstore.Change) error {
 			d.keep(cached)
 			continue
 		}
-		if c.Deleted {
-			delete(d.known, cached)
-			d.cache.state.Delete(cached)
-			continue
-		}
-		d.known[cached] = d.attempt
-		d.cache.state.Set(cached, c.Value)
+		c.Key = cached
+		good = append(good, c)
 	}
 	if update.Len() > 0 {
 		d.engine.Apply(d.name, update)
 	}
-	d.metrics.changes(d.name, len(changes))
-	d.change(func() { d.lastChange = time.Now() })
-	return nil
+	for _, c := range good {
+		if c.Deleted {
+			delete(d.known, c.Key)
+			d.cache.state.Delete(c.Key)
+			continue
+		}
+		d.known[c.Key] = d.attempt
+		d.cache.state.Set(c.Key, c.Value)
+	}
 }
 
 // keep holds on to a key whose new value is refused: it is not gone.
@@ -119,8 +139,11 @@ func (d *data) keep(cached string) {
 // Complete implements kvstore.Handler. After the first listing of an attempt,
 // what was known before and is not in it is gone; from then on the handler is
 // told of deletions.
-func (d *data) Complete(context.Context) error {
+func (d *data) Complete(ctx context.Context) error {
 	if !d.first {
+		if err := d.intake.flush(ctx); err != nil {
+			return err
+		}
 		d.first = true
 		d.forget()
 		if config := d.currentConfig(); config != nil {
@@ -140,25 +163,29 @@ func (d *data) currentConfig() *cluster.Config {
 	return d.facts.config
 }
 
+// forget takes out of use what this attempt has not seen. The intake is empty.
 func (d *data) forget() {
-	update := newUpdate()
+	var gone [][]kvstore.Change
+	for range inOrder() {
+		gone = append(gone, nil)
+	}
 	for key, attempt := range d.known {
 		if attempt == d.attempt {
 			continue
 		}
-		gone := kvstore.Change{Key: key, Deleted: true}
-		if err := put(&update, d.cache.layout, kindOf(d.cache.layout, key), gone); err != nil {
-			d.refuse(key, err) // it was decoded before, so its key is good
-		}
-		delete(d.known, key)
-		d.cache.state.Delete(key)
+		kind := kindOf(d.cache.layout, key)
+		at := len(gone) - 1 - slices.Index(inOrder(), kind)
+		gone[at] = append(gone[at], kvstore.Change{Key: rename(key, kind, d.cache.layout, d.layout), Deleted: true})
 	}
-	if update.Len() > 0 {
-		d.engine.Apply(d.name, update)
+	for _, piece := range cut(gone) {
+		d.apply(piece)
 	}
 }
 
 // Trouble implements kvstore.Handler.
 func (d *data) Trouble(err error) {
+	if errors.Is(err, kvstore.ErrNotReady) {
+		return // control says which marker is missing
+	}
 	d.change(func() { d.facts.trouble = err })
 }

@@ -58,8 +58,8 @@ type Manager struct {
 type peer struct {
 	*session
 	file      File
-	broken    bool // its file could not be used when the session began
-	stop      func()
+	broken    bool   // its file could not be used when the session began
+	stop      func() // nil before it began
 	stopCache func()
 }
 
@@ -191,6 +191,22 @@ func (m *Manager) reconcile(ctx context.Context, found listing) {
 			m.add(ctx, name, File{}, found.problems[name])
 		}
 	}
+	// What was cached of all of them is in use before any is asked: of two that
+	// claim one address the one that had it keeps it.
+	for _, p := range m.peers {
+		if p.stop == nil {
+			p.stop = m.begin(ctx, p)
+		}
+	}
+}
+
+// begin runs the session with a peer whose file is good.
+func (m *Manager) begin(ctx context.Context, p *peer) (stop func()) {
+	if p.broken {
+		return func() {}
+	}
+	file := p.file
+	return start(ctx, func(ctx context.Context) { p.run(ctx, file) })
 }
 
 // keep begins, or begins anew, the session with a peer whose file is good.
@@ -203,11 +219,11 @@ func (m *Manager) keep(ctx context.Context, name string, file File) {
 		m.cfg.Logger.Info("peer file changed", "cluster", name)
 		p.stop()
 		p.file, p.broken = file, false
-		p.stop = start(ctx, func(ctx context.Context) { p.run(ctx, file) })
+		p.stop = m.begin(ctx, p)
 	}
 }
 
-// add begins a session; with broken, only what is cached is in use.
+// add makes a session of which what is cached is in use, which is all with broken.
 func (m *Manager) add(ctx context.Context, name string, file File, broken error) {
 	s := newSession(name, m)
 	whole, err := s.seed(ctx)
@@ -215,16 +231,13 @@ func (m *Manager) add(ctx context.Context, name string, file File, broken error)
 		m.cfg.Logger.Warn("cached state of the peer is not read, will retry", "cluster", name, "error", err)
 		return // the next look tries again
 	}
-	p := &peer{session: s, file: file, broken: broken != nil, stop: func() {}}
+	p := &peer{session: s, file: file, broken: broken != nil}
 	s.change(func() { s.whole, s.facts.setup = whole, broken })
 	p.stopCache = start(ctx, func(ctx context.Context) {
 		if err := s.cache.run(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("cache of the peer ended", "error", err)
 		}
 	})
-	if broken == nil {
-		p.stop = start(ctx, func(ctx context.Context) { p.run(ctx, file) })
-	}
 	m.mu.Lock()
 	m.peers[name] = p
 	m.mu.Unlock()

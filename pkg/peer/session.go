@@ -37,6 +37,9 @@ type session struct {
 	// drains has it.
 	known   map[string]uint64
 	attempt uint64
+	// inUse is the cluster id under which what is known was said; 0: nothing is.
+	// It belongs to the same goroutine.
+	inUse cluster.ID
 
 	// nudge wakes the data loop when something that it depends on changed.
 	nudge chan struct{}
@@ -113,8 +116,20 @@ func withoutNumbers(text string) string {
 // seed puts what an earlier run cached in use. It reports whether that is all
 // that the peer had published.
 func (s *session) seed(ctx context.Context) (whole bool, err error) {
-	update, keys := newUpdate(), 0
-	config, whole, err := s.cache.load(ctx, func(item kvstore.Item) error {
+	config, err := s.cache.config(ctx)
+	if config == nil || err != nil {
+		return false, err
+	}
+	if err := s.registry.claim(config.ID, s.name); err != nil {
+		s.log.Warn("cached state is not used", "error", err)
+		return false, nil
+	}
+	if err := s.cache.setConfig(*config); err != nil {
+		return false, err
+	}
+	s.inUse = config.ID
+	update := newUpdate()
+	whole, err = s.cache.load(ctx, func(item kvstore.Item) error {
 		c := kvstore.Change{Key: item.Key, Value: item.Value}
 		if err := put(&update, s.cache.layout, kindOf(s.cache.layout, item.Key), c); err != nil {
 			s.refuse(item.Key, err)
@@ -122,23 +137,17 @@ func (s *session) seed(ctx context.Context) (whole bool, err error) {
 		}
 		s.known[item.Key] = s.attempt
 		s.cache.state.Set(item.Key, item.Value)
-		keys++
+		if update.Len() == maxPieceKeys {
+			s.engine.Apply(s.name, update)
+			update = newUpdate()
+		}
 		return nil
 	})
+	s.engine.Apply(s.name, update)
 	if err != nil {
 		return false, err
 	}
-	if config != nil {
-		if err := s.registry.claim(config.ID, s.name); err != nil {
-			s.log.Warn("cached state is not used", "error", err)
-			return false, nil
-		}
-		if err := s.cache.setConfig(*config); err != nil {
-			return false, err
-		}
-	}
-	s.engine.Apply(s.name, update)
-	s.log.Info("cached state of the peer is in use", "keys", keys, "whole", whole)
+	s.log.Info("cached state of the peer is in use", "keys", len(s.known), "whole", whole)
 	return whole, nil
 }
 
@@ -196,9 +205,10 @@ func (s *session) dial(ctx context.Context, file File) (*kvstore.Client, bool) {
 
 // plan is how a peer's data is read; it changes with the peer's config.
 type plan struct {
-	id     cluster.ID
-	cached bool
-	slices bool
+	id       cluster.ID
+	cached   bool
+	slices   bool
+	canaries bool
 }
 
 // followData reads the peer's data while its config is accepted and its markers
@@ -209,16 +219,26 @@ func (s *session) followData(ctx context.Context, client *kvstore.Client) error 
 	defer func() { stop() }()
 	for {
 		freed := s.registry.freed()
-		want, ok := s.decide()
+		want, verdict := s.desired()
 		if want != running && running != (plan{}) {
 			stop()
-			if want.id != running.id && want.id != 0 {
-				s.drain()
-			}
 			running = plan{}
 			s.attempt++
 		}
-		if ok && running == (plan{}) {
+		// An id that can not be accepted drains nothing: what the peer said before
+		// stays in use, as with any other refusal. One that can does, also when
+		// another peer holds it: two that swap ids would wait for each other.
+		if want.id != 0 && s.inUse != 0 && want.id != s.inUse {
+			if err := s.drain(ctx); err != nil {
+				return nil // only ctx ends it
+			}
+			continue
+		}
+		if want.id != 0 {
+			verdict = s.registry.claim(want.id, s.name)
+		}
+		if s.judge(want, verdict) && running == (plan{}) {
+			s.inUse = want.id
 			stop = s.startData(ctx, client, want)
 			running = want
 		}
@@ -231,38 +251,40 @@ func (s *session) followData(ctx context.Context, client *kvstore.Client) error 
 	}
 }
 
-// decide returns how to read the data now; false: not at all. A zero plan with
-// true does not exist.
-func (s *session) decide() (plan, bool) {
+// desired returns how the peer's config wants the data read, the zero plan when
+// there is none; verdict says why what it wants can not be.
+func (s *session) desired() (want plan, verdict error) {
 	s.mu.Lock()
-	config := s.facts.config
+	config, malformed := s.facts.config, s.facts.malformed
 	s.mu.Unlock()
 	if config == nil {
-		return plan{}, false
+		return plan{}, malformed
 	}
-	verdict := accept(s.ours, *config)
-	if verdict == nil {
-		verdict = s.registry.claim(config.ID, s.name)
+	if err := accept(s.ours, *config); err != nil {
+		return plan{}, err
 	}
-	p := plan{id: config.ID, cached: config.Cached, slices: config.ExportMode == cluster.ExportServicesAndSlices}
+	return plan{
+		id: config.ID, cached: config.Cached, canaries: config.SyncedCanaries,
+		slices: config.ExportMode == cluster.ExportServicesAndSlices,
+	}, nil
+}
+
+// judge keeps what decides on reading the data, and reports whether it may begin.
+func (s *session) judge(p plan, verdict error) bool {
 	missing := ""
 	s.change(func() {
-		missing = s.missingMarker(*config, p)
+		if p.id != 0 {
+			missing = s.missingMarker(p)
+		}
 		s.facts.verdict, s.facts.missing = verdict, missing
 	})
-	if verdict != nil {
-		return plan{}, false
-	}
-	if missing != "" {
-		return p, false
-	}
-	return p, true
+	return p.id != 0 && verdict == nil && missing == ""
 }
 
 // missingMarker returns the first kind that the peer has not written whole, ""
 // for none. The caller holds s.mu.
-func (s *session) missingMarker(config cluster.Config, p plan) string {
-	if !config.SyncedCanaries {
+func (s *session) missingMarker(p plan) string {
+	if !p.canaries {
 		return ""
 	}
 	for _, kind := range p.kinds() {
@@ -276,7 +298,7 @@ func (s *session) missingMarker(config cluster.Config, p plan) string {
 // kinds are those that the peer publishes.
 func (p plan) kinds() []wire.Kind {
 	var out []wire.Kind
-	for _, kind := range wire.Kinds() {
+	for _, kind := range inOrder() {
 		if kind != wire.Slices || p.slices {
 			out = append(out, kind)
 		}
@@ -288,16 +310,23 @@ func (p plan) kinds() []wire.Kind {
 func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan) (stop func()) {
 	layout := wire.Layout{Cluster: s.name, Cached: p.cached}
 	var ranges []kvstore.Range
+	// The markers are looked for at the revision that is listed: a store that was
+	// wiped and is being filled again lacks keys that are not gone.
+	var markers []string
 	for _, kind := range p.kinds() {
 		ranges = append(ranges, kvstore.Prefix(layout.Prefix(kind)))
+		if p.canaries {
+			markers = append(markers, layout.Marker(kind))
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := client.Follow(ctx, kvstore.FollowConfig{
-			Ranges: ranges, Handler: &data{session: s, layout: layout}, Logger: s.log,
-		})
+		d := newData(s, layout)
+		stopIntake := start(ctx, d.intake.run)
+		err := client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Require: markers, Handler: d, Logger: s.log})
+		stopIntake()
 		if err != nil && !errors.Is(err, context.Canceled) {
 			s.change(func() { s.facts.trouble = err })
 		}
@@ -309,14 +338,25 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 	}
 }
 
-// drain takes all that the peer said out of use.
-func (s *session) drain() {
+// drain takes all that the peer said out of use before it is read under another
+// id: its identities mean something else then. The id is free when nothing of it
+// is left in use, and the cache does not say that it is whole while it is emptied.
+// An error is that of ctx; then drain can be repeated.
+func (s *session) drain(ctx context.Context) error {
+	s.log.Info("peer has another cluster id, what it said under the old one is drained", "was", s.inUse)
+	s.change(func() { s.facts.draining, s.whole = true, false })
 	s.engine.Remove(s.name)
+	s.registry.release(s.name)
+	if err := s.cache.withdraw(ctx); err != nil {
+		return err
+	}
 	for key := range s.known {
 		s.cache.state.Delete(key)
 	}
 	clear(s.known)
-	s.log.Info("peer is drained")
+	s.inUse = 0
+	s.change(func() { s.facts.draining = false })
+	return nil
 }
 
 // settled reports whether nodes need not wait for this peer: what it said is in

@@ -28,13 +28,15 @@ const (
 
 // facts are what a session knows. The state follows from them alone.
 type facts struct {
-	setup    error // the session can not begin: files, certificates
-	answered bool  // the peer has answered since the session began
-	trouble  error // what keeps the peer from being followed now
-	config   *cluster.Config
-	verdict  error // why the config is not accepted
-	missing  string
-	complete bool // everything was listed once in this session
+	setup     error // the session can not begin: files, certificates
+	answered  bool  // the peer has answered since the session began
+	trouble   error // what keeps the peer from being followed now
+	config    *cluster.Config
+	malformed error // why there is no config though the peer published one
+	verdict   error // why the config is not accepted
+	draining  bool  // what was said under another id is being taken out of use
+	missing   string
+	complete  bool // everything was listed once in this session
 }
 
 // state returns where a session stands and why, "" where the state says it all.
@@ -48,6 +50,8 @@ func (f facts) state() (State, string) {
 		return Connecting, f.trouble.Error()
 	case !f.answered:
 		return Connecting, ""
+	case f.draining:
+		return Waiting, "the peer has another cluster id; what it said under the old one goes first"
 	case f.verdict != nil:
 		return Refused, f.verdict.Error()
 	case f.config == nil:

@@ -190,7 +190,7 @@ type engine struct{ *merge.Engine }
 
 type noSink struct{}
 
-func (noSink) Apply(service.Delta) {}
+func (noSink) Apply(merge.Delta) {}
 
 // local is the cluster east with a Manager.
 type local struct {
