@@ -3,6 +3,7 @@ package kvstore
 import (
 	"context"
 	"log/slog"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -48,10 +49,17 @@ func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
 }
 
 func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	if c.Enabled(e.Level) && !beside(e.Message) {
 		return ce.AddCore(e, c)
 	}
 	return ce
+}
+
+// beside reports whether a message is about a server on a network with users:
+// this one is on a socket of its own and has none.
+func beside(message string) bool {
+	return strings.HasPrefix(message, "Running http and grpc server on single port") ||
+		message == "simple token is not cryptographically signed"
 }
 
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {

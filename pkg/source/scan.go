@@ -75,7 +75,7 @@ func surveyDir(root string) *survey {
 	}
 	info, err := os.Stat(root)
 	if err != nil {
-		s.failed["."] = plain(err)
+		s.failed["."] = fmt.Errorf("the directory %s: %w", root, plain(err))
 		return &s.survey
 	}
 	if !info.IsDir() {
