@@ -144,7 +144,13 @@ func openFeed(ctx context.Context, nodes *feed.Server, publisher *publish.Publis
 			seeded.SetReady()
 		}
 	}
-	nodes.Open()
+	nodes.Open(feed.View, feed.Slice, feed.Node)
+	// Addresses wait for identities, which may have to wait for etcd.
+	select {
+	case <-ctx.Done():
+	case <-publisher.Addressed():
+		nodes.Open()
+	}
 	return nil
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/datapath"
 	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/process"
 	"github.com/causeway-mesh/causeway/pkg/service"
@@ -170,13 +171,13 @@ func TestRun(t *testing.T) {
 	stop := start(t, c)
 	await(t, "/healthz", http.StatusOK, "")
 	await(t, "/readyz", http.StatusServiceUnavailable, "state: not ready")
-	server.Apply(shop("10.1.0.1"))
+	server.Apply(merge.Delta{Services: shop("10.1.0.1")})
 	server.Open()
 	await(t, "/readyz", http.StatusOK, "ready")
 	await(t, "/metrics", http.StatusOK, "causeway_agent_frontends 1")
 	await(t, "/metrics", http.StatusOK, `causeway_datapath_map_entries{map="service"} 1`)
 	wantReached(t, "10.1.0.1:8080")
-	server.Apply(shop("10.1.0.2"))
+	server.Apply(merge.Delta{Services: shop("10.1.0.2")})
 	awaitReached(t, "10.1.0.2:8080")
 
 	// A second agent is refused and changes nothing.

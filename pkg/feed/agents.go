@@ -25,6 +25,7 @@ type agents struct {
 // agent is one stream of a node, or its last.
 type agent struct {
 	status AgentStatus
+	known  kindSet
 	end    context.CancelCauseFunc
 }
 
@@ -32,7 +33,7 @@ func newAgents() *agents { return &agents{byNode: map[string]*agent{}} }
 
 // join makes a stream the one of its node and ends an older one: when a
 // connection was cut, the server may see the new one before it misses the old.
-func (a *agents) join(node, version string, end context.CancelCauseFunc, now time.Time) (joined *agent, replaced bool) {
+func (a *agents) join(node, version string, known kindSet, end context.CancelCauseFunc, now time.Time) (joined *agent, replaced bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sweep(now)
@@ -40,7 +41,7 @@ func (a *agents) join(node, version string, end context.CancelCauseFunc, now tim
 		old.end(errReplaced)
 		replaced = true
 	}
-	joined = &agent{end: end, status: AgentStatus{Node: node, Version: version, Connected: true, Since: now}}
+	joined = &agent{known: known, end: end, status: AgentStatus{Node: node, Version: version, Connected: true, Since: now}}
 	a.byNode[node] = joined
 	return joined, replaced
 }
@@ -59,14 +60,17 @@ func (a *agents) applied(g *agent, applied Applied) {
 	g.status.Applied = applied
 }
 
-// list returns all that are connected or left less than goneFor ago, by node.
-func (a *agents) list(now time.Time) []AgentStatus {
+// list returns all that are connected or left less than goneFor ago, by node;
+// current says of one what it has applied and knows of.
+func (a *agents) list(now time.Time, current func(Applied, kindSet) bool) []AgentStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sweep(now)
 	out := make([]AgentStatus, 0, len(a.byNode))
 	for _, g := range a.byNode {
-		out = append(out, g.status)
+		status := g.status
+		status.Current = status.Connected && current(status.Applied, g.known)
+		out = append(out, status)
 	}
 	slices.SortFunc(out, func(x, y AgentStatus) int { return cmp.Compare(x.Node, y.Node) })
 	return out

@@ -3,7 +3,6 @@ package feed
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -20,7 +19,6 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
-	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
 // A server that is frozen is left after keepaliveTime + keepaliveTimeout; a
@@ -43,9 +41,12 @@ type ClientConfig struct {
 	// Node and Version are what the agent says of itself; Node must be what its
 	// certificate says.
 	Node, Version string
-	Sink          Sink
-	Logger        *slog.Logger
-	Registerer    prometheus.Registerer
+	// State is what the node was told before. It must be this Client's alone; its
+	// Run is the caller's to run. nil begins with nothing, in memory.
+	State      *State
+	Sink       Sink
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // Client receives the state for one node.
@@ -58,15 +59,22 @@ type Client struct {
 	applied *Applied
 	// reported has one element when applied was not sent yet.
 	reported chan struct{}
+
+	// handed says that the Sink has all that is in the State. It is Run's own.
+	handed bool
 }
 
 // NewClient returns a client. It does not connect; Run does.
 func NewClient(cfg ClientConfig) *Client {
+	if cfg.State == nil {
+		cfg.State = OpenState(StateConfig{Logger: cfg.Logger})
+	}
 	return &Client{cfg: cfg, metrics: newClientMetrics(cfg.Registerer), reported: make(chan struct{}, 1)}
 }
 
-// Report says how far the agent is. It never blocks: of reports that could not
-// be sent in time only the newest is, after a new connection again.
+// Report says how far the agent is, less what the Client itself keeps. It never
+// blocks: of reports that could not be sent in time only the newest is, after a
+// new connection again.
 func (c *Client) Report(applied Applied) {
 	c.mu.Lock()
 	c.applied = &applied
@@ -81,8 +89,9 @@ func (c *Client) wakeReport() {
 	}
 }
 
-// Run connects, hands what it receives to the Sink, and connects anew whenever
-// the stream ends, until ctx ends; it returns nil then. Nothing else ends it.
+// Run hands what the State has to the Sink, connects, hands over what it
+// receives, and connects anew whenever the stream ends, until ctx ends; it
+// returns nil then. Nothing else ends it.
 func (c *Client) Run(ctx context.Context) error {
 	retry := retrying{wait: minBackoff}
 	for {
@@ -152,9 +161,12 @@ func withoutNumbers(text string) string {
 	}, text)
 }
 
-// subscribe serves one connection and returns why it ended, and whether a
-// whole state was received on it.
+// subscribe serves one connection and returns why it ended, and whether the
+// server had something to say on it.
 func (c *Client) subscribe(ctx context.Context) (connected bool, err error) {
+	if err := c.hand(ctx); err != nil {
+		return false, err
+	}
 	// A connection of its own for each attempt: nothing of a failed one stays.
 	conn, err := grpc.NewClient("passthrough:///"+c.cfg.Target,
 		grpc.WithNoProxy(),
@@ -172,40 +184,74 @@ func (c *Client) subscribe(ctx context.Context) (connected bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("subscribe at %s: %w", c.cfg.Target, err)
 	}
-	group.Go(func() error { return c.report(ctx, stream) })
+	answers := make(chan *feedpb.Buckets)
+	group.Go(func() error { return c.report(ctx, stream, answers) })
 	group.Go(func() error {
 		defer c.metrics.connected.Set(0)
-		return c.receive(ctx, stream, &connected)
+		return c.receive(ctx, stream, answers, &connected)
 	})
 	err = group.Wait()
 	return connected, err
 }
 
-type clientStream = grpc.BidiStreamingClient[feedpb.Report, feedpb.Batch]
+// hand gives the sink all there is, once, and again after it refused something.
+func (c *Client) hand(ctx context.Context) error {
+	if c.handed {
+		return nil
+	}
+	b, ok, err := c.cfg.State.whole()
+	if err != nil || !ok {
+		return err
+	}
+	if err := c.cfg.Sink.Apply(ctx, b); err != nil {
+		return fmt.Errorf("apply the state of revision %d: %w", b.Revision.N, err)
+	}
+	c.handed = true
+	c.metrics.batches.WithLabelValues("snapshot").Inc()
+	return nil
+}
 
-// report sends Hello and then each newest report.
-func (c *Client) report(ctx context.Context, stream clientStream) error {
+type clientStream = grpc.BidiStreamingClient[feedpb.Report, feedpb.Message]
+
+// report sends Hello, then each newest report and what receive answers. It is
+// the only one that sends.
+func (c *Client) report(ctx context.Context, stream clientStream, answers <-chan *feedpb.Buckets) error {
 	hello := &feedpb.Hello{Node: c.cfg.Node, Version: c.cfg.Version}
+	c.cfg.State.hello(hello)
 	if err := stream.Send(&feedpb.Report{Report: &feedpb.Report_Hello{Hello: hello}}); err != nil {
 		return c.sendError(ctx, err)
 	}
 	c.wakeReport() // the new stream has not heard what an older one did
 	for {
+		report := &feedpb.Report{}
 		select {
 		case <-c.reported:
+			applied := c.newest()
+			if applied == nil {
+				continue
+			}
+			report.Report = &feedpb.Report_Applied{Applied: appliedToProto(*applied)}
+		case answer := <-answers:
+			report.Report = &feedpb.Report_Buckets{Buckets: answer}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		c.mu.Lock()
-		applied := c.applied
-		c.mu.Unlock()
-		if applied == nil {
-			continue
-		}
-		if err := stream.Send(&feedpb.Report{Report: &feedpb.Report_Applied{Applied: appliedToProto(*applied)}}); err != nil {
+		if err := stream.Send(report); err != nil {
 			return c.sendError(ctx, err)
 		}
 	}
+}
+
+// newest returns the report to send, nil before the first.
+func (c *Client) newest() *Applied {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.applied == nil {
+		return nil
+	}
+	applied := *c.applied
+	c.cfg.State.count(&applied.Counts)
+	return &applied
 }
 
 // sendError waits for the receiver, since a failed Send only says that the
@@ -215,54 +261,72 @@ func (c *Client) sendError(ctx context.Context, err error) error {
 	return err
 }
 
-// receive hands each change to the sink.
-func (c *Client) receive(ctx context.Context, stream clientStream, connected *bool) error {
-	for {
-		b, err := receiveBatch(stream)
-		if err != nil {
-			return err
-		}
-		if !*connected && !b.Snapshot {
-			return errors.New("the feed began with a change instead of the whole state")
-		}
-		if err := c.cfg.Sink.Apply(ctx, b); err != nil {
-			return fmt.Errorf("apply revision %d: %w", b.Revision.N, err)
-		}
-		if !*connected {
-			*connected = true
-			c.metrics.connected.Set(1)
-			c.cfg.Logger.Info("receiving the feed", "target", c.cfg.Target, "revision", b.Revision.N)
-		}
-		c.metrics.batches.WithLabelValues(batchKind(b)).Inc()
-	}
-}
-
-func batchKind(b Batch) string {
-	if b.Snapshot {
-		return "snapshot"
-	}
-	return "delta"
-}
-
-// receiveBatch collects the messages of one change.
-func receiveBatch(stream clientStream) (Batch, error) {
-	b := Batch{Delta: service.Delta{
-		Views:  map[service.Name]*service.View{},
-		Slices: map[service.BackendSliceKey]*service.BackendSlice{},
-	}}
+// receive hands each change to the sink, and answers what it is asked.
+func (c *Client) receive(ctx context.Context, stream clientStream, answers chan<- *feedpb.Buckets, connected *bool) error {
+	in := newIncoming()
 	for {
 		m, err := stream.Recv()
 		if err != nil {
-			return Batch{}, fmt.Errorf("receive: %w", err)
+			return fmt.Errorf("receive: %w", err)
 		}
-		b.Revision, b.Snapshot = revisionFromProto(m.GetRevision()), m.GetSnapshot()
-		for _, resource := range m.GetResources() {
-			if err := decode(resource, &b.Delta); err != nil {
-				return Batch{}, fmt.Errorf("revision %d: %w", b.Revision.N, err)
+		switch m := m.GetMessage().(type) {
+		case *feedpb.Message_Ask:
+			if err := c.answer(ctx, m.Ask, answers); err != nil {
+				return err
 			}
-		}
-		if m.GetLast() {
-			return b, nil
+		case *feedpb.Message_Batch:
+			last, err := in.add(m.Batch)
+			if err != nil {
+				return err
+			}
+			if !last {
+				continue
+			}
+			if err := c.apply(ctx, in); err != nil {
+				return err
+			}
+			if !*connected {
+				*connected = true
+				c.metrics.connected.Set(1)
+				c.cfg.Logger.Info("receiving the feed", "target", c.cfg.Target, "revision", in.revision.N)
+			}
+			in = newIncoming()
 		}
 	}
+}
+
+func (c *Client) answer(ctx context.Context, ask *feedpb.Ask, answers chan<- *feedpb.Buckets) error {
+	for _, kind := range ask.GetKinds() {
+		buckets, err := c.cfg.State.answer(kind)
+		if err != nil {
+			return err
+		}
+		select {
+		case answers <- buckets:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// apply keeps a change, and gives the sink what of it is new to it.
+func (c *Client) apply(ctx context.Context, in *incoming) error {
+	changes, err := c.cfg.State.accept(in)
+	if err != nil {
+		return fmt.Errorf("revision %d: %w", in.revision.N, err)
+	}
+	if !c.handed {
+		return c.hand(ctx)
+	}
+	b := Batch{Revision: in.revision, Delta: newDelta()}
+	for _, t := range changes {
+		t.addTo(&b.Delta)
+	}
+	if err := c.cfg.Sink.Apply(ctx, b); err != nil {
+		c.handed = false
+		return fmt.Errorf("apply revision %d: %w", b.Revision.N, err)
+	}
+	c.metrics.batches.WithLabelValues("delta").Inc()
+	return nil
 }

@@ -15,26 +15,6 @@ import (
 // errMalformed is returned for a resource that no server of this protocol sends.
 var errMalformed = errors.New("malformed resource")
 
-// key names a resource: a view, of which only the service counts, or a slice.
-type key struct {
-	view  bool
-	slice service.BackendSliceKey
-}
-
-func viewKey(name service.Name) key {
-	return key{view: true, slice: service.BackendSliceKey{Service: name}}
-}
-
-func sliceKey(k service.BackendSliceKey) key { return key{slice: k} }
-
-// kind is the resource's kind as metrics label it.
-func (k key) kind() string {
-	if k.view {
-		return "view"
-	}
-	return "slice"
-}
-
 // encodeView returns v as a Resource. Equal views have equal encodings.
 func encodeView(v *service.View) ([]byte, error) {
 	m := &feedpb.View{Service: nameToProto(v.Name)}
@@ -60,14 +40,6 @@ func encodeSlice(s *service.BackendSlice) ([]byte, error) {
 	return marshal(&feedpb.Resource{Resource: &feedpb.Resource_Slice{Slice: m}})
 }
 
-// encodeDeleted returns the Resource that says that k is gone.
-func encodeDeleted(k key) ([]byte, error) {
-	if k.view {
-		return marshal(&feedpb.Resource{Resource: &feedpb.Resource_DeletedView{DeletedView: nameToProto(k.slice.Service)}})
-	}
-	return marshal(&feedpb.Resource{Resource: &feedpb.Resource_DeletedSlice{DeletedSlice: keyToProto(k.slice)}})
-}
-
 // marshal fails only for text that is not UTF-8.
 func marshal(r *feedpb.Resource) ([]byte, error) {
 	return proto.MarshalOptions{Deterministic: true}.Marshal(r)
@@ -87,35 +59,6 @@ func portsToProto(ports []service.Port) []*feedpb.Port {
 		out[i] = &feedpb.Port{Name: p.Name, Protocol: string(p.Protocol), Port: uint32(p.Port)}
 	}
 	return out
-}
-
-// decode adds an encoded Resource to d. Errors wrap errMalformed.
-func decode(encoded []byte, d *service.Delta) error {
-	var r feedpb.Resource
-	if err := proto.Unmarshal(encoded, &r); err != nil {
-		return fmt.Errorf("%w: %w", errMalformed, err)
-	}
-	switch r := r.Resource.(type) {
-	case *feedpb.Resource_View:
-		view, err := viewFromProto(r.View)
-		if err != nil {
-			return fmt.Errorf("view %s: %w", nameFromProto(r.View.GetService()), err)
-		}
-		d.Views[view.Name] = view
-	case *feedpb.Resource_Slice:
-		slice, err := sliceFromProto(r.Slice)
-		if err != nil {
-			return fmt.Errorf("backends of %s in %q: %w", nameFromProto(r.Slice.GetKey().GetService()), r.Slice.GetKey().GetCluster(), err)
-		}
-		d.Slices[slice.BackendSliceKey] = slice
-	case *feedpb.Resource_DeletedView:
-		d.Views[nameFromProto(r.DeletedView)] = nil
-	case *feedpb.Resource_DeletedSlice:
-		d.Slices[keyFromProto(r.DeletedSlice)] = nil
-	default:
-		return fmt.Errorf("%w: of no kind that this version knows", errMalformed)
-	}
-	return nil
 }
 
 func viewFromProto(m *feedpb.View) (*service.View, error) {

@@ -3,6 +3,7 @@ package feed
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -10,7 +11,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
@@ -30,10 +35,8 @@ func TestRoundTrip(t *testing.T) {
 	want.Slices[slice("gone", 1).BackendSliceKey] = nil
 
 	got := empty()
-	for _, c := range newServer().encode(want) {
-		if err := decode(c.encoded, &got); err != nil {
-			t.Fatalf("decode %+v: %v", c.key, err)
-		}
+	for _, c := range newServer().encode(merge.Delta{Services: want}) {
+		add(t, c.encoded, &got)
 	}
 	if diff := cmp.Diff(want, got, byAddr); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -87,34 +90,48 @@ func TestDecodeRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := empty()
-			if err := decode(encoded, &d); !errors.Is(err, errMalformed) || !d.Empty() {
-				t.Errorf("decode = %v with %+v, want errMalformed and nothing", err, d)
+			if r, err := decode(encoded); !errors.Is(err, errMalformed) || r.value != nil {
+				t.Errorf("decode = %v with %+v, want errMalformed and nothing", err, r)
 			}
 		})
 	}
-	d := empty()
-	if err := decode([]byte{0xff}, &d); !errors.Is(err, errMalformed) {
+	if _, err := decode([]byte{0xff}); !errors.Is(err, errMalformed) {
 		t.Errorf("decode of no protobuf = %v, want errMalformed", err)
 	}
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, c := range newServer().encode(service.Delta{Views: viewsOf(view("web", "east")).Views, Slices: slicesOf(slice("web", 1, "10.1.0.1")).Slices}) {
+	for _, c := range newServer().encode(everything()) {
 		f.Add(c.encoded)
 	}
 	f.Fuzz(func(t *testing.T, encoded []byte) {
-		d := empty()
-		if decode(encoded, &d) != nil {
+		first, err := decode(encoded)
+		if err != nil {
 			return
 		}
-		again := empty()
-		for _, c := range newServer().encode(d) {
-			if err := decode(c.encoded, &again); err != nil {
-				t.Fatalf("decode of what was decoded: %v", err)
-			}
+		var again []byte
+		switch v := first.value.(type) {
+		case nil:
+			again, err = encodeDeletion(first.name)
+		case *service.View:
+			again, err = encodeView(v)
+		case *service.BackendSlice:
+			again, err = encodeSlice(v)
+		case *node.Node:
+			again, err = encodeNode(v)
+		case *identity.Identity:
+			again, err = encodeIdentity(v)
+		case *endpoint.Owner:
+			again, err = encodeAddress(first.name.(netip.Prefix), v)
 		}
-		if diff := cmp.Diff(d, again, byAddr); diff != "" {
+		if err != nil {
+			t.Fatalf("encode what was decoded: %v", err)
+		}
+		second, err := decode(again)
+		if err != nil {
+			t.Fatalf("decode of what was decoded: %v", err)
+		}
+		if diff := cmp.Diff(first, second, byAddr, byPrefix, cmp.AllowUnexported(resource{}, key{})); diff != "" {
 			t.Errorf("(-first +second):\n%s", diff)
 		}
 	})
@@ -126,18 +143,18 @@ func TestNotUTF8(t *testing.T) {
 	bad := slice("bad", 0, "10.1.0.1")
 	bad.Endpoints[0].Node = "\xff"
 	good := slice("good", 0, "10.1.0.1")
-	s.Apply(slicesOf(bad, good))
-	if n := s.table.kinds["slice"]; n != 1 {
+	apply(s, slicesOf(bad, good))
+	if n := s.table.shelves[Slice].count; n != 1 {
 		t.Errorf("%d slices, want the good one only", n)
 	}
 	bad.Endpoints[0].Node = "n"
-	s.Apply(slicesOf(bad))
+	apply(s, slicesOf(bad))
 	bad.Endpoints[0].Node = "\xff"
-	s.Apply(slicesOf(bad))
+	apply(s, slicesOf(bad))
 	badKey := slice("\xff", 0, "10.1.0.1")
-	s.Apply(slicesOf(badKey))
-	s.Apply(service.Delta{Slices: map[service.BackendSliceKey]*service.BackendSlice{badKey.BackendSliceKey: nil}})
-	if n := s.table.kinds["slice"]; n != 1 {
+	apply(s, slicesOf(badKey))
+	apply(s, service.Delta{Slices: map[service.BackendSliceKey]*service.BackendSlice{badKey.BackendSliceKey: nil}})
+	if n := s.table.shelves[Slice].count; n != 1 {
 		t.Errorf("%d slices, want the good one only", n)
 	}
 }
@@ -167,23 +184,23 @@ func TestTableAgainstModel(t *testing.T) {
 				}
 			}
 			put(model, d.Slices)
-			s.Apply(d)
+			apply(s, d)
 			i := r.IntN(20) // some look seldom
 			if i >= len(subscribers) {
 				continue
 			}
 			sub := &subscribers[i]
-			resources, snapshot := s.table.since(sub.n)
-			if snapshot {
-				sub.state = empty()
+			var u update
+			u.enough = math.MaxInt
+			if !s.table.since(sub.n, allKinds(), &u) {
+				sub.state, u = empty(), update{}
+				s.table.all(Slice, &u)
 			}
 			batch := empty()
-			for _, encoded := range resources {
-				if err := decode(encoded, &batch); err != nil {
-					t.Fatal(err)
-				}
+			for _, encoded := range u.resources {
+				add(t, encoded, &batch)
 			}
-			if len(batch.Slices) != len(resources) {
+			if len(batch.Slices) != len(u.resources) {
 				t.Fatalf("seed %d, step %d: a resource stands twice in one change", seed, step)
 			}
 			put(sub.state.Slices, batch.Slices)
@@ -198,7 +215,12 @@ func TestTableAgainstModel(t *testing.T) {
 func TestTable(t *testing.T) {
 	tab := newTable()
 	set := func(name, text string) change {
-		return change{key: key{slice: slice(name, 0).BackendSliceKey}, encoded: []byte(text)}
+		return change{key: sliceKey(slice(name, 0).BackendSliceKey), encoded: []byte(text)}
+	}
+	since := func(n uint64) ([][]byte, bool) {
+		u := update{enough: math.MaxInt}
+		ok := tab.since(n, allKinds(), &u)
+		return u.resources, ok
 	}
 	gone := func(name string) change { c := set(name, "gone"); c.deleted = true; return c }
 
@@ -209,7 +231,7 @@ func TestTable(t *testing.T) {
 		t.Errorf("revision %d, want 1: a repeated value is no change", tab.n)
 	}
 	tab.apply([]change{set("a", "2")})
-	if got, _ := tab.since(1); len(got) != 1 || string(got[0]) != "2" {
+	if got, _ := since(1); len(got) != 1 || string(got[0]) != "2" {
 		t.Errorf("since 1: %q, want the new a only", got)
 	}
 	for i := range minTombstones + 10 {
@@ -217,13 +239,69 @@ func TestTable(t *testing.T) {
 		tab.apply([]change{set(name, "1")})
 		tab.apply([]change{gone(name)})
 	}
-	if tab.gone.Len() != minTombstones || len(tab.cells) != minTombstones+2 {
-		t.Errorf("%d deletions and %d cells are kept, want %d and 2 more", tab.gone.Len(), len(tab.cells), minTombstones)
+	if tab.gone.length != minTombstones || len(tab.deleted) != minTombstones || tab.shelves[Slice].count != 2 {
+		t.Errorf("%d deletions and %d resources are kept, want %d and 2", len(tab.deleted), tab.shelves[Slice].count, minTombstones)
 	}
-	if got, snapshot := tab.since(2); !snapshot || len(got) != 2 {
-		t.Errorf("since what is forgotten: %d resources, snapshot %v; want the 2 there are", len(got), snapshot)
+	if _, ok := since(2); ok {
+		t.Error("what was forgotten is known")
 	}
-	if got, snapshot := tab.since(tab.n); snapshot || len(got) != 0 {
-		t.Errorf("since now: %d resources, snapshot %v", len(got), snapshot)
+	if got, ok := since(tab.n); !ok || len(got) != 0 {
+		t.Errorf("since now: %d resources, %v", len(got), ok)
 	}
+}
+
+// everything is a change of each kind.
+func everything() merge.Delta {
+	prefix, host := netip.MustParsePrefix("10.1.0.1/32"), netip.MustParseAddr("172.18.0.2")
+	return merge.Delta{
+		Services: service.Delta{Views: viewsOf(view("web", "east")).Views, Slices: slicesOf(slice("web", 1, "10.1.0.1")).Slices},
+		Nodes: map[node.Key]*node.Node{
+			{Cluster: "west", Name: "n1"}: {
+				Cluster: "west", Name: "n1", ClusterID: 2, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+				Addresses: []node.Address{{Type: node.InternalIP, IP: host}},
+			},
+			{Cluster: "west", Name: "gone"}: nil,
+		},
+		Identities: map[identity.Number]*identity.Identity{70000: {Number: 70000, Labels: "k8s:app=web;"}, 70001: nil},
+		Addresses: map[netip.Prefix]*endpoint.Owner{
+			prefix:                               {Cluster: "west", Identity: 70000, HostIP: host, Namespace: "shop", Pod: "web-0"},
+			netip.MustParsePrefix("fd00::/64"):   {Cluster: "west", Identity: 70000},
+			netip.MustParsePrefix("10.1.0.2/32"): nil,
+		},
+	}
+}
+
+// Who is who comes through whole, and so do deletions.
+func TestRoundTripOfWho(t *testing.T) {
+	want := everything()
+	want.Services = service.Delta{}
+	got := merge.Delta{
+		Nodes: map[node.Key]*node.Node{}, Identities: map[identity.Number]*identity.Identity{}, Addresses: map[netip.Prefix]*endpoint.Owner{},
+	}
+	for _, c := range newServer().encode(want) {
+		r, err := decode(c.encoded)
+		if err != nil || r.key != c.key {
+			t.Fatalf("decode %+v: %+v, %v", c.key, r.key, err)
+		}
+		switch name := r.name.(type) {
+		case node.Key:
+			got.Nodes[name], _ = r.value.(*node.Node)
+		case identity.Number:
+			got.Identities[name], _ = r.value.(*identity.Identity)
+		case netip.Prefix:
+			got.Addresses[name], _ = r.value.(*endpoint.Owner)
+		}
+	}
+	if diff := cmp.Diff(want, got, byAddr, byPrefix); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func add(t *testing.T, encoded []byte, d *service.Delta) {
+	t.Helper()
+	r, err := decode(encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addTo(d)
 }

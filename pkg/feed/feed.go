@@ -1,6 +1,7 @@
 // Package feed carries what the nodes of a cluster need from its API server to
-// the agents: the whole state once a connection, then each change, and back
-// how far each agent is. Guarantees:
+// the agents, and back how far each agent is. An agent keeps what it was told,
+// on disk too, and is sent what differs: by revision from the same server, by
+// digests from another. Guarantees:
 //
 //   - A change reaches the Sink whole or not at all, and in order.
 //   - A slow agent is never sent what is out of date already: what changed many
@@ -15,8 +16,9 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
-// Revision is a state of the feed. Those of one Epoch, one run of an API
-// server, are ordered by N. The zero Revision is before all others.
+// Revision is a state of the feed. Those of one Epoch, one run of an API server
+// and what it knew the whole of, are ordered by N. The zero Revision is before
+// all others.
 type Revision struct {
 	Epoch string
 	N     uint64
@@ -26,9 +28,11 @@ type Revision struct {
 type Batch struct {
 	// Revision is the state that the change leads to.
 	Revision Revision
-	// Snapshot says that Delta is the whole state: what is not in it is gone.
+	// Snapshot says that Delta is the whole state: what is not in it is gone. It
+	// is the first Batch, and the one after an error.
 	Snapshot bool
-	Delta    service.Delta
+	// Delta is empty for a change of what only the State keeps.
+	Delta service.Delta
 }
 
 // Sink takes what a Client receives.
@@ -37,7 +41,7 @@ type Sink interface {
 	// batch at a time and reads no further meanwhile. Apply need not wait
 	// until b is in effect: what was put in effect is told by Client.Report. An
 	// error means that the Sink does not have b; the Client then begins again
-	// with a snapshot.
+	// with a whole state.
 	Apply(ctx context.Context, b Batch) error
 }
 
@@ -46,6 +50,11 @@ type Counts struct {
 	Services  int
 	Frontends int
 	Backends  int
+	// Nodes, Identities and Addresses are what the agent knows of who is who.
+	// The Client fills them in.
+	Nodes      int
+	Identities int
+	Addresses  int
 }
 
 // Applied is how far an agent is.

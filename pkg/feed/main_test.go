@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
+	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
@@ -28,6 +29,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var (
 	quiet  = slog.New(slog.DiscardHandler)
 	byAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+	byPrefix = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 )
 
 const patience = 20 * time.Second
@@ -86,6 +89,8 @@ func slicesOf(ss ...*service.BackendSlice) service.Delta {
 	}
 	return d
 }
+
+func apply(s *Server, d service.Delta) { s.Apply(merge.Delta{Services: d}) }
 
 // sink is an agent's end. It holds the state that the batches make, and how
 // many there were.

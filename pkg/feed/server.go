@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,8 +15,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
+	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/pki"
-	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
 // helloTimeout is how long a new stream may stay silent.
@@ -30,18 +32,19 @@ type ServerConfig struct {
 	Registerer prometheus.Registerer
 }
 
-// Server gives the state of the views to all agents that subscribe. Its
-// methods may be called at any time, before it is registered too.
+// Server gives the state to all agents that subscribe. Its methods may be
+// called at any time, before it is registered too.
 type Server struct {
 	cfg          ServerConfig
 	epoch        string
 	metrics      *serverMetrics
 	agents       *agents
+	turns        *turns
 	helloTimeout time.Duration
 
-	mu    sync.RWMutex
+	mu    sync.Mutex
 	table *table
-	open  bool
+	open  kindSet // the kinds of which table has all there is
 	// changed is closed, and replaced, whenever there is something new to send.
 	changed chan struct{}
 }
@@ -57,6 +60,7 @@ func NewServer(cfg ServerConfig) *Server {
 		epoch:        rand.Text(),
 		metrics:      newServerMetrics(cfg.Registerer),
 		agents:       newAgents(),
+		turns:        newTurns(maxTurns),
 		helloTimeout: helloTimeout,
 		table:        newTable(),
 		changed:      make(chan struct{}),
@@ -69,10 +73,10 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	feedpb.RegisterFeedServer(r, &rpc{server: s})
 }
 
-// Apply takes a change of the views; it never waits for an agent. Calls must
+// Apply takes a change of the state; it never waits for an agent. Calls must
 // not overlap, as their order is that of the state. What cannot be sent, which
 // is only text that is not UTF-8, is as if it were deleted.
-func (s *Server) Apply(d service.Delta) {
+func (s *Server) Apply(d merge.Delta) {
 	changes := s.encode(d)
 
 	s.mu.Lock()
@@ -81,18 +85,23 @@ func (s *Server) Apply(d service.Delta) {
 		return
 	}
 	s.metrics.count(s.table)
-	if s.open {
+	if s.open != 0 {
 		s.wake()
 	}
 }
 
-// Open says that the state is complete: subscribers get it from now on, until
-// now they waited. Calling it again does nothing.
-func (s *Server) Open() {
+// Open says that the state of these kinds, without any of all kinds, is
+// complete: subscribers get it from now on, until now they waited and kept
+// what they had. Calling it again does nothing.
+func (s *Server) Open(kinds ...Kind) {
+	open := setOf(kinds...)
+	if len(kinds) == 0 {
+		open = allKinds()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.open {
-		s.open = true
+	if s.open|open != s.open {
+		s.open |= open
 		s.wake()
 	}
 }
@@ -100,90 +109,43 @@ func (s *Server) Open() {
 // Agents returns the agents that are connected and those that were in the last
 // hour, sorted by node.
 func (s *Server) Agents() []AgentStatus {
-	s.mu.RLock()
-	newest, open := Revision{Epoch: s.epoch, N: s.table.n}, s.open
-	s.mu.RUnlock()
-	list := s.agents.list(time.Now())
-	for i := range list {
-		list[i].Current = open && list[i].Connected && list[i].Applied.Revision == newest
-	}
-	return list
+	s.mu.Lock()
+	n, open := s.table.n, s.open
+	s.mu.Unlock()
+	return s.agents.list(time.Now(), func(a Applied, known kindSet) bool {
+		given, ours := s.given(a.Revision)
+		return ours && open != 0 && given == open&known && a.Revision.N == n
+	})
 }
 
-// Revision returns the newest state's.
+// Revision returns the newest state's, as agents of this version are told it.
 func (s *Server) Revision() Revision {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return Revision{Epoch: s.epoch, N: s.table.n}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.revision(s.open & allKinds())
+}
+
+// revision names the newest state for an agent that has been given these
+// kinds. The kinds are a part of the epoch: an agent that was given fewer has
+// missed what became known of the others before. The caller holds s.mu.
+func (s *Server) revision(given kindSet) Revision {
+	return Revision{Epoch: s.epoch + "." + strconv.FormatUint(uint64(given), 16), N: s.table.n}
+}
+
+// given returns the kinds that an agent at r has been given, and false when r
+// is not of this server.
+func (s *Server) given(r Revision) (kindSet, bool) {
+	epoch, text, _ := strings.Cut(r.Epoch, ".")
+	if epoch != s.epoch {
+		return 0, false
+	}
+	kinds, err := strconv.ParseUint(text, 16, 64)
+	return kindSet(kinds), err == nil
 }
 
 func (s *Server) wake() {
 	close(s.changed)
 	s.changed = make(chan struct{})
-}
-
-// encode does the work that needs no lock.
-func (s *Server) encode(d service.Delta) []change {
-	changes := make([]change, 0, len(d.Views)+len(d.Slices))
-	for name, view := range d.Views {
-		changes = append(changes, s.change(viewKey(name), view != nil, func() ([]byte, error) { return encodeView(view) }))
-	}
-	for k, slice := range d.Slices {
-		changes = append(changes, s.change(sliceKey(k), slice != nil, func() ([]byte, error) { return encodeSlice(slice) }))
-	}
-	return changes
-}
-
-func (s *Server) change(k key, live bool, encode func() ([]byte, error)) change {
-	if live {
-		encoded, err := encode()
-		if err == nil {
-			return change{key: k, encoded: encoded}
-		}
-		s.cfg.Logger.Warn("resource cannot be sent to the nodes, they go without it",
-			"service", k.slice.Service, "cluster", k.slice.Cluster, "error", err)
-	}
-	// A key that cannot be encoded was never sent, so nil is never sent either.
-	encoded, _ := encodeDeleted(k)
-	return change{key: k, encoded: encoded, deleted: true}
-}
-
-// update is what a subscriber is to be sent next.
-type update struct {
-	revision  Revision
-	snapshot  bool
-	resources [][]byte
-}
-
-// next waits until there is something newer than revision n, or anything at
-// all with whole, and returns it.
-func (s *Server) next(ctx context.Context, n uint64, whole bool) (update, error) {
-	for {
-		s.mu.RLock()
-		u, changed := s.pending(n, whole), s.changed
-		s.mu.RUnlock()
-		if u != nil {
-			return *u, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return update{}, context.Cause(ctx)
-		}
-	}
-}
-
-func (s *Server) pending(n uint64, whole bool) *update {
-	if !s.open || (!whole && s.table.n == n) {
-		return nil
-	}
-	u := &update{revision: Revision{Epoch: s.epoch, N: s.table.n}}
-	if whole {
-		u.resources, u.snapshot = s.table.all(), true
-	} else {
-		u.resources, u.snapshot = s.table.since(n)
-	}
-	return u
 }
 
 // errNotAgent is returned for a caller that has no business with the feed.

@@ -25,7 +25,7 @@ func TestAgentsWaitUntilOpen(t *testing.T) {
 	m.agent(target, "node-1", got)
 	eventually(t, "the agent is listed", func() bool { return len(s.Agents()) == 1 })
 	web := viewsOf(view("web", "east"))
-	s.Apply(web)
+	apply(s, web)
 	if a := s.Agents()[0]; a.Current || !a.Connected || a.Node != "node-1" || a.Version != "v1" {
 		t.Errorf("before Open: %+v", a)
 	}
@@ -51,7 +51,7 @@ func TestEmptyStateIsASnapshot(t *testing.T) {
 func TestChangesReachAllAgents(t *testing.T) {
 	m, s := newMesh(t), newServer()
 	web, api := viewsOf(view("web", "east")), slicesOf(slice("api", 0, "10.1.0.1"))
-	s.Apply(web)
+	apply(s, web)
 	s.Open()
 	target, _ := m.serve(s, "127.0.0.1:0")
 	sinks := []*sink{newSink(), newSink(), newSink()}
@@ -59,12 +59,12 @@ func TestChangesReachAllAgents(t *testing.T) {
 		m.agent(target, fmt.Sprint("node-", i), got)
 		got.expect(t, s, web)
 	}
-	s.Apply(api)
+	apply(s, api)
 	for _, got := range sinks {
 		got.expect(t, s, web, api)
 	}
-	s.Apply(service.Delta{Views: map[service.Name]*service.View{{Namespace: "shop", Name: "web"}: nil}})
-	s.Apply(slicesOf(slice("api", 0, "10.1.0.2")))
+	apply(s, service.Delta{Views: map[service.Name]*service.View{{Namespace: "shop", Name: "web"}: nil}})
+	apply(s, slicesOf(slice("api", 0, "10.1.0.2")))
 	for _, got := range sinks {
 		got.expect(t, s, slicesOf(slice("api", 0, "10.1.0.2")))
 		if _, snapshots := got.counts(); snapshots != 1 {
@@ -88,17 +88,19 @@ func TestLargeChangeIsOneBatch(t *testing.T) {
 		return d
 	}
 	first, second := large(1), large(2)
-	s.Apply(first)
+	apply(s, first)
 	s.Open()
-	if resources := s.table.all(); len(resources) != 800 {
-		t.Fatalf("%d resources", len(resources))
-	} else if _, rest, size := split(resources); len(rest) == 0 || size > batchBytes {
+	var all update
+	s.table.all(Slice, &all)
+	if len(all.resources) != 800 {
+		t.Fatalf("%d resources", len(all.resources))
+	} else if _, rest, size := split(all.resources); len(rest) == 0 || size > batchBytes {
 		t.Fatalf("the state fits one message of %d bytes: this test tests nothing", size)
 	}
 	target, _ := m.serve(s, "127.0.0.1:0")
 	m.agent(target, "node-1", got)
 	got.expect(t, s, first)
-	s.Apply(second)
+	apply(s, second)
 	got.expect(t, s, second)
 	if batches, snapshots := got.counts(); batches != 2 || snapshots != 1 {
 		t.Errorf("%d batches, %d snapshots; want 2 and 1", batches, snapshots)
@@ -128,9 +130,9 @@ func TestSlowAgentGetsTheNewest(t *testing.T) {
 			}
 			last.Slices[sl.BackendSliceKey] = sl
 		}
-		s.Apply(last)
+		apply(s, last)
 	}
-	if n := len(s.table.cells); n != 8 {
+	if n := s.table.shelves[Slice].count; n != 8 {
 		t.Errorf("the server keeps %d resources, want 8", n)
 	}
 	quick.expect(t, s, last)
@@ -143,7 +145,7 @@ func TestSlowAgentGetsTheNewest(t *testing.T) {
 
 func TestReports(t *testing.T) {
 	m, s, got := newMesh(t), newServer(), newSink()
-	s.Apply(viewsOf(view("web", "east")))
+	apply(s, viewsOf(view("web", "east")))
 	s.Open()
 	target, _ := m.serve(s, "127.0.0.1:0")
 	client, stop := m.agent(target, "node-1", got)
@@ -155,7 +157,7 @@ func TestReports(t *testing.T) {
 	if a := s.Agents()[0]; !a.Current {
 		t.Errorf("an agent at the newest revision is not current: %+v", a)
 	}
-	s.Apply(viewsOf(view("api", "east")))
+	apply(s, viewsOf(view("api", "east")))
 	if a := s.Agents()[0]; a.Current {
 		t.Errorf("an agent behind is current: %+v", a)
 	}
@@ -168,14 +170,14 @@ func TestReports(t *testing.T) {
 
 func TestAgentsForgetsTheGone(t *testing.T) {
 	a, start := newAgents(), time.Now()
-	nothing := func(error) {}
-	here, _ := a.join("here", "", nothing, start)
-	gone, _ := a.join("gone", "", nothing, start)
+	nothing, never := func(error) {}, func(Applied, kindSet) bool { return false }
+	here, _ := a.join("here", "", allKinds(), nothing, start)
+	gone, _ := a.join("gone", "", allKinds(), nothing, start)
 	a.leave(gone, start)
-	if n := len(a.list(start.Add(goneFor))); n != 2 {
+	if n := len(a.list(start.Add(goneFor), never)); n != 2 {
 		t.Errorf("%d agents within the hour, want 2", n)
 	}
-	list := a.list(start.Add(goneFor + time.Second))
+	list := a.list(start.Add(goneFor+time.Second), never)
 	if len(list) != 1 || list[0].Node != here.status.Node {
 		t.Errorf("after an hour: %+v, want the one that is here", list)
 	}
@@ -197,8 +199,8 @@ func TestSecondStreamOfANode(t *testing.T) {
 	if _, err := old.Recv(); status.Code(err) != codes.Aborted {
 		t.Errorf("the older stream ended with %v, want Aborted", err)
 	}
-	s.Apply(viewsOf(view("web", "east")))
-	if b, err := newer.Recv(); err != nil || len(b.GetResources()) != 1 {
+	apply(s, viewsOf(view("web", "east")))
+	if b, err := newer.Recv(); err != nil || len(b.GetBatch().GetResources()) != 1 {
 		t.Errorf("the newer stream received %v, %v", b, err)
 	}
 	if a := s.Agents(); len(a) != 1 || !a[0].Connected {
@@ -215,7 +217,7 @@ func TestWhoIsRefused(t *testing.T) {
 	none.GetClientCertificate, none.Certificates = nil, nil
 
 	for name, c := range map[string]struct {
-		stream grpc.BidiStreamingClient[feedpb.Report, feedpb.Batch]
+		stream grpc.BidiStreamingClient[feedpb.Report, feedpb.Message]
 		code   codes.Code
 	}{
 		"no certificate": {m.dial(target, none, "node-1"), codes.PermissionDenied},
@@ -240,7 +242,7 @@ func TestWhoIsRefused(t *testing.T) {
 
 // dial opens a stream that says Hello for node; nothing for "", and something
 // else for "-".
-func (m *mesh) dial(target string, config *tls.Config, node string) grpc.BidiStreamingClient[feedpb.Report, feedpb.Batch] {
+func (m *mesh) dial(target string, config *tls.Config, node string) grpc.BidiStreamingClient[feedpb.Report, feedpb.Message] {
 	m.t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 	if err != nil {
@@ -253,7 +255,7 @@ func (m *mesh) dial(target string, config *tls.Config, node string) grpc.BidiStr
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	report := &feedpb.Report{Report: &feedpb.Report_Hello{Hello: &feedpb.Hello{Node: node}}}
+	report := &feedpb.Report{Report: &feedpb.Report_Hello{Hello: &feedpb.Hello{Node: node, Roots: roots()}}}
 	if node == "-" {
 		report = &feedpb.Report{Report: &feedpb.Report_Applied{Applied: &feedpb.Applied{}}}
 	}
@@ -263,13 +265,20 @@ func (m *mesh) dial(target string, config *tls.Config, node string) grpc.BidiStr
 	return stream
 }
 
+// roots are those of an agent that has nothing.
+func roots() []*feedpb.Root {
+	h := &feedpb.Hello{}
+	OpenState(StateConfig{}).hello(h)
+	return h.Roots
+}
+
 func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m, got := newMesh(t), newSink()
 	s := NewServer(ServerConfig{Logger: quiet, Registerer: registry})
-	s.Apply(viewsOf(view("web", "east"), view("api", "east")))
-	s.Apply(slicesOf(slice("web", 0, "10.1.0.1")))
-	s.Apply(service.Delta{Views: map[service.Name]*service.View{{Namespace: "shop", Name: "api"}: nil}})
+	apply(s, viewsOf(view("web", "east"), view("api", "east")))
+	apply(s, slicesOf(slice("web", 0, "10.1.0.1")))
+	apply(s, service.Delta{Views: map[service.Name]*service.View{{Namespace: "shop", Name: "api"}: nil}})
 	s.Open()
 	target, _ := m.serve(s, "127.0.0.1:0")
 	_, stop := m.agent(target, "node-1", got)

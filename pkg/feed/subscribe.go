@@ -31,16 +31,28 @@ type rpc struct {
 // subscription is one stream while it lasts.
 type subscription struct {
 	server *Server
-	stream grpc.BidiStreamingServer[feedpb.Report, feedpb.Batch]
+	stream grpc.BidiStreamingServer[feedpb.Report, feedpb.Message]
 	node   string
 	// hello gets the first report, joined the agent that it makes; joined is
 	// closed when the subscription ends.
 	hello  chan *feedpb.Report
 	joined chan *agent
+	// buckets gets what the agent answers to Ask.
+	buckets chan *feedpb.Buckets
+	// late ends the stream of an agent that reads too slowly.
+	late func()
+
+	// The sender's own: what the agent knows of, what of it is complete up to
+	// revision n, the digests that it began with, and whether it was sent
+	// anything: an agent that has the newest state is told so.
+	known, given kindSet
+	n            uint64
+	roots        map[Kind]digest
+	begun        bool
 }
 
 // Subscribe serves one agent until its stream ends.
-func (r *rpc) Subscribe(stream grpc.BidiStreamingServer[feedpb.Report, feedpb.Batch]) error {
+func (r *rpc) Subscribe(stream grpc.BidiStreamingServer[feedpb.Report, feedpb.Message]) error {
 	s := r.server
 	node, err := s.cfg.Node(stream.Context())
 	if err != nil {
@@ -51,11 +63,12 @@ func (r *rpc) Subscribe(stream grpc.BidiStreamingServer[feedpb.Report, feedpb.Ba
 	defer end(nil)
 	sub := &subscription{
 		server: s, stream: stream, node: node,
-		hello: make(chan *feedpb.Report, 1), joined: make(chan *agent, 1),
+		hello: make(chan *feedpb.Report, 1), joined: make(chan *agent, 1), buckets: make(chan *feedpb.Buckets),
+		late: func() { end(errTooSlow) },
 	}
 	defer close(sub.joined)
 	// It ends with the stream, which ends when this method returns.
-	go func() { end(sub.receive()) }()
+	go func() { end(sub.receive(ctx)) }()
 
 	hello, err := sub.awaitHello(ctx)
 	if err != nil {
@@ -67,19 +80,31 @@ func (r *rpc) Subscribe(stream grpc.BidiStreamingServer[feedpb.Report, feedpb.Ba
 
 func (sub *subscription) serve(ctx context.Context, end context.CancelCauseFunc, hello *feedpb.Hello) error {
 	s := sub.server
-	g, replaced := s.agents.join(sub.node, clip(hello.GetVersion()), end, time.Now())
+	sub.greet(hello)
+	g, replaced := s.agents.join(sub.node, clip(hello.GetVersion()), sub.known, end, time.Now())
 	log := s.cfg.Logger.With("node", sub.node)
 	log.Info("agent connected", "version", clip(hello.GetVersion()), "replaced", replaced)
 	s.metrics.subscribers.Inc()
 	sub.joined <- g
 
-	err := sub.send(ctx)
+	// A Send waits for an agent that does not read, whatever ctx says, until
+	// this method returns. So the sender may outlive it, but not by much.
+	done := make(chan error, 1)
+	go func() { done <- sub.send(ctx) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
 	s.metrics.subscribers.Dec()
 	s.agents.leave(g, time.Now())
 	log.Info("agent disconnected", "reason", err)
 	switch {
 	case errors.Is(err, errReplaced):
 		return status.Error(codes.Aborted, err.Error())
+	case errors.Is(err, errTooSlow):
+		return status.Error(codes.DeadlineExceeded, err.Error())
 	case errors.Is(err, io.EOF):
 		return nil // the agent has nothing more to say: it stops
 	}
@@ -87,7 +112,7 @@ func (sub *subscription) serve(ctx context.Context, end context.CancelCauseFunc,
 }
 
 // receive takes what the agent says until the stream ends, and returns why.
-func (sub *subscription) receive() error {
+func (sub *subscription) receive(ctx context.Context) error {
 	first, err := sub.stream.Recv()
 	if err != nil {
 		return err
@@ -102,8 +127,15 @@ func (sub *subscription) receive() error {
 		if err != nil {
 			return err
 		}
-		if applied := report.GetApplied(); applied != nil {
-			sub.server.agents.applied(g, appliedFromProto(applied))
+		switch r := report.GetReport().(type) {
+		case *feedpb.Report_Applied:
+			sub.server.agents.applied(g, appliedFromProto(r.Applied))
+		case *feedpb.Report_Buckets:
+			select {
+			case sub.buckets <- r.Buckets:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 	}
 }
@@ -129,46 +161,6 @@ func (sub *subscription) awaitHello(ctx context.Context) (*feedpb.Hello, error) 
 	case <-timeout.C:
 		return nil, status.Error(codes.DeadlineExceeded, fmt.Sprintf("no Hello within %s", sub.server.helloTimeout))
 	}
-}
-
-// send gives the whole state and then each change until the stream ends, and
-// returns why it did.
-func (sub *subscription) send(ctx context.Context) error {
-	u, err := sub.server.next(ctx, 0, true)
-	for err == nil {
-		if err = sub.sendUpdate(ctx, u); err == nil {
-			u, err = sub.server.next(ctx, u.revision.N, false)
-		}
-	}
-	return err
-}
-
-func (sub *subscription) sendUpdate(ctx context.Context, u update) error {
-	m := sub.server.metrics
-	if u.snapshot {
-		m.snapshots.Inc()
-	}
-	rest := u.resources
-	for last := false; !last; {
-		var resources [][]byte
-		var size int
-		resources, rest, size = split(rest)
-		last = len(rest) == 0
-		err := sub.stream.Send(&feedpb.Batch{
-			Revision:  revisionToProto(u.revision),
-			Snapshot:  u.snapshot,
-			Last:      last,
-			Resources: resources,
-		})
-		if err != nil {
-			return err
-		}
-		m.sentBytes.Add(float64(size))
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-	return nil
 }
 
 // split takes from resources as many as a message should carry.
@@ -197,6 +189,10 @@ func appliedToProto(a Applied) *feedpb.Applied {
 			Services:  uint64(a.Counts.Services),
 			Frontends: uint64(a.Counts.Frontends),
 			Backends:  uint64(a.Counts.Backends),
+
+			Nodes:      uint64(a.Counts.Nodes),
+			Identities: uint64(a.Counts.Identities),
+			Addresses:  uint64(a.Counts.Addresses),
 		},
 		Error: clip(a.Error),
 	}
@@ -211,6 +207,10 @@ func appliedFromProto(m *feedpb.Applied) Applied {
 			Services:  int(m.GetCounts().GetServices()),
 			Frontends: int(m.GetCounts().GetFrontends()),
 			Backends:  int(m.GetCounts().GetBackends()),
+
+			Nodes:      int(m.GetCounts().GetNodes()),
+			Identities: int(m.GetCounts().GetIdentities()),
+			Addresses:  int(m.GetCounts().GetAddresses()),
 		},
 		Error: clip(m.GetError()),
 	}

@@ -1,9 +1,6 @@
 package feed
 
-import (
-	"bytes"
-	"container/list"
-)
+import "bytes"
 
 // minTombstones is how many deletions a table of a server remembers at least.
 const minTombstones = 1024
@@ -15,24 +12,27 @@ const minTombstones = 1024
 // concurrent use.
 type table struct {
 	// n is the revision of the last change.
-	n     uint64
-	cells map[key]*list.Element
-	// live and gone hold *cell, the last changed at the back. Deletions have a
-	// list of their own so that old ones can be forgotten.
-	live, gone *list.List
+	n       uint64
+	shelves [lastKind + 1]shelf[*cell]
+	deleted map[key]*cell
+	// live and gone hold the cells, the last changed at the end. Deletions have
+	// a list of their own so that old ones can be forgotten.
+	live, gone chain
 	// forgotten is the newest revision of which a deletion is not known any
-	// more: to what is older only the whole state is of help.
+	// more: what is older has to be compared by digests.
 	forgotten     uint64
 	minTombstones int
-	// kinds counts what is live.
-	kinds map[string]int
 }
 
 // cell is a resource as it is since revision n.
 type cell struct {
 	change
-	n uint64
+	n          uint64
+	prev, next *cell
 }
+
+func (c *cell) ident() string   { return c.key.text }
+func (c *cell) content() []byte { return c.encoded }
 
 // change is a new encoding of a resource; for a deletion, one that says so.
 // Encodings are shared with every message that carries them and never changed.
@@ -43,13 +43,7 @@ type change struct {
 }
 
 func newTable() *table {
-	return &table{
-		cells:         map[key]*list.Element{},
-		live:          list.New(),
-		gone:          list.New(),
-		minTombstones: minTombstones,
-		kinds:         map[string]int{},
-	}
+	return &table{deleted: map[key]*cell{}, minTombstones: minTombstones}
 }
 
 // apply makes one revision of those changes that change anything and reports
@@ -66,68 +60,92 @@ func (t *table) apply(changes []change) bool {
 }
 
 func (t *table) set(c change, n uint64) bool {
-	if e := t.cells[c.key]; e != nil {
-		old := e.Value.(*cell)
-		if bytes.Equal(old.encoded, c.encoded) {
-			return false
-		}
-		t.drop(e, old)
-	} else if c.deleted {
+	shelf := &t.shelves[c.key.kind]
+	old, live := shelf.get(c.key.text)
+	if c.deleted && !live || live && !c.deleted && bytes.Equal(old.encoded, c.encoded) {
 		return false
 	}
-	to := t.live
+	made := &cell{change: c, n: n}
+	if live {
+		t.live.remove(old)
+	} else if buried := t.deleted[c.key]; buried != nil {
+		t.gone.remove(buried)
+		delete(t.deleted, c.key)
+	}
 	if c.deleted {
-		to = t.gone
+		shelf.remove(c.key.text)
+		t.deleted[c.key] = made
+		t.gone.push(made)
 	} else {
-		t.kinds[c.key.kind()]++
+		shelf.put(made)
+		t.live.push(made)
 	}
-	t.cells[c.key] = to.PushBack(&cell{change: c, n: n})
 	return true
-}
-
-func (t *table) drop(e *list.Element, c *cell) {
-	delete(t.cells, c.key)
-	if c.deleted {
-		t.gone.Remove(e)
-		return
-	}
-	t.live.Remove(e)
-	t.kinds[c.key.kind()]--
 }
 
 // forget drops the oldest deletions when there are more of them than of
 // resources, so that a state that only turns over does not grow.
 func (t *table) forget() {
-	for t.gone.Len() > max(t.minTombstones, t.live.Len()) {
-		oldest := t.gone.Front()
-		c := oldest.Value.(*cell)
-		t.forgotten = c.n
-		t.drop(oldest, c)
+	for t.gone.length > max(t.minTombstones, t.live.length) {
+		oldest := t.gone.first
+		t.forgotten = oldest.n
+		t.gone.remove(oldest)
+		delete(t.deleted, oldest.key)
 	}
 }
 
-// since returns what leads a subscriber that is at revision n to t.n: the
-// resources that changed, or the whole state when too much was forgotten.
-func (t *table) since(n uint64) (resources [][]byte, snapshot bool) {
+// since adds to u what of some kinds changed after revision n, and reports
+// false when not all of that is known any more.
+func (t *table) since(n uint64, kinds kindSet, u *update) bool {
+	if kinds == 0 {
+		return true
+	}
 	if n < t.forgotten {
-		return t.all(), true
+		return false
 	}
-	resources = after(t.gone, n, resources)
-	return after(t.live, n, resources), false
+	for _, list := range []*chain{&t.gone, &t.live} {
+		for c := list.last; c != nil && c.n > n && u.size <= u.enough; c = c.prev {
+			if kinds.has(c.key.kind) {
+				u.add(c.encoded)
+			}
+		}
+	}
+	return true
 }
 
-// all returns the whole state.
-func (t *table) all() [][]byte {
-	resources := make([][]byte, 0, t.live.Len())
-	for e := t.live.Front(); e != nil; e = e.Next() {
-		resources = append(resources, e.Value.(*cell).encoded)
-	}
-	return resources
+// all adds to u everything of one kind.
+func (t *table) all(kind Kind, u *update) {
+	t.shelves[kind].all(func(c *cell) { u.add(c.encoded) })
 }
 
-func after(l *list.List, n uint64, resources [][]byte) [][]byte {
-	for e := l.Back(); e != nil && e.Value.(*cell).n > n; e = e.Prev() {
-		resources = append(resources, e.Value.(*cell).encoded)
+// chain is a list of cells in the order in which they were pushed.
+type chain struct {
+	first, last *cell
+	length      int
+}
+
+func (l *chain) push(c *cell) {
+	c.prev, c.next = l.last, nil
+	if l.last != nil {
+		l.last.next = c
+	} else {
+		l.first = c
 	}
-	return resources
+	l.last = c
+	l.length++
+}
+
+func (l *chain) remove(c *cell) {
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		l.first = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	} else {
+		l.last = c.prev
+	}
+	c.prev, c.next = nil, nil
+	l.length--
 }

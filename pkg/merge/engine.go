@@ -1,16 +1,12 @@
 package merge
 
-import (
-	"sync"
-
-	"github.com/causeway-mesh/causeway/pkg/service"
-)
+import "sync"
 
 // Sink takes what changed for the nodes. It is called with one delta at a
 // time, in order, and must not block: everybody who has something to say to
 // the Engine waits for it.
 type Sink interface {
-	Apply(delta service.Delta)
+	Apply(delta Delta)
 }
 
 // Engine is a State that many may use at once.
@@ -50,7 +46,7 @@ func (e *Engine) Read(fn func(*State)) {
 	fn(e.state)
 }
 
-func (e *Engine) give(delta service.Delta) {
+func (e *Engine) give(delta Delta) {
 	if !delta.Empty() {
 		e.sink.Apply(delta)
 	}

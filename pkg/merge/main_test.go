@@ -9,6 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/causeway-mesh/causeway/pkg/endpoint"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
@@ -21,6 +24,7 @@ var (
 	ready    = service.Condition{Ready: true, Serving: true}
 	dying    = service.Condition{Serving: true, Terminating: true}
 	byAddr   = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	byPrefix = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 )
 
 // nodes is what the nodes have after the deltas that it was given. It fails
@@ -29,22 +33,32 @@ type nodes struct {
 	t      *testing.T
 	views  map[service.Name]*service.View
 	slices map[service.BackendSliceKey]*service.BackendSlice
+	// who is who
+	nodes      map[node.Key]*node.Node
+	identities map[identity.Number]*identity.Identity
+	addresses  map[netip.Prefix]*endpoint.Owner
 }
 
 func newNodes(t *testing.T) *nodes {
-	return &nodes{t: t, views: map[service.Name]*service.View{}, slices: map[service.BackendSliceKey]*service.BackendSlice{}}
+	return &nodes{
+		t: t, views: map[service.Name]*service.View{}, slices: map[service.BackendSliceKey]*service.BackendSlice{},
+		nodes: map[node.Key]*node.Node{}, identities: map[identity.Number]*identity.Identity{}, addresses: map[netip.Prefix]*endpoint.Owner{},
+	}
 }
 
-func (n *nodes) Apply(d service.Delta) {
+func (n *nodes) Apply(d Delta) {
 	n.t.Helper()
-	put(n.t, n.views, d.Views)
-	put(n.t, n.slices, d.Slices)
+	put(n.t, n.views, d.Services.Views)
+	put(n.t, n.slices, d.Services.Slices)
+	put(n.t, n.nodes, d.Nodes)
+	put(n.t, n.identities, d.Identities)
+	put(n.t, n.addresses, d.Addresses)
 }
 
 func put[K comparable, V any](t *testing.T, have, changes map[K]*V) {
 	t.Helper()
 	for key, value := range changes {
-		if cmp.Equal(have[key], value, byAddr) {
+		if cmp.Equal(have[key], value, byAddr, byPrefix) {
 			t.Errorf("delta holds %v, which is no change: %+v", key, value)
 		}
 		if value == nil {
@@ -55,8 +69,11 @@ func put[K comparable, V any](t *testing.T, have, changes map[K]*V) {
 	}
 }
 
-func (n *nodes) delta() service.Delta {
-	return service.Delta{Views: maps.Clone(n.views), Slices: maps.Clone(n.slices)}
+func (n *nodes) delta() Delta {
+	return Delta{
+		Services: service.Delta{Views: maps.Clone(n.views), Slices: maps.Clone(n.slices)},
+		Nodes:    maps.Clone(n.nodes), Identities: maps.Clone(n.identities), Addresses: maps.Clone(n.addresses),
+	}
 }
 
 // svc is shop/web as a cluster has it, global and shared.

@@ -10,6 +10,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/causeway-mesh/causeway/pkg/endpoint"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
@@ -19,6 +22,10 @@ type model struct {
 	local    string
 	services map[string]map[service.Name]*service.Service
 	slices   map[string]map[SliceName]*service.Slice
+
+	nodes      map[string]map[string]*node.Node
+	identities map[string]map[identity.Number]*identity.Identity
+	addresses  map[string]map[netip.Prefix]*endpoint.Address
 }
 
 func newModel(local string) *model {
@@ -26,6 +33,10 @@ func newModel(local string) *model {
 		local:    local,
 		services: map[string]map[service.Name]*service.Service{},
 		slices:   map[string]map[SliceName]*service.Slice{},
+
+		nodes:      map[string]map[string]*node.Node{},
+		identities: map[string]map[identity.Number]*identity.Identity{},
+		addresses:  map[string]map[netip.Prefix]*endpoint.Address{},
 	}
 }
 
@@ -33,14 +44,23 @@ func (m *model) apply(cluster string, u Update) {
 	if m.services[cluster] == nil {
 		m.services[cluster] = map[service.Name]*service.Service{}
 		m.slices[cluster] = map[SliceName]*service.Slice{}
+		m.nodes[cluster] = map[string]*node.Node{}
+		m.identities[cluster] = map[identity.Number]*identity.Identity{}
+		m.addresses[cluster] = map[netip.Prefix]*endpoint.Address{}
 	}
 	keep(m.services[cluster], u.Services)
 	keep(m.slices[cluster], u.Slices)
+	keep(m.nodes[cluster], u.Nodes)
+	keep(m.identities[cluster], u.Identities)
+	keep(m.addresses[cluster], u.Addresses)
 }
 
 func (m *model) remove(cluster string) {
 	delete(m.services, cluster)
 	delete(m.slices, cluster)
+	delete(m.nodes, cluster)
+	delete(m.identities, cluster)
+	delete(m.addresses, cluster)
 }
 
 func keep[K comparable, V any](have, changes map[K]*V) {
@@ -48,7 +68,30 @@ func keep[K comparable, V any](have, changes map[K]*V) {
 	maps.DeleteFunc(have, func(_ K, v *V) bool { return v == nil })
 }
 
-func (m *model) delta() service.Delta {
+func (m *model) delta() Delta {
+	d := Delta{
+		Services: m.views(), Nodes: map[node.Key]*node.Node{},
+		Identities: map[identity.Number]*identity.Identity{}, Addresses: map[netip.Prefix]*endpoint.Owner{},
+	}
+	// Who wins comes last and so has the last word.
+	clusters := slices.Sorted(maps.Keys(m.services))
+	slices.Reverse(clusters)
+	clusters = append(slices.DeleteFunc(clusters, func(c string) bool { return c == m.local }), m.local)
+	for _, cluster := range clusters {
+		for name, n := range m.nodes[cluster] {
+			d.Nodes[node.Key{Cluster: cluster, Name: name}] = &node.Node{Cluster: cluster, Name: name, Addresses: n.Addresses}
+		}
+		for number, i := range m.identities[cluster] {
+			d.Identities[number] = &identity.Identity{Number: number, Labels: i.Labels}
+		}
+		for prefix, a := range m.addresses[cluster] {
+			d.Addresses[prefix] = &endpoint.Owner{Cluster: cluster, Identity: a.Identity, Pod: a.Pod}
+		}
+	}
+	return d
+}
+
+func (m *model) views() service.Delta {
 	d := service.Delta{Views: map[service.Name]*service.View{}, Slices: map[service.BackendSliceKey]*service.BackendSlice{}}
 	for name, own := range m.services[m.local] {
 		if !own.Global || len(own.Frontends) == 0 {
@@ -186,7 +229,25 @@ func (w world) update() Update {
 			u.Slices[name] = w.slice(name)
 		}
 	}
+	w.who(&u)
 	return u
+}
+
+// who adds changes of who is who, some of them of what others claim too.
+func (w world) who(u *Update) {
+	u.Nodes, u.Identities, u.Addresses = map[string]*node.Node{}, map[identity.Number]*identity.Identity{}, map[netip.Prefix]*endpoint.Address{}
+	for range w.IntN(3) {
+		name, number, prefix := fmt.Sprint("n", w.IntN(3)), identity.Number(70000+w.IntN(3)), netip.PrefixFrom(w.ip(), 32-w.IntN(2))
+		if w.IntN(2) == 0 {
+			prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(w.IntN(3))}), 32)
+		}
+		u.Nodes[name], u.Identities[number], u.Addresses[prefix] = nil, nil, nil
+		if w.IntN(3) > 0 {
+			u.Nodes[name] = &node.Node{Addresses: []node.Address{{IP: w.ip()}}, Labels: map[string]string{"x": fmt.Sprint(w.IntN(2))}}
+			u.Identities[number] = &identity.Identity{Labels: identity.Labels(fmt.Sprintf("k8s:a=%d;", w.IntN(2)))}
+			u.Addresses[prefix] = &endpoint.Address{Identity: identity.Number(w.IntN(2)), Pod: fmt.Sprint(w.IntN(2)), ServiceAccount: fmt.Sprint(w.IntN(2))}
+		}
+	}
 }
 
 // The nodes have at each moment what the model says, by deltas that hold
@@ -208,7 +269,7 @@ func TestAgainstModel(t *testing.T) {
 						t.Fatalf("step %d: the same update again changed something: %+v", step, again)
 					}
 				}
-				if diff := cmp.Diff(m.delta(), n.delta(), byAddr); diff != "" {
+				if diff := cmp.Diff(m.delta(), n.delta(), byAddr, byPrefix); diff != "" {
 					t.Fatalf("step %d (-model +nodes):\n%s", step, diff)
 				}
 			}
@@ -216,7 +277,8 @@ func TestAgainstModel(t *testing.T) {
 			for cluster := range m.services {
 				n.Apply(s.Remove(cluster))
 			}
-			if len(n.views)+len(n.slices)+len(s.clusters)+len(s.services) != 0 {
+			if len(n.views)+len(n.slices)+len(n.nodes)+len(n.identities)+len(n.addresses)+
+				len(s.clusters)+len(s.services)+len(s.identities.held)+len(s.addresses.held)+len(s.identities.others)+len(s.addresses.others) != 0 {
 				t.Errorf("something is left when all clusters are removed: %+v %+v", n.delta(), s)
 			}
 		})
@@ -239,13 +301,22 @@ func (w world) checkOrder(t *testing.T, m *model) {
 		for name, s := range m.slices[cluster] {
 			singles = append(singles, single{cluster, Update{Slices: map[SliceName]*service.Slice{name: s}}})
 		}
+		for name, n := range m.nodes[cluster] {
+			singles = append(singles, single{cluster, Update{Nodes: map[string]*node.Node{name: n}}})
+		}
+		for number, i := range m.identities[cluster] {
+			singles = append(singles, single{cluster, Update{Identities: map[identity.Number]*identity.Identity{number: i}}})
+		}
+		for prefix, a := range m.addresses[cluster] {
+			singles = append(singles, single{cluster, Update{Addresses: map[netip.Prefix]*endpoint.Address{prefix: a}}})
+		}
 	}
 	w.Shuffle(len(singles), func(i, j int) { singles[i], singles[j] = singles[j], singles[i] })
 	s, n := New("east"), newNodes(t)
 	for _, one := range singles {
 		n.Apply(s.Apply(one.cluster, one.u))
 	}
-	if diff := cmp.Diff(m.delta(), n.delta(), byAddr); diff != "" {
+	if diff := cmp.Diff(m.delta(), n.delta(), byAddr, byPrefix); diff != "" {
 		t.Errorf("in another order (-model +nodes):\n%s", diff)
 	}
 }

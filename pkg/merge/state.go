@@ -1,6 +1,6 @@
 // Package merge computes, from what the own and the remote clusters say, what
 // the nodes of the own cluster need: a View of each global service and the
-// backends behind it. It is pure: the result depends on the last value of each
+// backends behind it, and who is behind each address. It is pure: the result depends on the last value of each
 // key alone, not on the order in which kinds and clusters spoke.
 package merge
 
@@ -9,7 +9,9 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
@@ -20,12 +22,15 @@ type State struct {
 	local    string
 	clusters map[string]*member
 	services map[service.Name]*entry
+	// identities and addresses mean one thing in the whole mesh.
+	identities *holdings[identity.Number, identity.Identity]
+	addresses  *holdings[netip.Prefix, endpoint.Owner]
 }
 
-// member is what one cluster has said, by key. Of nodes, addresses and
-// identities only the number is of use so far, so only the keys are kept.
+// member is what one cluster has said, by key; the values of identities and
+// addresses are in the State's holdings.
 type member struct {
-	nodes      map[string]struct{}
+	nodes      map[string]*node.Node
 	addresses  map[netip.Prefix]struct{}
 	identities map[identity.Number]struct{}
 	services   map[service.Name]struct{}
@@ -46,9 +51,11 @@ type Counts struct {
 // New returns an empty state for the cluster of that name.
 func New(local string) *State {
 	return &State{
-		local:    local,
-		clusters: map[string]*member{},
-		services: map[service.Name]*entry{},
+		local:      local,
+		clusters:   map[string]*member{},
+		services:   map[service.Name]*entry{},
+		identities: newHoldings[identity.Number](local, func(a, b identity.Identity) bool { return a == b }),
+		addresses:  newHoldings[netip.Prefix](local, func(a, b endpoint.Owner) bool { return a == b }),
 	}
 }
 
@@ -58,11 +65,13 @@ func (s *State) Local() string { return s.local }
 // Apply takes a change of one cluster's state and returns what it changes for
 // the nodes; nothing that stays equal is in it. A key of the Update wins over
 // the value's own cluster and name.
-func (s *State) Apply(cluster string, u Update) service.Delta {
+func (s *State) Apply(cluster string, u Update) Delta {
 	m := s.member(cluster)
-	remember(m.nodes, u.Nodes)
-	remember(m.addresses, u.Addresses)
-	remember(m.identities, u.Identities)
+	delta := Delta{
+		Nodes:      changeNodes(cluster, m.nodes, u.Nodes),
+		Identities: change(s.identities, cluster, m.identities, u.Identities, numbered),
+		Addresses:  change(s.addresses, cluster, m.addresses, u.Addresses, ownedBy(cluster)),
+	}
 
 	touched := touches{}
 	for name, svc := range u.Services {
@@ -71,9 +80,8 @@ func (s *State) Apply(cluster string, u Update) service.Delta {
 	for name, slice := range u.Slices {
 		s.setSlice(m, cluster, name, slice, touched)
 	}
-	var delta service.Delta
 	for name, t := range touched {
-		s.refresh(cluster, name, t, &delta)
+		s.refresh(cluster, name, t, &delta.Services)
 	}
 	if m.empty() {
 		delete(s.clusters, cluster)
@@ -83,22 +91,28 @@ func (s *State) Apply(cluster string, u Update) service.Delta {
 
 // Remove forgets a cluster and returns what that changes for the nodes. It is
 // the same as deleting every key of it.
-func (s *State) Remove(cluster string) service.Delta {
+func (s *State) Remove(cluster string) Delta {
 	m := s.clusters[cluster]
 	if m == nil {
-		return service.Delta{}
+		return Delta{}
 	}
-	clear(m.nodes)
-	clear(m.addresses)
-	clear(m.identities)
-	u := Update{Services: map[service.Name]*service.Service{}, Slices: map[SliceName]*service.Slice{}}
-	for name := range m.services {
-		u.Services[name] = nil
+	return s.Apply(cluster, Update{
+		Nodes:      deleted[*node.Node](m.nodes),
+		Addresses:  deleted[*endpoint.Address](m.addresses),
+		Identities: deleted[*identity.Identity](m.identities),
+		Services:   deleted[*service.Service](m.services),
+		Slices:     deleted[*service.Slice](m.slices),
+	})
+}
+
+// deleted returns the changes that delete every key of known.
+func deleted[V any, K comparable, W any](known map[K]W) map[K]V {
+	var none V
+	out := make(map[K]V, len(known))
+	for key := range known {
+		out[key] = none
 	}
-	for name := range m.slices {
-		u.Slices[name] = nil
-	}
-	return s.Apply(cluster, u)
+	return out
 }
 
 // Counts returns how much each cluster has; one that has nothing is not in it.
@@ -129,7 +143,7 @@ func (s *State) member(cluster string) *member {
 	m := s.clusters[cluster]
 	if m == nil {
 		m = &member{
-			nodes:      map[string]struct{}{},
+			nodes:      map[string]*node.Node{},
 			addresses:  map[netip.Prefix]struct{}{},
 			identities: map[identity.Number]struct{}{},
 			services:   map[service.Name]struct{}{},
@@ -142,17 +156,6 @@ func (s *State) member(cluster string) *member {
 
 func (m *member) empty() bool {
 	return len(m.nodes)+len(m.addresses)+len(m.identities)+len(m.services)+len(m.slices) == 0
-}
-
-// remember adds the keys that have a value to known and removes the others.
-func remember[K comparable, V any](known map[K]struct{}, changes map[K]*V) {
-	for key, value := range changes {
-		if value == nil {
-			delete(known, key)
-		} else {
-			known[key] = struct{}{}
-		}
-	}
 }
 
 func (s *State) setService(m *member, cluster string, name service.Name, svc *service.Service, touched touches) {

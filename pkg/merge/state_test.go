@@ -106,8 +106,8 @@ func TestServiceValueBackends(t *testing.T) {
 	expect("10.2.0.1", "10.2.0.2")
 
 	d := s.Apply("west", sliceNamed("web-1", slice(pod("10.2.0.2", ready))))
-	if len(d.Slices) != 2 || len(d.Views) != 0 {
-		t.Errorf("change to slices: %d slices and %d views changed, want 2 and 0", len(d.Slices), len(d.Views))
+	if len(d.Services.Slices) != 2 || len(d.Services.Views) != 0 {
+		t.Errorf("change to slices: %d slices and %d views changed, want 2 and 0", len(d.Services.Slices), len(d.Services.Views))
 	}
 	n.Apply(d)
 	expect("10.2.0.2")
@@ -152,8 +152,8 @@ func TestLargeSlicesAreCut(t *testing.T) {
 	changed := append([]service.Endpoint(nil), endpoints...)
 	changed[150].Condition = service.Condition{}
 	d := s.Apply("west", sliceNamed("web-1", slice(changed...)))
-	if len(d.Slices) != 1 {
-		t.Errorf("one endpoint changed %d parts, want 1", len(d.Slices))
+	if len(d.Services.Slices) != 1 {
+		t.Errorf("one endpoint changed %d parts, want 1", len(d.Services.Slices))
 	}
 	n.Apply(d)
 	n.Apply(s.Apply("west", sliceNamed("web-1", slice(endpoints[:120]...))))
@@ -232,8 +232,8 @@ func BenchmarkOneEndpointOfTenThousand(b *testing.B) {
 		if i%2 == 0 {
 			next = down
 		}
-		if d := s.Apply("west", sliceNamed("web-0", next)); len(d.Slices) != 1 {
-			b.Fatalf("%d slices changed, want 1", len(d.Slices))
+		if d := s.Apply("west", sliceNamed("web-0", next)); len(d.Services.Slices) != 1 {
+			b.Fatalf("%d slices changed, want 1", len(d.Services.Slices))
 		}
 	}
 }

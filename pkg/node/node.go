@@ -23,6 +23,12 @@ type Address struct {
 	IP   netip.Addr
 }
 
+// Key names a node in the mesh.
+type Key struct {
+	Cluster string
+	Name    string
+}
+
 // Node is one machine of one cluster. A published Node is not changed any more.
 type Node struct {
 	Cluster   string

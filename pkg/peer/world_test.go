@@ -24,7 +24,6 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/pki"
-	"github.com/causeway-mesh/causeway/pkg/service"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 

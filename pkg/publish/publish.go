@@ -153,6 +153,9 @@ func (p *Publisher) wake() {
 // been handed to Local once.
 func (p *Publisher) Listed() <-chan struct{} { return p.local }
 
+// Addressed is closed when the addresses and identities have been, too.
+func (p *Publisher) Addressed() <-chan struct{} { return p.addressed }
+
 // Problems returns what is wrong with objects of the source, and which keys
 // etcd refuses, sorted. Safe for concurrent use.
 func (p *Publisher) Problems() []string {

@@ -24,6 +24,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Kind is a kind of resource.
+type Kind int32
+
+const (
+	Kind_KIND_UNSPECIFIED Kind = 0
+	Kind_VIEW             Kind = 1
+	Kind_SLICE            Kind = 2
+	Kind_NODE             Kind = 3
+	Kind_IDENTITY         Kind = 4
+	Kind_ADDRESS          Kind = 5
+)
+
+// Enum value maps for Kind.
+var (
+	Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "VIEW",
+		2: "SLICE",
+		3: "NODE",
+		4: "IDENTITY",
+		5: "ADDRESS",
+	}
+	Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"VIEW":             1,
+		"SLICE":            2,
+		"NODE":             3,
+		"IDENTITY":         4,
+		"ADDRESS":          5,
+	}
+)
+
+func (x Kind) Enum() *Kind {
+	p := new(Kind)
+	*p = x
+	return p
+}
+
+func (x Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_feed_proto_enumTypes[0].Descriptor()
+}
+
+func (Kind) Type() protoreflect.EnumType {
+	return &file_feed_proto_enumTypes[0]
+}
+
+func (x Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Kind.Descriptor instead.
+func (Kind) EnumDescriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{0}
+}
+
 type Endpoint_State int32
 
 const (
@@ -54,11 +113,11 @@ func (x Endpoint_State) String() string {
 }
 
 func (Endpoint_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_feed_proto_enumTypes[0].Descriptor()
+	return file_feed_proto_enumTypes[1].Descriptor()
 }
 
 func (Endpoint_State) Type() protoreflect.EnumType {
-	return &file_feed_proto_enumTypes[0]
+	return &file_feed_proto_enumTypes[1]
 }
 
 func (x Endpoint_State) Number() protoreflect.EnumNumber {
@@ -67,7 +126,7 @@ func (x Endpoint_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Endpoint_State.Descriptor instead.
 func (Endpoint_State) EnumDescriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{14, 0}
+	return file_feed_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Report is what an agent says.
@@ -77,6 +136,7 @@ type Report struct {
 	//
 	//	*Report_Hello
 	//	*Report_Applied
+	//	*Report_Buckets
 	Report        isReport_Report `protobuf_oneof:"report"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -137,6 +197,15 @@ func (x *Report) GetApplied() *Applied {
 	return nil
 }
 
+func (x *Report) GetBuckets() *Buckets {
+	if x != nil {
+		if x, ok := x.Report.(*Report_Buckets); ok {
+			return x.Buckets
+		}
+	}
+	return nil
+}
+
 type isReport_Report interface {
 	isReport_Report()
 }
@@ -149,9 +218,15 @@ type Report_Applied struct {
 	Applied *Applied `protobuf:"bytes,2,opt,name=applied,proto3,oneof"`
 }
 
+type Report_Buckets struct {
+	Buckets *Buckets `protobuf:"bytes,3,opt,name=buckets,proto3,oneof"`
+}
+
 func (*Report_Hello) isReport_Report() {}
 
 func (*Report_Applied) isReport_Report() {}
+
+func (*Report_Buckets) isReport_Report() {}
 
 // Hello is the first Report of a stream, and only that.
 type Hello struct {
@@ -159,7 +234,12 @@ type Hello struct {
 	// The node's name, the one of the certificate.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// The agent's version, for people.
-	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The state that the agent has, of whatever epoch; unset when it has none.
+	Revision *Revision `protobuf:"bytes,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The kinds that the agent knows, with the digest of what it has of each. It
+	// is given no others.
+	Roots         []*Root `protobuf:"bytes,4,rep,name=roots,proto3" json:"roots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +288,137 @@ func (x *Hello) GetVersion() string {
 	return ""
 }
 
+func (x *Hello) GetRevision() *Revision {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
+}
+
+func (x *Hello) GetRoots() []*Root {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+// Root stands for all resources of a kind: the first 16 bytes of the SHA-256 of
+// the digests of its 4,096 buckets, in order.
+type Root struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=causeway.feed.v1.Kind" json:"kind,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Root) Reset() {
+	*x = Root{}
+	mi := &file_feed_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Root) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Root) ProtoMessage() {}
+
+func (x *Root) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Root.ProtoReflect.Descriptor instead.
+func (*Root) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Root) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *Root) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// Buckets answers Ask for one kind.
+type Buckets struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=causeway.feed.v1.Kind" json:"kind,omitempty"`
+	// The buckets that are not empty, in order.
+	Numbers []uint32 `protobuf:"varint,2,rep,packed,name=numbers,proto3" json:"numbers,omitempty"`
+	// Their digests of 16 bytes each, one after the other.
+	Digests       []byte `protobuf:"bytes,3,opt,name=digests,proto3" json:"digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Buckets) Reset() {
+	*x = Buckets{}
+	mi := &file_feed_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Buckets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Buckets) ProtoMessage() {}
+
+func (x *Buckets) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Buckets.ProtoReflect.Descriptor instead.
+func (*Buckets) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Buckets) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *Buckets) GetNumbers() []uint32 {
+	if x != nil {
+		return x.Numbers
+	}
+	return nil
+}
+
+func (x *Buckets) GetDigests() []byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
 // Applied says how far the agent is.
 type Applied struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -222,7 +433,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_feed_proto_msgTypes[2]
+	mi := &file_feed_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -234,7 +445,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[2]
+	mi := &file_feed_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -247,7 +458,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{2}
+	return file_feed_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Applied) GetRevision() *Revision {
@@ -273,17 +484,21 @@ func (x *Applied) GetError() string {
 
 // Counts is what is in effect on a node.
 type Counts struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Services      uint64                 `protobuf:"varint,1,opt,name=services,proto3" json:"services,omitempty"`
-	Frontends     uint64                 `protobuf:"varint,2,opt,name=frontends,proto3" json:"frontends,omitempty"`
-	Backends      uint64                 `protobuf:"varint,3,opt,name=backends,proto3" json:"backends,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Services  uint64                 `protobuf:"varint,1,opt,name=services,proto3" json:"services,omitempty"`
+	Frontends uint64                 `protobuf:"varint,2,opt,name=frontends,proto3" json:"frontends,omitempty"`
+	Backends  uint64                 `protobuf:"varint,3,opt,name=backends,proto3" json:"backends,omitempty"`
+	// What the agent knows of who is who.
+	Nodes         uint64 `protobuf:"varint,4,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	Identities    uint64 `protobuf:"varint,5,opt,name=identities,proto3" json:"identities,omitempty"`
+	Addresses     uint64 `protobuf:"varint,6,opt,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_feed_proto_msgTypes[3]
+	mi := &file_feed_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +510,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[3]
+	mi := &file_feed_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +523,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{3}
+	return file_feed_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Counts) GetServices() uint64 {
@@ -332,6 +547,27 @@ func (x *Counts) GetBackends() uint64 {
 	return 0
 }
 
+func (x *Counts) GetNodes() uint64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *Counts) GetIdentities() uint64 {
+	if x != nil {
+		return x.Identities
+	}
+	return 0
+}
+
+func (x *Counts) GetAddresses() uint64 {
+	if x != nil {
+		return x.Addresses
+	}
+	return 0
+}
+
 // Revision is a state of the feed. Revisions of one epoch are in order; those
 // of two have nothing to do with each other.
 type Revision struct {
@@ -344,7 +580,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_feed_proto_msgTypes[4]
+	mi := &file_feed_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +592,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[4]
+	mi := &file_feed_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +605,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{4}
+	return file_feed_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Revision) GetEpoch() string {
@@ -386,14 +622,143 @@ func (x *Revision) GetN() uint64 {
 	return 0
 }
 
+// Message is what an API server says.
+type Message struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*Message_Batch
+	//	*Message_Ask
+	Message       isMessage_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Message) Reset() {
+	*x = Message{}
+	mi := &file_feed_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Message) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Message) ProtoMessage() {}
+
+func (x *Message) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Message.ProtoReflect.Descriptor instead.
+func (*Message) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Message) GetMessage() isMessage_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *Message) GetBatch() *Batch {
+	if x != nil {
+		if x, ok := x.Message.(*Message_Batch); ok {
+			return x.Batch
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetAsk() *Ask {
+	if x != nil {
+		if x, ok := x.Message.(*Message_Ask); ok {
+			return x.Ask
+		}
+	}
+	return nil
+}
+
+type isMessage_Message interface {
+	isMessage_Message()
+}
+
+type Message_Batch struct {
+	Batch *Batch `protobuf:"bytes,1,opt,name=batch,proto3,oneof"`
+}
+
+type Message_Ask struct {
+	Ask *Ask `protobuf:"bytes,2,opt,name=ask,proto3,oneof"`
+}
+
+func (*Message_Batch) isMessage_Message() {}
+
+func (*Message_Ask) isMessage_Message() {}
+
+// Ask wants Buckets of these kinds, one Report each, in order: the digests of
+// what the agent has. The next Batch is what it lacks by them.
+type Ask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kinds         []Kind                 `protobuf:"varint,1,rep,packed,name=kinds,proto3,enum=causeway.feed.v1.Kind" json:"kinds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ask) Reset() {
+	*x = Ask{}
+	mi := &file_feed_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ask) ProtoMessage() {}
+
+func (x *Ask) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ask.ProtoReflect.Descriptor instead.
+func (*Ask) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Ask) GetKinds() []Kind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
 // Batch is one message of a change. Those up to the one with last make up one
 // change, to be put in effect together.
 type Batch struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision *Revision              `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The change is the whole state: what is not in it is gone.
-	Snapshot bool `protobuf:"varint,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	Last     bool `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	Last     bool                   `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	// Stand in the first message of a change.
+	Replaced []*Replaced `protobuf:"bytes,3,rep,name=replaced,proto3" json:"replaced,omitempty"`
 	// Encoded Resources. On the wire this is the same as repeated Resource; it
 	// is bytes so that an encoded one can be given to all agents as it is.
 	Resources     [][]byte `protobuf:"bytes,4,rep,name=resources,proto3" json:"resources,omitempty"`
@@ -403,7 +768,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_feed_proto_msgTypes[5]
+	mi := &file_feed_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +780,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[5]
+	mi := &file_feed_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +793,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{5}
+	return file_feed_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Batch) GetRevision() *Revision {
@@ -438,13 +803,6 @@ func (x *Batch) GetRevision() *Revision {
 	return nil
 }
 
-func (x *Batch) GetSnapshot() bool {
-	if x != nil {
-		return x.Snapshot
-	}
-	return false
-}
-
 func (x *Batch) GetLast() bool {
 	if x != nil {
 		return x.Last
@@ -452,9 +810,79 @@ func (x *Batch) GetLast() bool {
 	return false
 }
 
+func (x *Batch) GetReplaced() []*Replaced {
+	if x != nil {
+		return x.Replaced
+	}
+	return nil
+}
+
 func (x *Batch) GetResources() [][]byte {
 	if x != nil {
 		return x.Resources
+	}
+	return nil
+}
+
+// Replaced says that a change holds all resources of some buckets: what the
+// agent has in them and is not in the change is gone.
+type Replaced struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=causeway.feed.v1.Kind" json:"kind,omitempty"`
+	// All buckets of the kind, else those of numbers.
+	All           bool     `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	Numbers       []uint32 `protobuf:"varint,3,rep,packed,name=numbers,proto3" json:"numbers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replaced) Reset() {
+	*x = Replaced{}
+	mi := &file_feed_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replaced) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replaced) ProtoMessage() {}
+
+func (x *Replaced) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replaced.ProtoReflect.Descriptor instead.
+func (*Replaced) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Replaced) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *Replaced) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *Replaced) GetNumbers() []uint32 {
+	if x != nil {
+		return x.Numbers
 	}
 	return nil
 }
@@ -467,6 +895,12 @@ type Resource struct {
 	//	*Resource_Slice
 	//	*Resource_DeletedView
 	//	*Resource_DeletedSlice
+	//	*Resource_Node
+	//	*Resource_DeletedNode
+	//	*Resource_Identity
+	//	*Resource_DeletedIdentity
+	//	*Resource_Address
+	//	*Resource_DeletedAddress
 	Resource      isResource_Resource `protobuf_oneof:"resource"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -474,7 +908,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_feed_proto_msgTypes[6]
+	mi := &file_feed_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +920,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[6]
+	mi := &file_feed_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +933,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{6}
+	return file_feed_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Resource) GetResource() isResource_Resource {
@@ -545,6 +979,60 @@ func (x *Resource) GetDeletedSlice() *SliceKey {
 	return nil
 }
 
+func (x *Resource) GetNode() *Node {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_Node); ok {
+			return x.Node
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetDeletedNode() *NodeKey {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_DeletedNode); ok {
+			return x.DeletedNode
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetIdentity() *Identity {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_Identity); ok {
+			return x.Identity
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetDeletedIdentity() uint32 {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_DeletedIdentity); ok {
+			return x.DeletedIdentity
+		}
+	}
+	return 0
+}
+
+func (x *Resource) GetAddress() *Address {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_Address); ok {
+			return x.Address
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetDeletedAddress() *Prefix {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_DeletedAddress); ok {
+			return x.DeletedAddress
+		}
+	}
+	return nil
+}
+
 type isResource_Resource interface {
 	isResource_Resource()
 }
@@ -565,6 +1053,31 @@ type Resource_DeletedSlice struct {
 	DeletedSlice *SliceKey `protobuf:"bytes,4,opt,name=deleted_slice,json=deletedSlice,proto3,oneof"`
 }
 
+type Resource_Node struct {
+	Node *Node `protobuf:"bytes,5,opt,name=node,proto3,oneof"`
+}
+
+type Resource_DeletedNode struct {
+	DeletedNode *NodeKey `protobuf:"bytes,6,opt,name=deleted_node,json=deletedNode,proto3,oneof"`
+}
+
+type Resource_Identity struct {
+	Identity *Identity `protobuf:"bytes,7,opt,name=identity,proto3,oneof"`
+}
+
+type Resource_DeletedIdentity struct {
+	// The number.
+	DeletedIdentity uint32 `protobuf:"varint,8,opt,name=deleted_identity,json=deletedIdentity,proto3,oneof"`
+}
+
+type Resource_Address struct {
+	Address *Address `protobuf:"bytes,9,opt,name=address,proto3,oneof"`
+}
+
+type Resource_DeletedAddress struct {
+	DeletedAddress *Prefix `protobuf:"bytes,10,opt,name=deleted_address,json=deletedAddress,proto3,oneof"`
+}
+
 func (*Resource_View) isResource_Resource() {}
 
 func (*Resource_Slice) isResource_Resource() {}
@@ -572,6 +1085,18 @@ func (*Resource_Slice) isResource_Resource() {}
 func (*Resource_DeletedView) isResource_Resource() {}
 
 func (*Resource_DeletedSlice) isResource_Resource() {}
+
+func (*Resource_Node) isResource_Resource() {}
+
+func (*Resource_DeletedNode) isResource_Resource() {}
+
+func (*Resource_Identity) isResource_Resource() {}
+
+func (*Resource_DeletedIdentity) isResource_Resource() {}
+
+func (*Resource_Address) isResource_Resource() {}
+
+func (*Resource_DeletedAddress) isResource_Resource() {}
 
 type ServiceName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -583,7 +1108,7 @@ type ServiceName struct {
 
 func (x *ServiceName) Reset() {
 	*x = ServiceName{}
-	mi := &file_feed_proto_msgTypes[7]
+	mi := &file_feed_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +1120,7 @@ func (x *ServiceName) String() string {
 func (*ServiceName) ProtoMessage() {}
 
 func (x *ServiceName) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[7]
+	mi := &file_feed_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +1133,7 @@ func (x *ServiceName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceName.ProtoReflect.Descriptor instead.
 func (*ServiceName) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{7}
+	return file_feed_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ServiceName) GetNamespace() string {
@@ -636,7 +1161,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_feed_proto_msgTypes[8]
+	mi := &file_feed_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +1173,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[8]
+	mi := &file_feed_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +1186,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{8}
+	return file_feed_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *View) GetService() *ServiceName {
@@ -696,7 +1221,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_feed_proto_msgTypes[9]
+	mi := &file_feed_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +1233,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[9]
+	mi := &file_feed_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +1246,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{9}
+	return file_feed_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Frontend) GetIp() []byte {
@@ -750,7 +1275,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_feed_proto_msgTypes[10]
+	mi := &file_feed_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +1287,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[10]
+	mi := &file_feed_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +1300,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{10}
+	return file_feed_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Port) GetName() string {
@@ -810,7 +1335,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_feed_proto_msgTypes[11]
+	mi := &file_feed_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1347,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[11]
+	mi := &file_feed_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1360,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{11}
+	return file_feed_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Group) GetClusters() []string {
@@ -871,7 +1396,7 @@ type SliceKey struct {
 
 func (x *SliceKey) Reset() {
 	*x = SliceKey{}
-	mi := &file_feed_proto_msgTypes[12]
+	mi := &file_feed_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1408,7 @@ func (x *SliceKey) String() string {
 func (*SliceKey) ProtoMessage() {}
 
 func (x *SliceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[12]
+	mi := &file_feed_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1421,7 @@ func (x *SliceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SliceKey.ProtoReflect.Descriptor instead.
 func (*SliceKey) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{12}
+	return file_feed_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SliceKey) GetService() *ServiceName {
@@ -938,7 +1463,7 @@ type BackendSlice struct {
 
 func (x *BackendSlice) Reset() {
 	*x = BackendSlice{}
-	mi := &file_feed_proto_msgTypes[13]
+	mi := &file_feed_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1475,7 @@ func (x *BackendSlice) String() string {
 func (*BackendSlice) ProtoMessage() {}
 
 func (x *BackendSlice) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[13]
+	mi := &file_feed_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1488,7 @@ func (x *BackendSlice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendSlice.ProtoReflect.Descriptor instead.
 func (*BackendSlice) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{13}
+	return file_feed_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BackendSlice) GetKey() *SliceKey {
@@ -1000,7 +1525,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_feed_proto_msgTypes[14]
+	mi := &file_feed_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1537,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[14]
+	mi := &file_feed_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1550,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{14}
+	return file_feed_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Endpoint) GetIp() []byte {
@@ -1056,40 +1581,438 @@ func (x *Endpoint) GetPod() string {
 	return ""
 }
 
+type NodeKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeKey) Reset() {
+	*x = NodeKey{}
+	mi := &file_feed_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeKey) ProtoMessage() {}
+
+func (x *NodeKey) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeKey.ProtoReflect.Descriptor instead.
+func (*NodeKey) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NodeKey) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *NodeKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type Node struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *NodeKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	ClusterId     uint32                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Addresses     []*NodeAddress         `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	PodCidrs      []*Prefix              `protobuf:"bytes,4,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Node) Reset() {
+	*x = Node{}
+	mi := &file_feed_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Node) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Node) ProtoMessage() {}
+
+func (x *Node) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Node.ProtoReflect.Descriptor instead.
+func (*Node) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Node) GetKey() *NodeKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Node) GetClusterId() uint32 {
+	if x != nil {
+		return x.ClusterId
+	}
+	return 0
+}
+
+func (x *Node) GetAddresses() []*NodeAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Node) GetPodCidrs() []*Prefix {
+	if x != nil {
+		return x.PodCidrs
+	}
+	return nil
+}
+
+type NodeAddress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// InternalIP, ExternalIP, ...
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// 4 or 16 bytes.
+	Ip            []byte `protobuf:"bytes,2,opt,name=ip,proto3" json:"ip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeAddress) Reset() {
+	*x = NodeAddress{}
+	mi := &file_feed_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAddress) ProtoMessage() {}
+
+func (x *NodeAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAddress.ProtoReflect.Descriptor instead.
+func (*NodeAddress) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *NodeAddress) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *NodeAddress) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+type Identity struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Sorted, as source:key=value; one after the other.
+	Labels        string `protobuf:"bytes,2,opt,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Identity) Reset() {
+	*x = Identity{}
+	mi := &file_feed_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Identity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Identity) ProtoMessage() {}
+
+func (x *Identity) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Identity.ProtoReflect.Descriptor instead.
+func (*Identity) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Identity) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Identity) GetLabels() string {
+	if x != nil {
+		return x.Labels
+	}
+	return ""
+}
+
+// Address says who is behind an address of the mesh.
+type Address struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Prefix   *Prefix                `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Cluster  string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Identity uint32                 `protobuf:"varint,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	// The node's address, 4 or 16 bytes, or none.
+	HostIp        []byte `protobuf:"bytes,4,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	Namespace     string `protobuf:"bytes,5,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod           string `protobuf:"bytes,6,opt,name=pod,proto3" json:"pod,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Address) Reset() {
+	*x = Address{}
+	mi := &file_feed_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Address) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Address) ProtoMessage() {}
+
+func (x *Address) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Address.ProtoReflect.Descriptor instead.
+func (*Address) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Address) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *Address) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Address) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
+func (x *Address) GetHostIp() []byte {
+	if x != nil {
+		return x.HostIp
+	}
+	return nil
+}
+
+func (x *Address) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Address) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+type Prefix struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 4 or 16 bytes.
+	Ip            []byte `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	Bits          uint32 `protobuf:"varint,2,opt,name=bits,proto3" json:"bits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prefix) Reset() {
+	*x = Prefix{}
+	mi := &file_feed_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prefix) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prefix) ProtoMessage() {}
+
+func (x *Prefix) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prefix.ProtoReflect.Descriptor instead.
+func (*Prefix) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Prefix) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *Prefix) GetBits() uint32 {
+	if x != nil {
+		return x.Bits
+	}
+	return 0
+}
+
 var File_feed_proto protoreflect.FileDescriptor
 
 const file_feed_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"feed.proto\x12\x10causeway.feed.v1\"z\n" +
+	"feed.proto\x12\x10causeway.feed.v1\"\xb1\x01\n" +
 	"\x06Report\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.causeway.feed.v1.HelloH\x00R\x05hello\x125\n" +
-	"\aapplied\x18\x02 \x01(\v2\x19.causeway.feed.v1.AppliedH\x00R\aappliedB\b\n" +
-	"\x06report\"5\n" +
+	"\aapplied\x18\x02 \x01(\v2\x19.causeway.feed.v1.AppliedH\x00R\aapplied\x125\n" +
+	"\abuckets\x18\x03 \x01(\v2\x19.causeway.feed.v1.BucketsH\x00R\abucketsB\b\n" +
+	"\x06report\"\x9b\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\"\x89\x01\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x126\n" +
+	"\brevision\x18\x03 \x01(\v2\x1a.causeway.feed.v1.RevisionR\brevision\x12,\n" +
+	"\x05roots\x18\x04 \x03(\v2\x16.causeway.feed.v1.RootR\x05roots\"J\n" +
+	"\x04Root\x12*\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x16.causeway.feed.v1.KindR\x04kind\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"i\n" +
+	"\aBuckets\x12*\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x16.causeway.feed.v1.KindR\x04kind\x12\x18\n" +
+	"\anumbers\x18\x02 \x03(\rR\anumbers\x12\x18\n" +
+	"\adigests\x18\x03 \x01(\fR\adigests\"\x89\x01\n" +
 	"\aApplied\x126\n" +
 	"\brevision\x18\x01 \x01(\v2\x1a.causeway.feed.v1.RevisionR\brevision\x120\n" +
 	"\x06counts\x18\x02 \x01(\v2\x18.causeway.feed.v1.CountsR\x06counts\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"^\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\xb2\x01\n" +
 	"\x06Counts\x12\x1a\n" +
 	"\bservices\x18\x01 \x01(\x04R\bservices\x12\x1c\n" +
 	"\tfrontends\x18\x02 \x01(\x04R\tfrontends\x12\x1a\n" +
-	"\bbackends\x18\x03 \x01(\x04R\bbackends\".\n" +
+	"\bbackends\x18\x03 \x01(\x04R\bbackends\x12\x14\n" +
+	"\x05nodes\x18\x04 \x01(\x04R\x05nodes\x12\x1e\n" +
+	"\n" +
+	"identities\x18\x05 \x01(\x04R\n" +
+	"identities\x12\x1c\n" +
+	"\taddresses\x18\x06 \x01(\x04R\taddresses\".\n" +
 	"\bRevision\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\f\n" +
-	"\x01n\x18\x02 \x01(\x04R\x01n\"\x8d\x01\n" +
+	"\x01n\x18\x02 \x01(\x04R\x01n\"p\n" +
+	"\aMessage\x12/\n" +
+	"\x05batch\x18\x01 \x01(\v2\x17.causeway.feed.v1.BatchH\x00R\x05batch\x12)\n" +
+	"\x03ask\x18\x02 \x01(\v2\x15.causeway.feed.v1.AskH\x00R\x03askB\t\n" +
+	"\amessage\"3\n" +
+	"\x03Ask\x12,\n" +
+	"\x05kinds\x18\x01 \x03(\x0e2\x16.causeway.feed.v1.KindR\x05kinds\"\xa9\x01\n" +
 	"\x05Batch\x126\n" +
-	"\brevision\x18\x01 \x01(\v2\x1a.causeway.feed.v1.RevisionR\brevision\x12\x1a\n" +
-	"\bsnapshot\x18\x02 \x01(\bR\bsnapshot\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\x12\x1c\n" +
-	"\tresources\x18\x04 \x03(\fR\tresources\"\x83\x02\n" +
+	"\brevision\x18\x01 \x01(\v2\x1a.causeway.feed.v1.RevisionR\brevision\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\bR\x04last\x126\n" +
+	"\breplaced\x18\x03 \x03(\v2\x1a.causeway.feed.v1.ReplacedR\breplaced\x12\x1c\n" +
+	"\tresources\x18\x04 \x03(\fR\tresources\"b\n" +
+	"\bReplaced\x12*\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x16.causeway.feed.v1.KindR\x04kind\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x18\n" +
+	"\anumbers\x18\x03 \x03(\rR\anumbers\"\xd4\x04\n" +
 	"\bResource\x12,\n" +
 	"\x04view\x18\x01 \x01(\v2\x16.causeway.feed.v1.ViewH\x00R\x04view\x126\n" +
 	"\x05slice\x18\x02 \x01(\v2\x1e.causeway.feed.v1.BackendSliceH\x00R\x05slice\x12B\n" +
 	"\fdeleted_view\x18\x03 \x01(\v2\x1d.causeway.feed.v1.ServiceNameH\x00R\vdeletedView\x12A\n" +
-	"\rdeleted_slice\x18\x04 \x01(\v2\x1a.causeway.feed.v1.SliceKeyH\x00R\fdeletedSliceB\n" +
+	"\rdeleted_slice\x18\x04 \x01(\v2\x1a.causeway.feed.v1.SliceKeyH\x00R\fdeletedSlice\x12,\n" +
+	"\x04node\x18\x05 \x01(\v2\x16.causeway.feed.v1.NodeH\x00R\x04node\x12>\n" +
+	"\fdeleted_node\x18\x06 \x01(\v2\x19.causeway.feed.v1.NodeKeyH\x00R\vdeletedNode\x128\n" +
+	"\bidentity\x18\a \x01(\v2\x1a.causeway.feed.v1.IdentityH\x00R\bidentity\x12+\n" +
+	"\x10deleted_identity\x18\b \x01(\rH\x00R\x0fdeletedIdentity\x125\n" +
+	"\aaddress\x18\t \x01(\v2\x19.causeway.feed.v1.AddressH\x00R\aaddress\x12C\n" +
+	"\x0fdeleted_address\x18\n" +
+	" \x01(\v2\x18.causeway.feed.v1.PrefixH\x00R\x0edeletedAddressB\n" +
 	"\n" +
 	"\bresource\"?\n" +
 	"\vServiceName\x12\x1c\n" +
@@ -1126,9 +2049,41 @@ const file_feed_proto_rawDesc = "" +
 	"\x03pod\x18\x04 \x01(\tR\x03pod\"#\n" +
 	"\x05State\x12\t\n" +
 	"\x05READY\x10\x00\x12\x0f\n" +
-	"\vTERMINATING\x10\x012J\n" +
-	"\x04Feed\x12B\n" +
-	"\tSubscribe\x12\x18.causeway.feed.v1.Report\x1a\x17.causeway.feed.v1.Batch(\x010\x01B3Z1github.com/causeway-mesh/causeway/pkg/feed/feedpbb\x06proto3"
+	"\vTERMINATING\x10\x01\"7\n" +
+	"\aNodeKey\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xc6\x01\n" +
+	"\x04Node\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x19.causeway.feed.v1.NodeKeyR\x03key\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\rR\tclusterId\x12;\n" +
+	"\taddresses\x18\x03 \x03(\v2\x1d.causeway.feed.v1.NodeAddressR\taddresses\x125\n" +
+	"\tpod_cidrs\x18\x04 \x03(\v2\x18.causeway.feed.v1.PrefixR\bpodCidrs\"1\n" +
+	"\vNodeAddress\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
+	"\x02ip\x18\x02 \x01(\fR\x02ip\":\n" +
+	"\bIdentity\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x16\n" +
+	"\x06labels\x18\x02 \x01(\tR\x06labels\"\xba\x01\n" +
+	"\aAddress\x120\n" +
+	"\x06prefix\x18\x01 \x01(\v2\x18.causeway.feed.v1.PrefixR\x06prefix\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\rR\bidentity\x12\x17\n" +
+	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\x12\x1c\n" +
+	"\tnamespace\x18\x05 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x06 \x01(\tR\x03pod\",\n" +
+	"\x06Prefix\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
+	"\x04bits\x18\x02 \x01(\rR\x04bits*V\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04VIEW\x10\x01\x12\t\n" +
+	"\x05SLICE\x10\x02\x12\b\n" +
+	"\x04NODE\x10\x03\x12\f\n" +
+	"\bIDENTITY\x10\x04\x12\v\n" +
+	"\aADDRESS\x10\x052L\n" +
+	"\x04Feed\x12D\n" +
+	"\tSubscribe\x12\x18.causeway.feed.v1.Report\x1a\x19.causeway.feed.v1.Message(\x010\x01B3Z1github.com/causeway-mesh/causeway/pkg/feed/feedpbb\x06proto3"
 
 var (
 	file_feed_proto_rawDescOnce sync.Once
@@ -1142,52 +2097,83 @@ func file_feed_proto_rawDescGZIP() []byte {
 	return file_feed_proto_rawDescData
 }
 
-var file_feed_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_feed_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_feed_proto_goTypes = []any{
-	(Endpoint_State)(0),  // 0: causeway.feed.v1.Endpoint.State
-	(*Report)(nil),       // 1: causeway.feed.v1.Report
-	(*Hello)(nil),        // 2: causeway.feed.v1.Hello
-	(*Applied)(nil),      // 3: causeway.feed.v1.Applied
-	(*Counts)(nil),       // 4: causeway.feed.v1.Counts
-	(*Revision)(nil),     // 5: causeway.feed.v1.Revision
-	(*Batch)(nil),        // 6: causeway.feed.v1.Batch
-	(*Resource)(nil),     // 7: causeway.feed.v1.Resource
-	(*ServiceName)(nil),  // 8: causeway.feed.v1.ServiceName
-	(*View)(nil),         // 9: causeway.feed.v1.View
-	(*Frontend)(nil),     // 10: causeway.feed.v1.Frontend
-	(*Port)(nil),         // 11: causeway.feed.v1.Port
-	(*Group)(nil),        // 12: causeway.feed.v1.Group
-	(*SliceKey)(nil),     // 13: causeway.feed.v1.SliceKey
-	(*BackendSlice)(nil), // 14: causeway.feed.v1.BackendSlice
-	(*Endpoint)(nil),     // 15: causeway.feed.v1.Endpoint
+	(Kind)(0),            // 0: causeway.feed.v1.Kind
+	(Endpoint_State)(0),  // 1: causeway.feed.v1.Endpoint.State
+	(*Report)(nil),       // 2: causeway.feed.v1.Report
+	(*Hello)(nil),        // 3: causeway.feed.v1.Hello
+	(*Root)(nil),         // 4: causeway.feed.v1.Root
+	(*Buckets)(nil),      // 5: causeway.feed.v1.Buckets
+	(*Applied)(nil),      // 6: causeway.feed.v1.Applied
+	(*Counts)(nil),       // 7: causeway.feed.v1.Counts
+	(*Revision)(nil),     // 8: causeway.feed.v1.Revision
+	(*Message)(nil),      // 9: causeway.feed.v1.Message
+	(*Ask)(nil),          // 10: causeway.feed.v1.Ask
+	(*Batch)(nil),        // 11: causeway.feed.v1.Batch
+	(*Replaced)(nil),     // 12: causeway.feed.v1.Replaced
+	(*Resource)(nil),     // 13: causeway.feed.v1.Resource
+	(*ServiceName)(nil),  // 14: causeway.feed.v1.ServiceName
+	(*View)(nil),         // 15: causeway.feed.v1.View
+	(*Frontend)(nil),     // 16: causeway.feed.v1.Frontend
+	(*Port)(nil),         // 17: causeway.feed.v1.Port
+	(*Group)(nil),        // 18: causeway.feed.v1.Group
+	(*SliceKey)(nil),     // 19: causeway.feed.v1.SliceKey
+	(*BackendSlice)(nil), // 20: causeway.feed.v1.BackendSlice
+	(*Endpoint)(nil),     // 21: causeway.feed.v1.Endpoint
+	(*NodeKey)(nil),      // 22: causeway.feed.v1.NodeKey
+	(*Node)(nil),         // 23: causeway.feed.v1.Node
+	(*NodeAddress)(nil),  // 24: causeway.feed.v1.NodeAddress
+	(*Identity)(nil),     // 25: causeway.feed.v1.Identity
+	(*Address)(nil),      // 26: causeway.feed.v1.Address
+	(*Prefix)(nil),       // 27: causeway.feed.v1.Prefix
 }
 var file_feed_proto_depIdxs = []int32{
-	2,  // 0: causeway.feed.v1.Report.hello:type_name -> causeway.feed.v1.Hello
-	3,  // 1: causeway.feed.v1.Report.applied:type_name -> causeway.feed.v1.Applied
-	5,  // 2: causeway.feed.v1.Applied.revision:type_name -> causeway.feed.v1.Revision
-	4,  // 3: causeway.feed.v1.Applied.counts:type_name -> causeway.feed.v1.Counts
-	5,  // 4: causeway.feed.v1.Batch.revision:type_name -> causeway.feed.v1.Revision
-	9,  // 5: causeway.feed.v1.Resource.view:type_name -> causeway.feed.v1.View
-	14, // 6: causeway.feed.v1.Resource.slice:type_name -> causeway.feed.v1.BackendSlice
-	8,  // 7: causeway.feed.v1.Resource.deleted_view:type_name -> causeway.feed.v1.ServiceName
-	13, // 8: causeway.feed.v1.Resource.deleted_slice:type_name -> causeway.feed.v1.SliceKey
-	8,  // 9: causeway.feed.v1.View.service:type_name -> causeway.feed.v1.ServiceName
-	10, // 10: causeway.feed.v1.View.frontends:type_name -> causeway.feed.v1.Frontend
-	12, // 11: causeway.feed.v1.View.groups:type_name -> causeway.feed.v1.Group
-	11, // 12: causeway.feed.v1.Frontend.ports:type_name -> causeway.feed.v1.Port
-	8,  // 13: causeway.feed.v1.SliceKey.service:type_name -> causeway.feed.v1.ServiceName
-	13, // 14: causeway.feed.v1.BackendSlice.key:type_name -> causeway.feed.v1.SliceKey
-	11, // 15: causeway.feed.v1.BackendSlice.ports:type_name -> causeway.feed.v1.Port
-	15, // 16: causeway.feed.v1.BackendSlice.endpoints:type_name -> causeway.feed.v1.Endpoint
-	0,  // 17: causeway.feed.v1.Endpoint.state:type_name -> causeway.feed.v1.Endpoint.State
-	1,  // 18: causeway.feed.v1.Feed.Subscribe:input_type -> causeway.feed.v1.Report
-	6,  // 19: causeway.feed.v1.Feed.Subscribe:output_type -> causeway.feed.v1.Batch
-	19, // [19:20] is the sub-list for method output_type
-	18, // [18:19] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	3,  // 0: causeway.feed.v1.Report.hello:type_name -> causeway.feed.v1.Hello
+	6,  // 1: causeway.feed.v1.Report.applied:type_name -> causeway.feed.v1.Applied
+	5,  // 2: causeway.feed.v1.Report.buckets:type_name -> causeway.feed.v1.Buckets
+	8,  // 3: causeway.feed.v1.Hello.revision:type_name -> causeway.feed.v1.Revision
+	4,  // 4: causeway.feed.v1.Hello.roots:type_name -> causeway.feed.v1.Root
+	0,  // 5: causeway.feed.v1.Root.kind:type_name -> causeway.feed.v1.Kind
+	0,  // 6: causeway.feed.v1.Buckets.kind:type_name -> causeway.feed.v1.Kind
+	8,  // 7: causeway.feed.v1.Applied.revision:type_name -> causeway.feed.v1.Revision
+	7,  // 8: causeway.feed.v1.Applied.counts:type_name -> causeway.feed.v1.Counts
+	11, // 9: causeway.feed.v1.Message.batch:type_name -> causeway.feed.v1.Batch
+	10, // 10: causeway.feed.v1.Message.ask:type_name -> causeway.feed.v1.Ask
+	0,  // 11: causeway.feed.v1.Ask.kinds:type_name -> causeway.feed.v1.Kind
+	8,  // 12: causeway.feed.v1.Batch.revision:type_name -> causeway.feed.v1.Revision
+	12, // 13: causeway.feed.v1.Batch.replaced:type_name -> causeway.feed.v1.Replaced
+	0,  // 14: causeway.feed.v1.Replaced.kind:type_name -> causeway.feed.v1.Kind
+	15, // 15: causeway.feed.v1.Resource.view:type_name -> causeway.feed.v1.View
+	20, // 16: causeway.feed.v1.Resource.slice:type_name -> causeway.feed.v1.BackendSlice
+	14, // 17: causeway.feed.v1.Resource.deleted_view:type_name -> causeway.feed.v1.ServiceName
+	19, // 18: causeway.feed.v1.Resource.deleted_slice:type_name -> causeway.feed.v1.SliceKey
+	23, // 19: causeway.feed.v1.Resource.node:type_name -> causeway.feed.v1.Node
+	22, // 20: causeway.feed.v1.Resource.deleted_node:type_name -> causeway.feed.v1.NodeKey
+	25, // 21: causeway.feed.v1.Resource.identity:type_name -> causeway.feed.v1.Identity
+	26, // 22: causeway.feed.v1.Resource.address:type_name -> causeway.feed.v1.Address
+	27, // 23: causeway.feed.v1.Resource.deleted_address:type_name -> causeway.feed.v1.Prefix
+	14, // 24: causeway.feed.v1.View.service:type_name -> causeway.feed.v1.ServiceName
+	16, // 25: causeway.feed.v1.View.frontends:type_name -> causeway.feed.v1.Frontend
+	18, // 26: causeway.feed.v1.View.groups:type_name -> causeway.feed.v1.Group
+	17, // 27: causeway.feed.v1.Frontend.ports:type_name -> causeway.feed.v1.Port
+	14, // 28: causeway.feed.v1.SliceKey.service:type_name -> causeway.feed.v1.ServiceName
+	19, // 29: causeway.feed.v1.BackendSlice.key:type_name -> causeway.feed.v1.SliceKey
+	17, // 30: causeway.feed.v1.BackendSlice.ports:type_name -> causeway.feed.v1.Port
+	21, // 31: causeway.feed.v1.BackendSlice.endpoints:type_name -> causeway.feed.v1.Endpoint
+	1,  // 32: causeway.feed.v1.Endpoint.state:type_name -> causeway.feed.v1.Endpoint.State
+	22, // 33: causeway.feed.v1.Node.key:type_name -> causeway.feed.v1.NodeKey
+	24, // 34: causeway.feed.v1.Node.addresses:type_name -> causeway.feed.v1.NodeAddress
+	27, // 35: causeway.feed.v1.Node.pod_cidrs:type_name -> causeway.feed.v1.Prefix
+	27, // 36: causeway.feed.v1.Address.prefix:type_name -> causeway.feed.v1.Prefix
+	2,  // 37: causeway.feed.v1.Feed.Subscribe:input_type -> causeway.feed.v1.Report
+	9,  // 38: causeway.feed.v1.Feed.Subscribe:output_type -> causeway.feed.v1.Message
+	38, // [38:39] is the sub-list for method output_type
+	37, // [37:38] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_feed_proto_init() }
@@ -1198,20 +2184,31 @@ func file_feed_proto_init() {
 	file_feed_proto_msgTypes[0].OneofWrappers = []any{
 		(*Report_Hello)(nil),
 		(*Report_Applied)(nil),
+		(*Report_Buckets)(nil),
 	}
-	file_feed_proto_msgTypes[6].OneofWrappers = []any{
+	file_feed_proto_msgTypes[7].OneofWrappers = []any{
+		(*Message_Batch)(nil),
+		(*Message_Ask)(nil),
+	}
+	file_feed_proto_msgTypes[11].OneofWrappers = []any{
 		(*Resource_View)(nil),
 		(*Resource_Slice)(nil),
 		(*Resource_DeletedView)(nil),
 		(*Resource_DeletedSlice)(nil),
+		(*Resource_Node)(nil),
+		(*Resource_DeletedNode)(nil),
+		(*Resource_Identity)(nil),
+		(*Resource_DeletedIdentity)(nil),
+		(*Resource_Address)(nil),
+		(*Resource_DeletedAddress)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_feed_proto_rawDesc), len(file_feed_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   15,
+			NumEnums:      2,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,9 +29,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type FeedClient interface {
-	// Subscribe gives the whole state, then each change. The agent speaks first,
-	// with Hello. One stream a node: a newer one ends the older.
-	Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Report, Batch], error)
+	// Subscribe gives what the agent lacks of the state, then each change. The
+	// agent speaks first, with Hello. One stream a node: a newer one ends the older.
+	Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Report, Message], error)
 }
 
 type feedClient struct {
@@ -42,26 +42,26 @@ func NewFeedClient(cc grpc.ClientConnInterface) FeedClient {
 	return &feedClient{cc}
 }
 
-func (c *feedClient) Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Report, Batch], error) {
+func (c *feedClient) Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Report, Message], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Feed_ServiceDesc.Streams[0], Feed_Subscribe_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[Report, Batch]{ClientStream: stream}
+	x := &grpc.GenericClientStream[Report, Message]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Feed_SubscribeClient = grpc.BidiStreamingClient[Report, Batch]
+type Feed_SubscribeClient = grpc.BidiStreamingClient[Report, Message]
 
 // FeedServer is the server API for Feed service.
 // All implementations must embed UnimplementedFeedServer
 // for forward compatibility.
 type FeedServer interface {
-	// Subscribe gives the whole state, then each change. The agent speaks first,
-	// with Hello. One stream a node: a newer one ends the older.
-	Subscribe(grpc.BidiStreamingServer[Report, Batch]) error
+	// Subscribe gives what the agent lacks of the state, then each change. The
+	// agent speaks first, with Hello. One stream a node: a newer one ends the older.
+	Subscribe(grpc.BidiStreamingServer[Report, Message]) error
 	mustEmbedUnimplementedFeedServer()
 }
 
@@ -72,7 +72,7 @@ type FeedServer interface {
 // pointer dereference when methods are called.
 type UnimplementedFeedServer struct{}
 
-func (UnimplementedFeedServer) Subscribe(grpc.BidiStreamingServer[Report, Batch]) error {
+func (UnimplementedFeedServer) Subscribe(grpc.BidiStreamingServer[Report, Message]) error {
 	return status.Error(codes.Unimplemented, "method Subscribe not implemented")
 }
 func (UnimplementedFeedServer) mustEmbedUnimplementedFeedServer() {}
@@ -97,11 +97,11 @@ func RegisterFeedServer(s grpc.ServiceRegistrar, srv FeedServer) {
 }
 
 func _Feed_Subscribe_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(FeedServer).Subscribe(&grpc.GenericServerStream[Report, Batch]{ServerStream: stream})
+	return srv.(FeedServer).Subscribe(&grpc.GenericServerStream[Report, Message]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Feed_SubscribeServer = grpc.BidiStreamingServer[Report, Batch]
+type Feed_SubscribeServer = grpc.BidiStreamingServer[Report, Message]
 
 // Feed_ServiceDesc is the grpc.ServiceDesc for Feed service.
 // It's only intended for direct use with grpc.RegisterService,

@@ -1,0 +1,28 @@
+package merge
+
+import (
+	"net/netip"
+
+	"github.com/causeway-mesh/causeway/pkg/endpoint"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/node"
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
+
+// Delta is what changed in what the nodes of the own cluster need. A nil value
+// is a deletion; the values are shared and never changed.
+type Delta struct {
+	Services service.Delta
+	// Nodes have Cluster, ClusterID, Name, Addresses and PodCIDRs; the rest is
+	// of no use to other nodes and left zero.
+	Nodes      map[node.Key]*node.Node
+	Identities map[identity.Number]*identity.Identity
+	// Addresses are all of the mesh that anybody is known to be behind. Of
+	// clusters that claim the same one the own has it, else the first by name.
+	Addresses map[netip.Prefix]*endpoint.Owner
+}
+
+// Empty reports whether d changes nothing.
+func (d *Delta) Empty() bool {
+	return d.Services.Empty() && len(d.Nodes)+len(d.Identities)+len(d.Addresses) == 0
+}
