@@ -84,14 +84,17 @@ func (w *Writer) loop(ctx context.Context) {
 	ticker := time.NewTicker(restTime)
 	defer ticker.Stop()
 	var again retry
+	var begun time.Time // of the last round
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.wake:
+			sleep(ctx, time.Until(begun.Add(w.cfg.Pace)))
 		case <-ticker.C:
 			w.rested()
 		}
+		begun = time.Now()
 		err := w.round(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -162,7 +165,8 @@ func (w *Writer) take() (now round, ok bool) {
 			ops = append(ops, op{key: key, value: r.value, hash: r.hash, put: r.wanted, rank: r.rank})
 		}
 	}
-	clear(w.dirty)
+	// Not cleared: a map that was large once is slow to walk ever after.
+	w.dirty = make(map[string]struct{})
 	slices.SortFunc(ops, op.before)
 	return round{ops: ops, calls: w.calls, epoch: w.epoch, fence: w.fence}, true
 }
@@ -284,7 +288,9 @@ func (w *Writer) rested() {
 			w.dirty[key] = struct{}{}
 		}
 	}
-	clear(w.repair)
+	if len(w.repair) > 0 {
+		w.repair = make(map[string]struct{})
+	}
 	now := time.Now()
 	for key := range w.failures {
 		if r := w.records[key]; r != nil && r.refused != nil && now.After(r.refused.due) {

@@ -33,8 +33,9 @@ func (w watched) Changes(_ context.Context, changes []Change) error {
 	return nil
 }
 
-// Complete begins with what was seen alone: what we wrote may have gone to a
-// store that is no more, and its revisions do not compare with these.
+// Complete begins anew with what was seen: the revisions from before may be of
+// a store that is no more. What we wrote and have not seen yet is uncertain, as
+// it may have gone to that one, and may still come in when this is the same.
 func (w watched) Complete(context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -45,6 +46,7 @@ func (w watched) Complete(context.Context) error {
 	w.fence = 0
 	w.listed, w.trouble = true, nil
 	for key, r := range w.records {
+		r.unsure = r.unsure || r.wrote.revision > r.seen.revision
 		r.seen.revision, r.wrote = 0, version{}
 		w.settled(key, r)
 	}

@@ -22,6 +22,10 @@ type WriterConfig struct {
 	// be written; deletions go in the reverse order. One that does not end in
 	// "/" is one key. They must not overlap.
 	Prefixes []string
+	// Pace is from the beginning of a round of writes to the next one's, at
+	// least: what is Set meanwhile is written together, which spares the store
+	// a transaction for each. 0 for what others wait for.
+	Pace time.Duration
 	// Name tells the writer from others in logs and metrics.
 	Name       string
 	Logger     *slog.Logger          // nil: the client's

@@ -408,6 +408,28 @@ func TestLateRequestChangesNothing(t *testing.T) {
 	}
 }
 
+func TestWriteThatWasNotSeenIsUncertainAfterABreak(t *testing.T) {
+	w := NewWriter(WriterConfig{Prefixes: []string{"a/"}, Name: "test", Logger: testLog(t)})
+	h, ctx := watched{w}, t.Context()
+	step := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(h.Changes(ctx, []Change{{Key: "a/1", Value: []byte("v1"), Revision: 5}}))
+	step(h.Complete(ctx))
+	w.Set("a/1", []byte("v2"))
+	now, _ := w.take()
+	step(w.settle(now.ops, &pb.TxnResponse{Header: &pb.ResponseHeader{Revision: 10}}, now.epoch))
+	h.Trouble(errors.New("the watch broke before it showed revision 10"))
+	w.Set("a/1", []byte("v1"))
+	step(h.Complete(ctx))
+	if now, ok := w.take(); !ok || len(now.ops) != 1 || string(now.ops[0].value) != "v1" {
+		t.Errorf("the store may have v2, but the next round is %+v", now)
+	}
+}
+
 func TestWritersOfOneNameTakeTurns(t *testing.T) {
 	_, c := startStore(t)
 	first, _ := runWriter(t, c, "a/")

@@ -40,8 +40,10 @@ func slogLevel(l zapcore.Level) slog.Level {
 	return slog.LevelDebug
 }
 
+// Enabled lets through what ends the process even to a handler that discards
+// all: zap complains on stderr about a core that does not.
 func (c slogCore) Enabled(l zapcore.Level) bool {
-	return c.log.Enabled(context.Background(), slogLevel(l))
+	return l > zapcore.ErrorLevel || c.log.Enabled(context.Background(), slogLevel(l))
 }
 
 func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
