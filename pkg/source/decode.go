@@ -187,7 +187,11 @@ func decodeKnown(raw []byte, h *header, f form, fn func(Object)) error {
 	if err := unmarshal(raw, m); err != nil {
 		return fmt.Errorf("%s %q: %w", h.Kind, name, describe(err))
 	}
-	fn(m.object())
+	o := m.object()
+	if err := check(o); err != nil {
+		return fmt.Errorf("%s %q: %w", h.Kind, name, err)
+	}
+	fn(o)
 	return nil
 }
 

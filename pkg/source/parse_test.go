@@ -109,13 +109,25 @@ func TestParseErrors(t *testing.T) {
 		"no name in list":  {list + "- apiVersion: v1\n  kind: Pod\n", 7, "the Pod has no metadata.name"},
 		"bad name":         {"apiVersion: v1\nkind: Pod\nmetadata: {name: a/b}\n", 1, `Pod "a/b": a name may hold`},
 		"bad namespace":    {"apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: x.y}\n", 1, `namespace "x.y"`},
-		"old version":      {"apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: a}\n", 1, "is not read: write it as discovery.k8s.io/v1"},
-		"no object":        {"- a\n- b\n", 1, "this is not an object"},
-		"text":             {good + "hello\n", 6, "this is not an object"},
-		"wrong type":       {good + "apiVersion: v1\nkind: Service\nmetadata:\n  name: b\n  annotations: {causeway.io/global: true}\n", 6, `Service "b": metadata.annotations: a bool stands where a string is expected (put it in quotes)`},
-		"wrong number":     {"apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {ports: [{port: http}]}\n", 1, "spec.ports.port: a string stands where a int32 is expected"},
-		"items no array":   {"apiVersion: v1\nkind: List\nitems: {a: b}\n", 1, ""},
-		"deep lists":       {strings.Repeat(`{"apiVersion":"v1","kind":"List","items":[`, 9) + strings.Repeat("]}", 9), 1, "stand in each other"},
+		"label of two": {
+			"apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: \"x;k8s:app=admin\"}}\n", 1,
+			`Pod "a": metadata.labels: app: value "x;k8s:app=admin"`,
+		},
+		"label key": {
+			"apiVersion: v1\nkind: Namespace\nmetadata: {name: a, labels: {\"team=x;k8s:role\": admin}}\n", 1,
+			`Namespace "a": metadata.labels: key "team=x;k8s:role"`,
+		},
+		"service account": {
+			"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {serviceAccountName: \"x;k8s:app=admin\"}\n", 1,
+			`Pod "a": spec.serviceAccountName "x;k8s:app=admin"`,
+		},
+		"old version":    {"apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: a}\n", 1, "is not read: write it as discovery.k8s.io/v1"},
+		"no object":      {"- a\n- b\n", 1, "this is not an object"},
+		"text":           {good + "hello\n", 6, "this is not an object"},
+		"wrong type":     {good + "apiVersion: v1\nkind: Service\nmetadata:\n  name: b\n  annotations: {causeway.io/global: true}\n", 6, `Service "b": metadata.annotations: a bool stands where a string is expected (put it in quotes)`},
+		"wrong number":   {"apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {ports: [{port: http}]}\n", 1, "spec.ports.port: a string stands where a int32 is expected"},
+		"items no array": {"apiVersion: v1\nkind: List\nitems: {a: b}\n", 1, ""},
+		"deep lists":     {strings.Repeat(`{"apiVersion":"v1","kind":"List","items":[`, 9) + strings.Repeat("]}", 9), 1, "stand in each other"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
