@@ -18,6 +18,7 @@ type config struct {
 	apiServer     string
 	files         pki.ClientFiles
 	bpffs, cgroup string
+	stateDir      string
 	mapCapacity   uint32
 	listenHTTP    string
 	pprof         bool
@@ -32,6 +33,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.files.KeyFile, "key-file", "", "`file` with the certificate's private key (required)")
 	f.StringVar(&c.bpffs, "bpffs-dir", "/sys/fs/bpf/causeway", "`folder` on a BPF file system for what stays in the kernel")
 	f.StringVar(&c.cgroup, "cgroup-root", "", "cgroup v2 `folder` above all workloads of the node (found when not given)")
+	f.StringVar(&c.stateDir, "state-dir", "/var/lib/causeway/node-agent", "`folder` for the last state, this agent's alone, with which it starts when the API server is away; empty for none")
 	f.Uint32Var(&c.mapCapacity, "map-capacity", datapath.DefaultCapacity, "`entries` that each eBPF map holds at most")
 	f.StringVar(&c.listenHTTP, "listen-http", "", "`address:port` for /healthz, /readyz and /metrics (none when not given)")
 	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -57,17 +58,30 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Datapath: plane, Logger: log, Registerer: registry,
 		Report: func(applied feed.Applied) { state.set(applied); client.Report(applied) },
 	})
+	last := feed.OpenState(feed.StateConfig{
+		Dir: cfg.stateDir, Cluster: cfg.cluster, Boot: bootID(), Logger: log, Registerer: registry,
+	})
 	client = feed.NewClient(feed.ClientConfig{
 		Target: cfg.apiServer, TLS: tls, Node: cfg.node, Version: process.Version(),
-		Sink: sink, Logger: log, Registerer: registry,
+		State: last, Sink: sink, Logger: log, Registerer: registry,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return status.Run(ctx) })
 	g.Go(func() error { return plane.Run(ctx) })
+	g.Go(func() error { return last.Run(ctx) })
 	g.Go(func() error { return sink.Run(ctx) })
 	g.Go(func() error { return client.Run(ctx) })
 	return g.Wait()
+}
+
+// bootID returns the kernel's id of this boot, "" when it has none.
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // selfTest makes sure that the hooks translate. Full maps are no reason to stop:

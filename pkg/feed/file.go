@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
+	"github.com/causeway-mesh/causeway/pkg/merge"
 )
 
 // The files in the state folder.
@@ -129,7 +130,7 @@ func (s *State) read(path string) (origin, error) {
 
 // ReadDirectory returns who is who from an agent's state folder, which the
 // agent may be writing to.
-func ReadDirectory(dir string) (*Directory, error) {
+func ReadDirectory(dir string) (*merge.Directory, error) {
 	s := &State{metrics: newStateMetrics(nil)}
 	path := filepath.Join(dir, stateFile)
 	if _, err := s.read(path); err != nil && (!errors.Is(err, errTorn) || !s.usable()) {

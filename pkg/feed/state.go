@@ -12,6 +12,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
 	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
@@ -248,21 +249,13 @@ func (s *State) answer(kind feedpb.Kind) (*feedpb.Buckets, error) {
 	return &feedpb.Buckets{Kind: kind, Numbers: numbers, Digests: digests}, nil
 }
 
-// Directory is who is who, as far as an agent was told.
-type Directory struct {
-	Revision   Revision
-	Nodes      []*node.Node
-	Identities map[identity.Number]identity.Labels
-	Addresses  map[netip.Prefix]*endpoint.Owner
-}
-
-// Directory decodes what the state has; it takes some time and memory.
-func (s *State) Directory() (*Directory, error) {
+// Directory returns who is who; it takes some time and memory.
+func (s *State) Directory() (*merge.Directory, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := &Directory{
-		Revision:   s.revision,
-		Identities: make(map[identity.Number]identity.Labels, s.shelves[Identity].count),
+	out := &merge.Directory{
+		Nodes:      make(map[node.Key]*node.Node, s.shelves[Node].count),
+		Identities: make(map[identity.Number]*identity.Identity, s.shelves[Identity].count),
 		Addresses:  make(map[netip.Prefix]*endpoint.Owner, s.shelves[Address].count),
 	}
 	var err error
@@ -275,9 +268,9 @@ func (s *State) Directory() (*Directory, error) {
 			}
 			switch v := r.value.(type) {
 			case *node.Node:
-				out.Nodes = append(out.Nodes, v)
+				out.Nodes[r.name.(node.Key)] = v
 			case *identity.Identity:
-				out.Identities[v.Number] = v.Labels
+				out.Identities[v.Number] = v
 			case *endpoint.Owner:
 				out.Addresses[r.name.(netip.Prefix)] = v
 			}

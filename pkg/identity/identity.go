@@ -39,6 +39,19 @@ type Identity struct {
 // Reserved reports whether n means the same in every cluster.
 func (n Number) Reserved() bool { return n > 0 && n < MinLocal }
 
+// ReservedLabels returns the labels that a reserved number stands for, "" for
+// one that means nothing or is a cluster's own.
+func (n Number) ReservedLabels() Labels {
+	names := [...]string{
+		Host: "host", World: "world", Unmanaged: "unmanaged", Health: "health", Init: "init", RemoteNode: "remote-node",
+		KubeAPIServer: "kube-apiserver", Ingress: "ingress", WorldIPv4: "world-ipv4", WorldIPv6: "world-ipv6",
+	}
+	if int(n) >= len(names) || names[n] == "" {
+		return ""
+	}
+	return Labels("reserved:" + names[n] + "=;")
+}
+
 // Cluster returns the ID of the cluster that allocated n in a mesh of that
 // size; 0 for a reserved number.
 func (n Number) Cluster(size cluster.Size) cluster.ID {

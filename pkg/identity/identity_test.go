@@ -56,3 +56,13 @@ func TestNumberOfNoCluster(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestReservedLabels(t *testing.T) {
+	for n, want := range map[identity.Number]identity.Labels{
+		identity.None: "", identity.Host: "reserved:host=;", identity.WorldIPv6: "reserved:world-ipv6=;", 11: "", 65836: "",
+	} {
+		if got := n.ReservedLabels(); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}

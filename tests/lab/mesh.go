@@ -121,6 +121,7 @@ func (n *Node) StartAgent(ctx context.Context, extra ...string) (*Process, error
 		"--cert-file", files.CertFile,
 		"--key-file", files.KeyFile,
 		"--bpffs-dir", n.bpffs,
+		"--state-dir", n.StateDir(),
 		"--cgroup-root", n.CgroupRoot(),
 		"--map-capacity", strconv.Itoa(mapCapacity),
 		"--listen-http", agentStatus,

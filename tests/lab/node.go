@@ -134,6 +134,9 @@ func (n *Node) CgroupRoot() string { return filepath.Dir(n.group) }
 // BPFFS is the node's folder of the lab's bpffs.
 func (n *Node) BPFFS() string { return n.bpffs }
 
+// StateDir is the folder for the agent's last state.
+func (n *Node) StateDir() string { return filepath.Join(n.Cluster.dir(), "state", fileName(n.Name)) }
+
 // Pods returns the node's pods in the order in which they were made.
 func (n *Node) Pods() []*Pod {
 	n.lab.mu.Lock()
