@@ -14,6 +14,10 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
+// cachePace is how far the cache lags behind at least. A transaction for each
+// change, with its write to the disk, would cost most of all that a change costs.
+const cachePace = time.Second
+
 // cache is what a peer said, kept in our own etcd for a restart while the peer
 // is away. It is written behind what memory has, and may lag.
 type cache struct {
@@ -41,7 +45,7 @@ func newCache(peer string, etcd *kvstore.Client, log *slog.Logger) *cache {
 	// The writers' own metrics would be one series a peer, for ever: the
 	// session counts what it passes on.
 	writer := func(name string, prefixes []string) *kvstore.Writer {
-		return kvstore.NewWriter(kvstore.WriterConfig{Client: etcd, Name: name, Prefixes: prefixes, Logger: log})
+		return kvstore.NewWriter(kvstore.WriterConfig{Client: etcd, Name: name, Prefixes: prefixes, Pace: cachePace, Logger: log})
 	}
 	return &cache{
 		layout: l, etcd: etcd,

@@ -54,7 +54,7 @@ type intake struct {
 	window   time.Time      // when it began
 	flushing bool           // nothing rests
 	busy     bool           // a round is being put in use
-	moved    chan struct{}  // closed and replaced after each round
+	moved    chan struct{}  // closed and replaced when a round begins or ends
 }
 
 func newIntake(place func(string) int, apply func([]kvstore.Change)) *intake {
@@ -185,6 +185,7 @@ func (q *intake) take() (pieces [][]kvstore.Change, rested <-chan time.Time) {
 			puts[at] = append(puts[at], c)
 		}
 	}
+	q.announce()
 	return cut(append(puts, deletes...)), q.due(now)
 }
 
@@ -215,6 +216,11 @@ func (q *intake) finish() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.busy = false
+	q.announce()
+}
+
+// announce wakes who waits for room or for the end of a round. The caller holds mu.
+func (q *intake) announce() {
 	close(q.moved)
 	q.moved = make(chan struct{})
 }
