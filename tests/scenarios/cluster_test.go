@@ -3,6 +3,7 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,8 +31,25 @@ func addCluster(ctx context.Context, c *call) error {
 			return err
 		}
 	}
-	_, err = c.lab.AddCluster(ctx, lab.ClusterSpec{Name: c.args[0], ID: id, Manifests: dir})
-	return err
+	cluster, err := c.lab.AddCluster(ctx, lab.ClusterSpec{Name: c.args[0], ID: id, Manifests: dir})
+	if err != nil {
+		return err
+	}
+	return refuseServices(cluster)
+}
+
+// refuseServices makes the nodes refuse connections to service addresses that
+// nobody translated, as kube-proxy does where a service has no endpoints: so a
+// client need not wait for its timeout to see that nobody answers.
+func refuseServices(c *lab.Cluster) error {
+	for _, n := range c.Nodes() {
+		for _, services := range []string{"10.96.0.1/12", "fd00:96::1/64"} {
+			if err := n.Space().AddAddress("lo", netip.MustParsePrefix(services)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // up starts what the clusters consist of, all at once.

@@ -115,8 +115,8 @@ func commands() map[string]command {
 		"cut":      {"CLUSTER|NODE", 1, false, cut},
 		"heal":     {"CLUSTER|NODE", 1, false, heal},
 		"log":      {"PROCESS REGEXP", 2, true, logged},
-		"status":   {"CLUSTER REGEXP...", 2, true, status},
-		"services": {"CLUSTER REGEXP...", 2, true, services},
+		"status":   {"CLUSTER REGEXP...", 2, true, showStatus},
+		"services": {"CLUSTER REGEXP...", 2, true, showServices},
 		"metric":   {"PROCESS REGEXP...", 2, true, metric},
 
 		// Manifests and peers.

@@ -6,11 +6,11 @@ import (
 	"os/exec"
 )
 
-// status waits until every pattern is found in the output of causeway status;
-// services does so for causeway services.
-func status(ctx context.Context, c *call) error { return c.commandLine(ctx, "status") }
+// showStatus waits until every pattern is found in the output of causeway status;
+// showServices does so for causeway services.
+func showStatus(ctx context.Context, c *call) error { return c.commandLine(ctx, "status") }
 
-func services(ctx context.Context, c *call) error { return c.commandLine(ctx, "services") }
+func showServices(ctx context.Context, c *call) error { return c.commandLine(ctx, "services") }
 
 func (c *call) commandLine(ctx context.Context, args ...string) error {
 	cluster, err := c.cluster(c.args[0])

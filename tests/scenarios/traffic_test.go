@@ -15,14 +15,8 @@ import (
 )
 
 // enough is how many requests reach each of so many pods but once in many
-// thousand tries; then the next try finds it. Where nobody answers, the kernel
-// says so once a second only.
-func enough(pods int) int {
-	if pods == 0 {
-		return 2
-	}
-	return 8 + 10*pods
-}
+// thousand tries; then the next try finds it.
+func enough(pods int) int { return 8 + 10*pods }
 
 // answers waits until requests from a pod are answered by exactly the pods that
 // are named, and no request fails. Negated, none is answered. With -ports a pod
