@@ -48,7 +48,9 @@ func thisMachine(name string) (machine, error) {
 	return machine{Name: name, Kernel: unix.ByteSliceToString(uname.Release[:]), CPUs: runtime.NumCPU()}, nil
 }
 
-func (m machine) title() string { return fmt.Sprintf("%s: kernel %s, %d CPUs", m.Name, m.Kernel, m.CPUs) }
+func (m machine) title() string {
+	return fmt.Sprintf("%s: kernel %s, %d CPUs", m.Name, m.Kernel, m.CPUs)
+}
 
 // print writes the table that people read.
 func (r *result) print(w io.Writer) error {

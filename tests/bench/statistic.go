@@ -3,6 +3,7 @@ package main
 import (
 	"math/rand/v2"
 	"slices"
+	"time"
 )
 
 // interval is a value with the bounds between which it lies with 95 %
@@ -46,4 +47,23 @@ func quotients(a, b []float64) []float64 {
 		result[i] = a[i] / b[i]
 	}
 	return result
+}
+
+// milliseconds returns durations in order, in ms.
+func milliseconds(durations []time.Duration) []float64 {
+	values := make([]float64, len(durations))
+	for i, d := range durations {
+		values[i] = d.Seconds() * 1000
+	}
+	slices.Sort(values)
+	return values
+}
+
+// quantile returns the value of a sorted list below which that share lies; 0
+// of an empty one.
+func quantile(sorted []float64, share float64) float64 {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[int(share*float64(len(sorted)-1)+0.5)]
 }
