@@ -119,7 +119,7 @@ func TestLogsReasons(t *testing.T) {
 	since := s.since
 	s.change(func() { s.facts = facts{answered: true} })
 	expect("another state", 3)
-	if s.since == since {
+	if s.since.Equal(since) {
 		t.Error("the new state has the time of the old one")
 	}
 }
