@@ -20,11 +20,19 @@ const waitStep = 200 * time.Millisecond
 func newStatusCommand(opts *options) *cobra.Command {
 	var wait bool
 	var timeout time.Duration
+	var addresses bool
+	var who addressFilter
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the cluster, its peers and its agents; exit status 1 when something is not ready",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if addresses {
+				return showAddresses(cmd, opts, &who)
+			}
+			if name := who.given(cmd.Flags()); name != "" {
+				return fmt.Errorf("--%s narrows what --addresses shows: give that, too", name)
+			}
 			answer, err := waitStatus(cmd.Context(), opts, wait, timeout)
 			if err != nil {
 				return err
@@ -41,6 +49,9 @@ func newStatusCommand(opts *options) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until all is ready")
+	cmd.Flags().BoolVar(&addresses, "addresses", false, "show who is behind the addresses of the mesh instead")
+	who.flags(cmd.Flags())
+	cmd.MarkFlagsMutuallyExclusive("addresses", "wait")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long --wait waits; the last answer is shown then")
 	return cmd
 }
@@ -144,9 +155,9 @@ func writeAgents(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 		fmt.Fprintln(w, "\nNo agents.")
 		return
 	}
-	fmt.Fprintln(w, "\nAGENT\tSTATE\tSINCE\tSERVICES\tFRONTENDS\tBACKENDS\tVERSION")
+	fmt.Fprintln(w, "\nAGENT\tSTATE\tSINCE\tSERVICES\tFRONTENDS\tBACKENDS\tADDRESSES\tVERSION")
 	for _, a := range r.Agents {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", a.Node, agentState(a), ago(a.Since, now), a.Services, a.Frontends, a.Backends, orDash(a.Version))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\n", a.Node, agentState(a), ago(a.Since, now), a.Services, a.Frontends, a.Backends, a.Addresses, orDash(a.Version))
 	}
 	for _, a := range r.Agents {
 		if a.Error != "" {

@@ -30,7 +30,7 @@ func TestWriteStatus(t *testing.T) {
 		},
 		PeerProblems: []*adminpb.PeerProblem{{File: "North", Message: "name"}, {Message: "no directory"}},
 		Agents: []*adminpb.Agent{
-			{Node: "n1", Connected: true, Current: true, Ready: true, Since: before(2 * time.Hour), Version: "v1", Services: 1, Frontends: 2, Backends: 3},
+			{Node: "n1", Connected: true, Current: true, Ready: true, Since: before(2 * time.Hour), Version: "v1", Services: 1, Frontends: 2, Backends: 3, Addresses: 4},
 			{Node: "n2", Connected: true, Since: before(time.Second), Error: "map full"},
 			{Node: "n3", Error: "no agent of this node has connected"},
 		},
@@ -52,10 +52,10 @@ south   -    connecting   -             -           0       0           0       
   west: last refused: k: bad
   south: connection refused
 
-AGENT   STATE     SINCE      SERVICES   FRONTENDS   BACKENDS   VERSION
-n1      current   2h0m ago   1          2           3          v1
-n2      behind    1s ago     0          0           0          -
-n3      away      -          0          0           0          -
+AGENT   STATE     SINCE      SERVICES   FRONTENDS   BACKENDS   ADDRESSES   VERSION
+n1      current   2h0m ago   1          2           3          4           v1
+n2      behind    1s ago     0          0           0          0           -
+n3      away      -          0          0           0          0           -
   n2: map full
   n3: no agent of this node has connected
 

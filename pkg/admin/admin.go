@@ -147,7 +147,7 @@ func mergeAgents(nodes []string, known []feed.AgentStatus) []*adminpb.Agent {
 		out = append(out, &adminpb.Agent{
 			Node: a.Node, Connected: a.Connected, Current: a.Current, Since: timestamppb.New(a.Since), Version: a.Version,
 			Services: uint32(a.Applied.Counts.Services), Frontends: uint32(a.Applied.Counts.Frontends),
-			Backends: uint32(a.Applied.Counts.Backends), Error: a.Applied.Error,
+			Backends: uint32(a.Applied.Counts.Backends), Addresses: uint32(a.Applied.Counts.Addresses), Error: a.Applied.Error,
 			Ready: a.Connected && a.Current && a.Applied.Error == "",
 		})
 	}

@@ -15,6 +15,8 @@ var (
 	ErrKernel = errors.New("the kernel lacks what the data plane needs (Linux 5.10 or newer has it)")
 	// ErrBPFFS is returned when the folder for pins is not on a BPF file system.
 	ErrBPFFS = errors.New("not on a BPF file system: mount one there (mount -t bpf bpf DIR), or name another with --bpffs-dir")
+	// ErrNoMaps is returned when no agent has put maps where they are looked for.
+	ErrNoMaps = errors.New("no maps are pinned there: run it as root on a node that an agent runs on, with the agent's --bpffs-dir")
 	// ErrCgroup is returned when there is no cgroup to attach to.
 	ErrCgroup = errors.New("no cgroup v2 hierarchy to attach to")
 	// ErrSelfTest is returned when the hooks are attached and translate nothing.

@@ -699,14 +699,16 @@ type Agent struct {
 	Node      string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Connected bool                   `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
 	// current says that the newest state is in effect on the node.
-	Current       bool                   `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
-	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	Services      uint32                 `protobuf:"varint,6,opt,name=services,proto3" json:"services,omitempty"`
-	Frontends     uint32                 `protobuf:"varint,7,opt,name=frontends,proto3" json:"frontends,omitempty"`
-	Backends      uint32                 `protobuf:"varint,8,opt,name=backends,proto3" json:"backends,omitempty"`
-	Error         string                 `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
-	Ready         bool                   `protobuf:"varint,10,opt,name=ready,proto3" json:"ready,omitempty"`
+	Current   bool                   `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
+	Since     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	Version   string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Services  uint32                 `protobuf:"varint,6,opt,name=services,proto3" json:"services,omitempty"`
+	Frontends uint32                 `protobuf:"varint,7,opt,name=frontends,proto3" json:"frontends,omitempty"`
+	Backends  uint32                 `protobuf:"varint,8,opt,name=backends,proto3" json:"backends,omitempty"`
+	Error     string                 `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	Ready     bool                   `protobuf:"varint,10,opt,name=ready,proto3" json:"ready,omitempty"`
+	// how many addresses the agent knows the owner of
+	Addresses     uint32 `protobuf:"varint,11,opt,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -809,6 +811,13 @@ func (x *Agent) GetReady() bool {
 		return x.Ready
 	}
 	return false
+}
+
+func (x *Agent) GetAddresses() uint32 {
+	if x != nil {
+		return x.Addresses
+	}
+	return 0
 }
 
 type ServicesRequest struct {
@@ -1268,6 +1277,240 @@ func (x *Backend) GetState() string {
 	return ""
 }
 
+// AddressesRequest narrows the answer by each field that is set.
+type AddressesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An address or a prefix.
+	Within    string `protobuf:"bytes,1,opt,name=within,proto3" json:"within,omitempty"`
+	Cluster   string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node      string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string `protobuf:"bytes,5,opt,name=pod,proto3" json:"pod,omitempty"`
+	Identity  uint32 `protobuf:"varint,6,opt,name=identity,proto3" json:"identity,omitempty"`
+	// Each key=value, of any source, or source:key=value.
+	Labels        []string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressesRequest) Reset() {
+	*x = AddressesRequest{}
+	mi := &file_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressesRequest) ProtoMessage() {}
+
+func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressesRequest.ProtoReflect.Descriptor instead.
+func (*AddressesRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AddressesRequest) GetWithin() string {
+	if x != nil {
+		return x.Within
+	}
+	return ""
+}
+
+func (x *AddressesRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *AddressesRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AddressesRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *AddressesRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *AddressesRequest) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
+func (x *AddressesRequest) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type AddressesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addresses     []*Address             `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressesResponse) Reset() {
+	*x = AddressesResponse{}
+	mi := &file_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressesResponse) ProtoMessage() {}
+
+func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressesResponse.ProtoReflect.Descriptor instead.
+func (*AddressesResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AddressesResponse) GetAddresses() []*Address {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+type Address struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An address, or a prefix for a range.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The node's name, or its address when no node is known to have that.
+	Node      string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string `protobuf:"bytes,5,opt,name=pod,proto3" json:"pod,omitempty"`
+	Identity  uint32 `protobuf:"varint,6,opt,name=identity,proto3" json:"identity,omitempty"`
+	// What the identity stands for, each source:key=value; empty when unknown.
+	Labels        []string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Address) Reset() {
+	*x = Address{}
+	mi := &file_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Address) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Address) ProtoMessage() {}
+
+func (x *Address) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Address.ProtoReflect.Descriptor instead.
+func (*Address) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Address) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Address) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Address) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Address) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Address) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *Address) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
+func (x *Address) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
@@ -1333,7 +1576,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\";\n" +
 	"\vPeerProblem\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xa1\x02\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xbf\x02\n" +
 	"\x05Agent\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x18\n" +
@@ -1345,7 +1588,8 @@ const file_admin_proto_rawDesc = "" +
 	"\bbackends\x18\b \x01(\rR\bbackends\x12\x14\n" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x14\n" +
 	"\x05ready\x18\n" +
-	" \x01(\bR\x05ready\"C\n" +
+	" \x01(\bR\x05ready\x12\x1c\n" +
+	"\taddresses\x18\v \x01(\rR\taddresses\"C\n" +
 	"\x0fServicesRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"J\n" +
@@ -1377,10 +1621,29 @@ const file_admin_proto_rawDesc = "" +
 	"\x05ports\x18\x02 \x03(\v2\x17.causeway.admin.v1.PortR\x05ports\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x10\n" +
 	"\x03pod\x18\x04 \x01(\tR\x03pod\x12\x14\n" +
-	"\x05state\x18\x05 \x01(\tR\x05state2\xab\x01\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\"\xbc\x01\n" +
+	"\x10AddressesRequest\x12\x16\n" +
+	"\x06within\x18\x01 \x01(\tR\x06within\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x05 \x01(\tR\x03pod\x12\x1a\n" +
+	"\bidentity\x18\x06 \x01(\rR\bidentity\x12\x16\n" +
+	"\x06labels\x18\a \x03(\tR\x06labels\"M\n" +
+	"\x11AddressesResponse\x128\n" +
+	"\taddresses\x18\x01 \x03(\v2\x1a.causeway.admin.v1.AddressR\taddresses\"\xb5\x01\n" +
+	"\aAddress\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x05 \x01(\tR\x03pod\x12\x1a\n" +
+	"\bidentity\x18\x06 \x01(\rR\bidentity\x12\x16\n" +
+	"\x06labels\x18\a \x03(\tR\x06labels2\x85\x02\n" +
 	"\x05Admin\x12M\n" +
 	"\x06Status\x12 .causeway.admin.v1.StatusRequest\x1a!.causeway.admin.v1.StatusResponse\x12S\n" +
-	"\bServices\x12\".causeway.admin.v1.ServicesRequest\x1a#.causeway.admin.v1.ServicesResponseB5Z3github.com/causeway-mesh/causeway/pkg/admin/adminpbb\x06proto3"
+	"\bServices\x12\".causeway.admin.v1.ServicesRequest\x1a#.causeway.admin.v1.ServicesResponse\x12X\n" +
+	"\tAddresses\x12#.causeway.admin.v1.AddressesRequest\x1a$.causeway.admin.v1.AddressesResponse0\x01B5Z3github.com/causeway-mesh/causeway/pkg/admin/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -1394,7 +1657,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: causeway.admin.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: causeway.admin.v1.StatusResponse
@@ -1413,8 +1676,11 @@ var file_admin_proto_goTypes = []any{
 	(*Port)(nil),                  // 14: causeway.admin.v1.Port
 	(*ServiceCluster)(nil),        // 15: causeway.admin.v1.ServiceCluster
 	(*Backend)(nil),               // 16: causeway.admin.v1.Backend
-	nil,                           // 17: causeway.admin.v1.Peer.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*AddressesRequest)(nil),      // 17: causeway.admin.v1.AddressesRequest
+	(*AddressesResponse)(nil),     // 18: causeway.admin.v1.AddressesResponse
+	(*Address)(nil),               // 19: causeway.admin.v1.Address
+	nil,                           // 20: causeway.admin.v1.Peer.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
 	2,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
@@ -1423,31 +1689,34 @@ var file_admin_proto_depIdxs = []int32{
 	7,  // 3: causeway.admin.v1.StatusResponse.peers:type_name -> causeway.admin.v1.Peer
 	8,  // 4: causeway.admin.v1.StatusResponse.peer_problems:type_name -> causeway.admin.v1.PeerProblem
 	9,  // 5: causeway.admin.v1.StatusResponse.agents:type_name -> causeway.admin.v1.Agent
-	18, // 6: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
+	21, // 6: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
 	4,  // 7: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
 	6,  // 8: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
-	18, // 9: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
-	18, // 10: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	18, // 11: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
-	18, // 12: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
+	21, // 9: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
+	21, // 10: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	21, // 11: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
+	21, // 12: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
 	4,  // 13: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
-	17, // 14: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
-	18, // 15: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
+	20, // 14: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
+	21, // 15: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
 	12, // 16: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
 	13, // 17: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
 	15, // 18: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
 	14, // 19: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
 	16, // 20: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
 	14, // 21: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
-	0,  // 22: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	10, // 23: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	1,  // 24: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	11, // 25: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	24, // [24:26] is the sub-list for method output_type
-	22, // [22:24] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	19, // 22: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
+	0,  // 23: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	10, // 24: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	17, // 25: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	1,  // 26: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	11, // 27: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	18, // 28: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	26, // [26:29] is the sub-list for method output_type
+	23, // [23:26] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -1461,7 +1730,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,8 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_Status_FullMethodName   = "/causeway.admin.v1.Admin/Status"
-	Admin_Services_FullMethodName = "/causeway.admin.v1.Admin/Services"
+	Admin_Status_FullMethodName    = "/causeway.admin.v1.Admin/Status"
+	Admin_Services_FullMethodName  = "/causeway.admin.v1.Admin/Services"
+	Admin_Addresses_FullMethodName = "/causeway.admin.v1.Admin/Addresses"
 )
 
 // AdminClient is the client API for Admin service.
@@ -32,6 +33,9 @@ type AdminClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Services explains the services that are global in any cluster.
 	Services(ctx context.Context, in *ServicesRequest, opts ...grpc.CallOption) (*ServicesResponse, error)
+	// Addresses says who is behind the addresses of the mesh, sorted by address,
+	// in as many messages as it takes.
+	Addresses(ctx context.Context, in *AddressesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AddressesResponse], error)
 }
 
 type adminClient struct {
@@ -62,6 +66,25 @@ func (c *adminClient) Services(ctx context.Context, in *ServicesRequest, opts ..
 	return out, nil
 }
 
+func (c *adminClient) Addresses(ctx context.Context, in *AddressesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AddressesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[0], Admin_Addresses_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AddressesRequest, AddressesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_AddressesClient = grpc.ServerStreamingClient[AddressesResponse]
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -69,6 +92,9 @@ type AdminServer interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Services explains the services that are global in any cluster.
 	Services(context.Context, *ServicesRequest) (*ServicesResponse, error)
+	// Addresses says who is behind the addresses of the mesh, sorted by address,
+	// in as many messages as it takes.
+	Addresses(*AddressesRequest, grpc.ServerStreamingServer[AddressesResponse]) error
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -84,6 +110,9 @@ func (UnimplementedAdminServer) Status(context.Context, *StatusRequest) (*Status
 }
 func (UnimplementedAdminServer) Services(context.Context, *ServicesRequest) (*ServicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Services not implemented")
+}
+func (UnimplementedAdminServer) Addresses(*AddressesRequest, grpc.ServerStreamingServer[AddressesResponse]) error {
+	return status.Error(codes.Unimplemented, "method Addresses not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -142,6 +171,17 @@ func _Admin_Services_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Addresses_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(AddressesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).Addresses(m, &grpc.GenericServerStream[AddressesRequest, AddressesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_AddressesServer = grpc.ServerStreamingServer[AddressesResponse]
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -158,6 +198,12 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Admin_Services_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Addresses",
+			Handler:       _Admin_Addresses_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "admin.proto",
 }
