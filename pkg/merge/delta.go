@@ -18,7 +18,8 @@ type Delta struct {
 	Nodes      map[node.Key]*node.Node
 	Identities map[identity.Number]*identity.Identity
 	// Addresses are all of the mesh that anybody is known to be behind. Of
-	// clusters that claim the same one the own has it, else the first by name.
+	// clusters that claim the same one the own has it, else the one that did so
+	// first. What their identities mean is known before them, and as long.
 	Addresses map[netip.Prefix]*endpoint.Owner
 }
 

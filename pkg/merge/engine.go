@@ -9,17 +9,23 @@ type Sink interface {
 	Apply(delta Delta)
 }
 
-// Engine is a State that many may use at once.
+// removePiece is how many keys of a cluster that goes are forgotten at once:
+// others have their turn in between.
+const removePiece = 256
+
+// Engine is a State that many may use at once. It is held for as long as one
+// change takes, so changes should be small.
 type Engine struct {
-	mu    sync.Mutex
-	state *State
-	sink  Sink
+	mu      sync.Mutex
+	state   *State
+	sink    Sink
+	parties map[string]func(Ruling)
 }
 
 // NewEngine returns an engine with an empty state for the cluster of that
 // name. It starts nothing.
 func NewEngine(local string, sink Sink) *Engine {
-	return &Engine{state: New(local), sink: sink}
+	return &Engine{state: New(local), sink: sink, parties: map[string]func(Ruling){}}
 }
 
 // Apply takes a change of one cluster's state and hands what it changes for
@@ -31,11 +37,31 @@ func (e *Engine) Apply(cluster string, u Update) {
 }
 
 // Remove forgets a cluster and hands what that changes to the sink before it
-// returns.
+// returns, in pieces. Nothing may be applied for the cluster meanwhile.
 func (e *Engine) Remove(cluster string) {
+	for e.removeSome(cluster) {
+	}
+}
+
+func (e *Engine) removeSome(cluster string) (more bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.give(e.state.Remove(cluster))
+	delta, more := e.state.removeSome(cluster, removePiece)
+	e.give(delta)
+	return more
+}
+
+// Hear calls fn with every Ruling about a cluster's claims from now on, until it
+// is called with nil. fn is called within the Apply or Remove that decided, also
+// another cluster's; it must not block, nor call the engine.
+func (e *Engine) Hear(cluster string, fn func(Ruling)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if fn == nil {
+		delete(e.parties, cluster)
+	} else {
+		e.parties[cluster] = fn
+	}
 }
 
 // Read calls fn with the state, which stays as it is meanwhile. fn must not
@@ -49,5 +75,10 @@ func (e *Engine) Read(fn func(*State)) {
 func (e *Engine) give(delta Delta) {
 	if !delta.Empty() {
 		e.sink.Apply(delta)
+	}
+	for _, r := range e.state.Rulings() {
+		if fn := e.parties[r.Cluster]; fn != nil {
+			fn(r)
+		}
 	}
 }

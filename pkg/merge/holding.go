@@ -1,7 +1,6 @@
 package merge
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -11,14 +10,17 @@ import (
 )
 
 // holdings are values of which there is one for each key in the whole mesh,
-// whoever says so. When more than one cluster does, the own wins, then the
-// first by name: so what the nodes have does not depend on who came first.
+// whoever says so. When more than one cluster does, the own has it, else the one
+// that said so first: nobody takes a key over by claiming it. The next one has it
+// when the first has gone.
 type holdings[K comparable, V any] struct {
 	local string
 	equal func(a, b V) bool
 	held  map[K]claim[V]
-	// others are the claims that lost, which are few: by key, then cluster.
-	others map[K]map[string]V
+	// others are the claims that lost, which are few, in the order in which they came.
+	others map[K][]claim[V]
+	// ruled is told of claims that lose, and of those that win after all.
+	ruled func(key K, cluster, holder string)
 }
 
 // claim is what one cluster says about a key.
@@ -28,18 +30,23 @@ type claim[V any] struct {
 }
 
 func newHoldings[K comparable, V any](local string, equal func(a, b V) bool) *holdings[K, V] {
-	return &holdings[K, V]{local: local, equal: equal, held: map[K]claim[V]{}, others: map[K]map[string]V{}}
+	return &holdings[K, V]{
+		local: local, equal: equal, held: map[K]claim[V]{}, others: map[K][]claim[V]{},
+		ruled: func(K, string, string) {},
+	}
 }
 
 // set takes a cluster's claim and reports whether another value is held now.
 func (h *holdings[K, V]) set(key K, cluster string, value V) bool {
 	have, contested := h.held[key]
-	switch {
-	case contested && have.cluster != cluster && !h.before(cluster, have.cluster):
-		h.lose(key, cluster, value)
-		return false
-	case contested && have.cluster != cluster:
-		h.lose(key, have.cluster, have.value)
+	if contested && have.cluster != cluster {
+		if cluster != h.local {
+			h.lose(key, claim[V]{cluster, value}, have.cluster)
+			return false
+		}
+		// Of the others it was the first, and is again when the own one has gone.
+		h.others[key] = slices.Insert(h.others[key], 0, have)
+		h.ruled(key, have.cluster, cluster)
 	}
 	h.held[key] = claim[V]{cluster, value}
 	return !contested || !h.equal(have.value, value)
@@ -48,44 +55,41 @@ func (h *holdings[K, V]) set(key K, cluster string, value V) bool {
 // remove ends a cluster's claim and reports whether what is held changed. The
 // next cluster that claims the key has it then, if there is one.
 func (h *holdings[K, V]) remove(key K, cluster string) bool {
+	rest := h.others[key]
 	if h.held[key].cluster != cluster {
-		h.drop(key, cluster)
+		h.keep(key, slices.DeleteFunc(rest, func(c claim[V]) bool { return c.cluster == cluster }))
 		return false
 	}
-	rest := h.others[key]
 	if len(rest) == 0 {
 		delete(h.held, key)
 		return true
 	}
-	next := slices.MinFunc(slices.Collect(maps.Keys(rest)), func(a, b string) int {
-		if h.before(a, b) {
-			return -1
-		}
-		return 1
-	})
 	old := h.held[key].value
-	h.held[key] = claim[V]{next, rest[next]}
-	h.drop(key, next)
+	h.held[key] = rest[0]
+	h.ruled(key, rest[0].cluster, rest[0].cluster)
+	h.keep(key, slices.Delete(rest, 0, 1))
 	return !h.equal(old, h.held[key].value)
 }
 
-// before says who wins of two different clusters.
-func (h *holdings[K, V]) before(a, b string) bool {
-	return a == h.local || b != h.local && a < b
-}
-
-func (h *holdings[K, V]) lose(key K, cluster string, value V) {
-	if h.others[key] == nil {
-		h.others[key] = map[string]V{}
+// lose keeps a claim for later; a cluster keeps its place when it says
+// something else.
+func (h *holdings[K, V]) lose(key K, c claim[V], holder string) {
+	for i, known := range h.others[key] {
+		if known.cluster == c.cluster {
+			h.others[key][i] = c
+			return
+		}
 	}
-	h.others[key][cluster] = value
+	h.others[key] = append(h.others[key], c)
+	h.ruled(key, c.cluster, holder)
 }
 
-func (h *holdings[K, V]) drop(key K, cluster string) {
-	delete(h.others[key], cluster)
-	if len(h.others[key]) == 0 {
+func (h *holdings[K, V]) keep(key K, others []claim[V]) {
+	if len(others) == 0 {
 		delete(h.others, key)
+		return
 	}
+	h.others[key] = others
 }
 
 // change applies one cluster's changes to the keys that it is known to have and

@@ -1,11 +1,14 @@
 // Package merge computes, from what the own and the remote clusters say, what
 // the nodes of the own cluster need: a View of each global service and the
-// backends behind it, and who is behind each address. It is pure: the result depends on the last value of each
-// key alone, not on the order in which kinds and clusters spoke.
+// backends behind it, and who is behind each address. It is pure: the result
+// depends on the last value of each key alone, not on the order in which kinds
+// and clusters spoke, but for an address that more than one of the others claims:
+// the first has it.
 package merge
 
 import (
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -25,6 +28,8 @@ type State struct {
 	// identities and addresses mean one thing in the whole mesh.
 	identities *holdings[identity.Number, identity.Identity]
 	addresses  *holdings[netip.Prefix, endpoint.Owner]
+	means      meanings
+	rulings    []Ruling
 }
 
 // member is what one cluster has said, by key; the values of identities and
@@ -50,13 +55,18 @@ type Counts struct {
 
 // New returns an empty state for the cluster of that name.
 func New(local string) *State {
-	return &State{
+	s := &State{
 		local:      local,
 		clusters:   map[string]*member{},
 		services:   map[service.Name]*entry{},
 		identities: newHoldings[identity.Number](local, func(a, b identity.Identity) bool { return a == b }),
 		addresses:  newHoldings[netip.Prefix](local, func(a, b endpoint.Owner) bool { return a == b }),
+		means:      newMeanings(),
 	}
+	s.addresses.ruled = func(prefix netip.Prefix, cluster, holder string) {
+		s.rulings = append(s.rulings, Ruling{Cluster: cluster, Prefix: prefix, Holder: holder})
+	}
+	return s
 }
 
 // Local returns the name of the cluster that the state is computed for.
@@ -67,11 +77,9 @@ func (s *State) Local() string { return s.local }
 // the value's own cluster and name.
 func (s *State) Apply(cluster string, u Update) Delta {
 	m := s.member(cluster)
-	delta := Delta{
-		Nodes:      changeNodes(cluster, m.nodes, u.Nodes),
-		Identities: change(s.identities, cluster, m.identities, u.Identities, numbered),
-		Addresses:  change(s.addresses, cluster, m.addresses, u.Addresses, ownedBy(cluster)),
-	}
+	s.rulings = nil
+	delta := Delta{Nodes: changeNodes(cluster, m.nodes, u.Nodes)}
+	s.applyWho(cluster, m, u, &delta)
 
 	touched := touches{}
 	for name, svc := range u.Services {
@@ -89,27 +97,44 @@ func (s *State) Apply(cluster string, u Update) Delta {
 	return delta
 }
 
+// Rulings returns whose claims to addresses the last Apply or Remove decided
+// otherwise than before.
+func (s *State) Rulings() []Ruling { return s.rulings }
+
 // Remove forgets a cluster and returns what that changes for the nodes. It is
 // the same as deleting every key of it.
 func (s *State) Remove(cluster string) Delta {
-	m := s.clusters[cluster]
-	if m == nil {
-		return Delta{}
-	}
-	return s.Apply(cluster, Update{
-		Nodes:      deleted[*node.Node](m.nodes),
-		Addresses:  deleted[*endpoint.Address](m.addresses),
-		Identities: deleted[*identity.Identity](m.identities),
-		Services:   deleted[*service.Service](m.services),
-		Slices:     deleted[*service.Slice](m.slices),
-	})
+	delta, _ := s.removeSome(cluster, math.MaxInt)
+	return delta
 }
 
-// deleted returns the changes that delete every key of known.
-func deleted[V any, K comparable, W any](known map[K]W) map[K]V {
+// removeSome forgets as many keys of a cluster at most, in an order in which
+// nothing refers to what is gone, and reports whether there are more.
+func (s *State) removeSome(cluster string, most int) (delta Delta, more bool) {
+	m := s.clusters[cluster]
+	if m == nil {
+		s.rulings = nil
+		return Delta{}, false
+	}
+	var u Update
+	u.Services = some[*service.Service](m.services, &most)
+	u.Slices = some[*service.Slice](m.slices, &most)
+	u.Addresses = some[*endpoint.Address](m.addresses, &most)
+	u.Nodes = some[*node.Node](m.nodes, &most)
+	u.Identities = some[*identity.Identity](m.identities, &most)
+	delta = s.Apply(cluster, u)
+	return delta, s.clusters[cluster] != nil
+}
+
+// some returns the changes that delete keys of known, and takes them off most.
+func some[V any, K comparable, W any](known map[K]W, most *int) map[K]V {
 	var none V
-	out := make(map[K]V, len(known))
+	out := make(map[K]V, min(len(known), *most))
 	for key := range known {
+		if *most == 0 {
+			break
+		}
+		*most--
 		out[key] = none
 	}
 	return out
