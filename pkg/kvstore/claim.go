@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -18,12 +19,13 @@ type Claim struct {
 // a flat one may hold is on the safe side.
 const maxClaims = maxBatchOps / 2
 
-// Claim creates those of the keys that do not exist, each by compare-and-swap,
-// and returns the stored values of those that do. Keys must differ from each
+// Claim creates, in the term, those of the keys that do not exist, each by
+// compare-and-swap, and returns the stored values of those that do. Keys must differ from each
 // other. Claims go in batches; when one fails, the ones before it are made.
 // The outcome of a failed one is unknown: claiming again is safe, and a key
-// that comes back as taken with the caller's own value is the caller's.
-func (c *Client) Claim(ctx context.Context, claims []Claim) (taken map[string][]byte, err error) {
+// that comes back as taken with the caller's own value is the caller's. It returns
+// ErrDeposed, wrapped, when the term is over.
+func (c *Client) Claim(ctx context.Context, term Term, claims []Claim) (taken map[string][]byte, err error) {
 	taken = make(map[string][]byte)
 	for len(claims) > 0 {
 		n, size := 0, 0
@@ -31,7 +33,7 @@ func (c *Client) Claim(ctx context.Context, claims []Claim) (taken map[string][]
 			size += claims[n].size()
 			n++
 		}
-		if err := c.claimBatch(ctx, claims[:n], taken); err != nil {
+		if err := c.claimBatch(ctx, term, claims[:n], taken); err != nil {
 			return nil, fmt.Errorf("claim %d keys from %q: %w", n, claims[0].Key, err)
 		}
 		claims = claims[n:]
@@ -43,16 +45,22 @@ func (c Claim) size() int { return 2*len(c.Key) + len(c.Value) }
 
 // claimBatch nests a transaction for each key, so that one taken key does not
 // cost the others their claim.
-func (c *Client) claimBatch(ctx context.Context, claims []Claim, taken map[string][]byte) error {
+func (c *Client) claimBatch(ctx context.Context, term Term, claims []Claim, taken map[string][]byte) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	req := &pb.TxnRequest{Success: make([]*pb.RequestOp, 0, len(claims))}
+	if !term.Writes() {
+		return ErrStandby
+	}
+	req := &pb.TxnRequest{Compare: term.conditions(), Success: make([]*pb.RequestOp, 0, len(claims)), Failure: term.witness()}
 	for _, claim := range claims {
 		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: claim.txn()}})
 	}
 	resp, err := c.kv.Txn(ctx, req)
 	if err != nil {
 		return err
+	}
+	if !resp.Succeeded {
+		return cmp.Or(term.ended(resp), ErrDeposed)
 	}
 	for i, r := range resp.Responses {
 		inner := r.GetResponseTxn()

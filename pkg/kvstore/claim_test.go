@@ -16,7 +16,7 @@ func TestClaim(t *testing.T) {
 	for i := range 300 { // more than a batch
 		claims = append(claims, Claim{Key: fmt.Sprintf("id/%d", i), Value: fmt.Append(nil, i)})
 	}
-	taken, err := c.Claim(ctx, claims)
+	taken, err := c.Claim(ctx, Alone(), claims)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,11 +29,11 @@ func TestClaim(t *testing.T) {
 	}
 
 	// The same again, as after an answer that was lost: all is taken, by us.
-	taken, err = c.Claim(ctx, claims)
+	taken, err = c.Claim(ctx, Alone(), claims)
 	if err != nil || len(taken) != 300 || string(taken["id/8"]) != "8" {
 		t.Errorf("claimed again: %d taken, %v", len(taken), err)
 	}
-	if taken, err := c.Claim(ctx, nil); err != nil || len(taken) != 0 {
+	if taken, err := c.Claim(ctx, Alone(), nil); err != nil || len(taken) != 0 {
 		t.Errorf("nothing claimed: %v, %v", taken, err)
 	}
 }
@@ -50,7 +50,7 @@ func TestClaimGoesToOne(t *testing.T) {
 				for j := range 10 {
 					claims = append(claims, Claim{Key: fmt.Sprintf("id/%d", 10*i+j), Value: fmt.Append(nil, who)})
 				}
-				taken, err := c.Claim(ctx, claims)
+				taken, err := c.Claim(ctx, Alone(), claims)
 				if err != nil {
 					t.Error(err)
 					return

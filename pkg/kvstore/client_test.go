@@ -128,7 +128,7 @@ func TestCallsFailAtOnceWithTheReason(t *testing.T) {
 	if err := c.Delete(ctx, "k"); err == nil {
 		t.Error("Delete says nothing")
 	}
-	if _, err := c.Claim(ctx, []Claim{{Key: "k"}}); err == nil {
+	if _, err := c.Claim(ctx, Alone(), []Claim{{Key: "k"}}); err == nil {
 		t.Error("Claim says nothing")
 	}
 	if _, err := c.CompareAndDelete(ctx, "k", nil); err == nil {

@@ -16,6 +16,10 @@ var (
 	ErrNotReady = errors.New("store is not ready yet")
 	// ErrFenced: somebody else has written the writer's fence, or the store is another one.
 	ErrFenced = errors.New("fence was moved: is another process writing to this store?")
+	// ErrDeposed: another process writes to the store by now, this one must not.
+	ErrDeposed = errors.New("another replica writes now")
+	// ErrStandby: another process writes to the store, so this one waits.
+	ErrStandby = errors.New("this replica does not write")
 	// ErrWatchStuck: the watch stream is open but nothing comes through it.
 	ErrWatchStuck = errors.New("watch stream is silent")
 )

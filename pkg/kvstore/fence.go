@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -16,7 +17,14 @@ func (w *Writer) fenceKey() []byte { return []byte(fencePrefix + w.cfg.Name) }
 func (w *Writer) moveFence(ctx context.Context, now *round) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	resp, err := w.cfg.Client.kv.Put(ctx, &pb.PutRequest{Key: w.fenceKey()})
+	resp, err := w.cfg.Client.kv.Txn(ctx, &pb.TxnRequest{
+		Compare: now.term.conditions(),
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: w.fenceKey()}}}},
+		Failure: now.term.witness(),
+	})
+	if err == nil && !resp.Succeeded {
+		err = cmp.Or(now.term.ended(resp), ErrDeposed)
+	}
 	if err != nil {
 		return fmt.Errorf("put %q: %w", w.fenceKey(), err)
 	}
@@ -24,15 +32,35 @@ func (w *Writer) moveFence(ctx context.Context, now *round) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if now.epoch == w.epoch {
-		w.fence = now.fence
+		w.fence, w.fenceTerm = now.fence, now.term
 	}
 	return nil
 }
 
-// fenced is the condition of all that a round writes.
-func (w *Writer) fenced(now round) *pb.Compare {
-	return &pb.Compare{
+// fenced are the conditions of all that a round writes.
+func (w *Writer) fenced(now round) []*pb.Compare {
+	return append(now.term.conditions(), &pb.Compare{
 		Key: w.fenceKey(), Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
 		TargetUnion: &pb.Compare_ModRevision{ModRevision: now.fence},
+	})
+}
+
+// Retire deletes the writer's fence, of a writer whose Run has ended and that
+// nobody will start again. A request of its own that arrives even later changes
+// nothing either: the fence that it compares is gone.
+func (w *Writer) Retire(ctx context.Context) error {
+	term := w.term()
+	if !term.Writes() {
+		return fmt.Errorf("retire writer %q: %w", w.cfg.Name, ErrStandby)
 	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := w.cfg.Client.kv.Txn(ctx, &pb.TxnRequest{
+		Compare: term.conditions(),
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: w.fenceKey()}}}},
+	})
+	if err != nil {
+		return fmt.Errorf("retire writer %q: %w", w.cfg.Name, err)
+	}
+	return nil
 }

@@ -18,7 +18,7 @@ func TestHeartbeat(t *testing.T) {
 	ended := make(chan error, 1)
 	n := 0
 	value := func() []byte { n++; return fmt.Append(nil, n) }
-	go func() { ended <- c.Heartbeat(ctx, "beat", value, 10*time.Millisecond, 2*time.Second) }()
+	go func() { ended <- c.Heartbeat(ctx, nil, "beat", value, 10*time.Millisecond, 2*time.Second) }()
 	r.waitFor(t, "beat", "3")
 
 	s.Wipe() // it goes on in another store
@@ -43,7 +43,7 @@ func TestHeartbeatNeedsTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Heartbeat(testContext(t), "beat", nil, time.Minute, time.Minute); err == nil {
+	if err := c.Heartbeat(testContext(t), nil, "beat", nil, time.Minute, time.Minute); err == nil {
 		t.Error("a heartbeat that may miss is accepted")
 	}
 }

@@ -16,6 +16,7 @@ type record struct {
 	wanted bool
 	drop   bool // was deleted: goes even before Complete
 	rank   int  // of its prefix
+	mark   bool // goes only when it is deleted, by no pruning
 
 	seen  version // what following the store showed last
 	wrote version // what our last write left; it counts when it is newer than seen
@@ -58,7 +59,7 @@ func (r *record) needs(pruning bool) bool {
 	if r.wanted {
 		return r.unsure || !s.exists || s.hash != r.hash
 	}
-	return (pruning || r.drop) && (r.unsure || s.exists)
+	return (pruning && !r.mark || r.drop) && (r.unsure || s.exists)
 }
 
 // idle says whether nothing is lost by forgetting the record: nobody wants the

@@ -34,6 +34,7 @@ type round struct {
 	calls int64
 	epoch int
 	fence int64
+	term  Term
 }
 
 // op is one write of a round.
@@ -85,12 +86,15 @@ func (w *Writer) loop(ctx context.Context) {
 	defer ticker.Stop()
 	var again retry
 	var begun time.Time // of the last round
+	_, changed := w.cfg.Election.Term()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.wake:
 			sleep(ctx, time.Until(begun.Add(w.cfg.Pace)))
+		case <-changed:
+			_, changed = w.cfg.Election.Term()
 		case <-ticker.C:
 			w.rested()
 		}
@@ -99,6 +103,11 @@ func (w *Writer) loop(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case errors.Is(err, ErrStandby):
+			if again.delay > 0 {
+				again.reset()
+				w.setTrouble(nil)
+			}
 		case err == nil && again.delay > 0:
 			again.reset()
 			w.setTrouble(nil)
@@ -127,9 +136,9 @@ func (w *Writer) setTrouble(err error) {
 // What is Set meanwhile goes into the next one: a value that refers to
 // something Set before it is never written before that.
 func (w *Writer) round(ctx context.Context) error {
-	r, ok := w.take()
-	if !ok {
-		return errDoubt
+	r, err := w.take()
+	if err != nil {
+		return err
 	}
 	ops := r.ops
 	if len(ops) > 0 && r.fence == 0 {
@@ -150,12 +159,19 @@ func (w *Writer) round(ctx context.Context) error {
 	return nil
 }
 
-// take begins a round. It does not while the store is not known.
-func (w *Writer) take() (now round, ok bool) {
+// take begins a round. It does not while the store is not known, or another
+// process writes.
+func (w *Writer) take() (now round, err error) {
+	term := w.term()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.listed {
-		return round{}, false
+	switch {
+	case !term.Writes():
+		return round{}, ErrStandby
+	case !w.listed:
+		return round{}, errDoubt
+	case term != w.fenceTerm:
+		w.fence = 0 // another writer may have moved it in between
 	}
 	ops := make([]op, 0, len(w.dirty))
 	for key := range w.dirty {
@@ -168,13 +184,13 @@ func (w *Writer) take() (now round, ok bool) {
 	// Not cleared: a map that was large once is slow to walk ever after.
 	w.dirty = make(map[string]struct{})
 	slices.SortFunc(ops, op.before)
-	return round{ops: ops, calls: w.calls, epoch: w.epoch, fence: w.fence}, true
+	return round{ops: ops, calls: w.calls, epoch: w.epoch, fence: w.fence, term: term}, nil
 }
 
 // write makes one transaction of the ops. A refused one is made in halves, so
 // that in the end only what is bad itself is left out.
 func (w *Writer) write(ctx context.Context, ops []op, now round) error {
-	req := &pb.TxnRequest{Compare: []*pb.Compare{w.fenced(now)}, Success: make([]*pb.RequestOp, len(ops))}
+	req := &pb.TxnRequest{Compare: w.fenced(now), Success: make([]*pb.RequestOp, len(ops)), Failure: now.term.witness()}
 	for i, o := range ops {
 		req.Success[i] = o.request()
 	}
@@ -183,7 +199,7 @@ func (w *Writer) write(ctx context.Context, ops []op, now round) error {
 	cancel()
 	switch {
 	case err == nil && !resp.Succeeded:
-		return fmt.Errorf("write %d keys from %q: %w", len(ops), ops[0].key, ErrFenced)
+		return fmt.Errorf("write %d keys from %q: %w", len(ops), ops[0].key, cmp.Or(now.term.ended(resp), ErrFenced))
 	case err == nil:
 		return w.settle(ops, resp, now.epoch)
 	case !isRefusal(err):

@@ -15,7 +15,7 @@ func (w watched) Changes(_ context.Context, changes []Change) error {
 	for _, c := range changes {
 		r := w.records[c.Key]
 		if r == nil {
-			r = &record{rank: w.rank(c.Key)}
+			r = w.newRecord(w.rank(c.Key))
 			w.records[c.Key] = r
 		}
 		r.seen = version{revision: c.Revision, exists: !c.Deleted}
@@ -26,6 +26,8 @@ func (w watched) Changes(_ context.Context, changes []Change) error {
 		case !w.listed: // Complete looks at them all
 		case r.idle():
 			delete(w.records, c.Key)
+		case soon && !r.needs(w.pruning):
+			delete(w.dirty, c.Key) // another replica has written it
 		case !soon && !r.unsure && r.needs(w.pruning):
 			w.repair[c.Key] = struct{}{}
 		}

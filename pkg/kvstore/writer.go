@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,15 @@ type WriterConfig struct {
 	// be written; deletions go in the reverse order. One that does not end in
 	// "/" is one key. They must not overlap.
 	Prefixes []string
+	// Marks are keys, or prefixes, that speak for all the others: they are
+	// written after them and deleted before them, and not pruned, so that what
+	// an earlier run said holds until this one takes it back.
+	Marks []string
+	// Election decides when this process writes; nil when no other one may.
+	// While another does, the writer only follows what is in the store.
+	Election *Election
+	// Term, when it is not zero, is the only one in which the writer writes.
+	Term Term
 	// Pace is from the beginning of a round of writes to the next one's, at
 	// least: what is Set meanwhile is written together, which spares the store
 	// a transaction for each. 0 for what others wait for.
@@ -60,15 +70,16 @@ type Writer struct {
 	wake     chan struct{} // holds one token when there may be work
 	counters *writerMetrics
 
-	mu       sync.Mutex
-	records  map[string]*record
-	dirty    map[string]struct{} // keys to be looked at in the next round
-	repair   map[string]struct{} // the same, a moment later: see rest
-	failures map[string]Failure
-	pruning  bool  // Complete was called
-	listed   bool  // the records know what the store has, and it is followed
-	trouble  error // why nothing is written at present
-	fence    int64 // revision at which the fence was written; 0: it must be
+	mu        sync.Mutex
+	records   map[string]*record
+	dirty     map[string]struct{} // keys to be looked at in the next round
+	repair    map[string]struct{} // the same, a moment later: see rest
+	failures  map[string]Failure
+	pruning   bool  // Complete was called
+	listed    bool  // the records know what the store has, and it is followed
+	trouble   error // why nothing is written at present
+	fence     int64 // revision at which the fence was written; 0: it must be
+	fenceTerm Term  // in which it was
 	// epoch counts the times that what we knew of the store was put in
 	// doubt. The outcome of a request from an earlier one says nothing.
 	epoch int
@@ -93,7 +104,7 @@ func NewWriter(cfg WriterConfig) *Writer {
 		failures: make(map[string]Failure),
 		moved:    make(chan struct{}),
 	}
-	for _, p := range cfg.Prefixes {
+	for _, p := range slices.Concat(cfg.Prefixes, cfg.Marks) {
 		if strings.HasSuffix(p, "/") {
 			w.ranges = append(w.ranges, Prefix(p))
 		} else {
@@ -116,7 +127,7 @@ func (w *Writer) Set(key string, value []byte) {
 	}
 	r := w.records[key]
 	if r == nil {
-		r = &record{rank: rank}
+		r = w.newRecord(rank)
 		w.records[key] = r
 	}
 	hash := maphash.Bytes(w.seed, value)
@@ -139,7 +150,7 @@ func (w *Writer) Delete(key string) {
 			return
 		}
 		// The store may have it. The record waits for the list.
-		r = &record{rank: w.rank(key)}
+		r = w.newRecord(w.rank(key))
 		w.records[key] = r
 	}
 	if r.wanted {
@@ -165,7 +176,8 @@ func (w *Writer) Complete() {
 }
 
 // Synced waits until everything that was Set, Deleted and Completed before the
-// call is in the store, but for what the store refuses (see Failures).
+// call is in the store, but for what the store refuses (see Failures). It
+// returns ErrStandby, wrapped, when another process writes.
 func (w *Writer) Synced(ctx context.Context) error {
 	w.mu.Lock()
 	target := w.calls
@@ -177,9 +189,14 @@ func (w *Writer) Synced(ctx context.Context) error {
 		if done >= target {
 			return nil
 		}
+		_, changed := w.cfg.Election.Term()
+		if !w.term().Writes() {
+			return fmt.Errorf("wait for %q to be written: %w", w.cfg.Name, ErrStandby)
+		}
 		w.poke()
 		select {
 		case <-moved:
+		case <-changed:
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %q to be written: %w", w.cfg.Name, ctx.Err())
 		}
@@ -224,6 +241,19 @@ func (w *Writer) Run(ctx context.Context) error {
 		return fmt.Errorf("run writer %q: %w", w.cfg.Name, err)
 	}
 	return nil
+}
+
+// term is the one in which the writer may write at present, zero for none.
+func (w *Writer) term() Term {
+	now, _ := w.cfg.Election.Term()
+	if w.cfg.Term != (Term{}) && w.cfg.Term != now {
+		return Term{}
+	}
+	return now
+}
+
+func (w *Writer) newRecord(rank int) *record {
+	return &record{rank: rank, mark: rank >= len(w.cfg.Prefixes)}
 }
 
 // rank is the place of the key's prefix in the order of writing; -1: it is not ours.

@@ -392,7 +392,7 @@ func TestLateRequestChangesNothing(t *testing.T) {
 	stop()
 	w.Set("a/1", []byte("late"))
 	late, ok := w.take()
-	if !ok || len(late.ops) != 1 || late.fence == 0 {
+	if ok != nil || len(late.ops) != 1 || late.fence == 0 {
 		t.Fatalf("round: %+v", late)
 	}
 	w.putBack(late.ops) // as when there was no answer
@@ -425,7 +425,7 @@ func TestWriteThatWasNotSeenIsUncertainAfterABreak(t *testing.T) {
 	h.Trouble(errors.New("the watch broke before it showed revision 10"))
 	w.Set("a/1", []byte("v1"))
 	step(h.Complete(ctx))
-	if now, ok := w.take(); !ok || len(now.ops) != 1 || string(now.ops[0].value) != "v1" {
+	if now, ok := w.take(); ok != nil || len(now.ops) != 1 || string(now.ops[0].value) != "v1" {
 		t.Errorf("the store may have v2, but the next round is %+v", now)
 	}
 }

@@ -158,7 +158,7 @@ func (a *allocator) claim(ctx context.Context, proposals map[identity.Number]ide
 		}
 		claims = append(claims, kvstore.Claim{Key: ClaimPrefix + n.String(), Value: value})
 	}
-	taken, err := a.etcd.Claim(ctx, claims)
+	taken, err := a.etcd.Claim(ctx, kvstore.Alone(), claims)
 	if err != nil {
 		return fmt.Errorf("claim %d identities: %w", len(claims), err)
 	}

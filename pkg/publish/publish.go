@@ -179,7 +179,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	g.Go(func() error { return p.finish(ctx) })
 	g.Go(func() error {
 		now := func() []byte { return wire.EncodeTime(time.Now()) }
-		return p.cfg.Etcd.Heartbeat(ctx, wire.HeartbeatKey, now, heartbeatInterval, heartbeatTTL)
+		return p.cfg.Etcd.Heartbeat(ctx, nil, wire.HeartbeatKey, now, heartbeatInterval, heartbeatTTL)
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("publish cluster %s: %w", p.cfg.Cluster.Name, err)
