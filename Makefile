@@ -8,7 +8,7 @@ BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
 PROGRAMS := clustermesh-apiserver node-agent causeway
 GENERATED := bpf pkg \( -name '*_bpfel.go' -o -name '*_bpfel.o' -o -name '*.pb.go' \)
-FUZZTIME ?= 10s
+FUZZTIME ?= 1m
 
 .PHONY: help
 help: ## show this list
@@ -26,13 +26,17 @@ demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
 .PHONY: test
 test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iptables nftables; fi
-	@$(MAKE) --no-print-directory lint verify
+	@$(MAKE) --no-print-directory lint verify test-conformance
 	@race=-race; \
 	if [ "$$(go env CGO_ENABLED)" != 1 ]; then \
 		race=; echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"; \
 	fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"; fi; \
 	go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- $$race -timeout 20m ./...
+
+.PHONY: test-conformance
+test-conformance: ## hold what we publish and read against Cilium itself (built once, minutes)
+	@tests/conformance/run.sh
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## gofumpt, go vet, staticcheck and a short list more
@@ -66,8 +70,8 @@ verify: ## generate again and compare with what is there
 	fi
 
 .PHONY: fuzz
-fuzz: ## run each fuzz test for FUZZTIME (10s)
-	@grep -rE --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' pkg | while IFS=: read -r file name; do \
+fuzz: ## run each fuzz test for FUZZTIME (1m), those of FUZZ only if given
+	@grep -rE --include='*_test.go' -o '^func Fuzz$(FUZZ)[A-Za-z0-9_]*' pkg | while IFS=: read -r file name; do \
 		name=$${name#func }; echo "$$(dirname $$file) $$name"; \
 		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file) || exit 1; \
 	done
