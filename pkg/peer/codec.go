@@ -93,6 +93,8 @@ func reason(err error) string {
 		return "wrong_cluster"
 	case errors.Is(err, wire.ErrTooLarge):
 		return "too_large"
+	case errors.Is(err, errConflict):
+		return reasonConflict
 	default:
 		return "malformed"
 	}

@@ -121,11 +121,10 @@ func (d *data) apply(changes []kvstore.Change) {
 	for _, c := range good {
 		if c.Deleted {
 			delete(d.known, c.Key)
-			d.cache.state.Delete(c.Key)
-			continue
+		} else {
+			d.known[c.Key] = d.attempt
 		}
-		d.known[c.Key] = d.attempt
-		d.cache.state.Set(c.Key, c.Value)
+		d.contest.cache(c)
 	}
 }
 

@@ -226,8 +226,10 @@ func (m *Manager) keep(ctx context.Context, name string, file File) {
 // add makes a session of which what is cached is in use, which is all with broken.
 func (m *Manager) add(ctx context.Context, name string, file File, broken error) {
 	s := newSession(name, m)
+	m.cfg.Engine.Hear(name, s.contest.ruled)
 	whole, err := s.seed(ctx)
 	if err != nil {
+		m.cfg.Engine.Remove(name) // the next look begins anew
 		m.cfg.Logger.Warn("cached state of the peer is not read, will retry", "cluster", name, "error", err)
 		return // the next look tries again
 	}
@@ -249,6 +251,7 @@ func (m *Manager) remove(ctx context.Context, name string) {
 	p.stop()
 	p.stopCache()
 	m.cfg.Engine.Remove(name)
+	m.cfg.Engine.Hear(name, nil)
 	m.registry.release(name)
 	m.mu.Lock()
 	delete(m.peers, name)

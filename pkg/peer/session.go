@@ -28,6 +28,7 @@ type session struct {
 	engine   Engine
 	registry *registry
 	cache    *cache
+	contest  *contest
 	log      *slog.Logger
 	metrics  *metrics
 	progress chan<- struct{} // poked at every change
@@ -57,15 +58,19 @@ type session struct {
 	markers    map[wire.Kind]bool
 	refused    map[string]int
 	lastRefuse string
+	// lastRefusedKey is the key that lastRefuse is about.
+	lastRefusedKey string
 }
 
 func newSession(name string, m *Manager) *session {
-	return &session{
+	s := &session{
 		name: name, ours: m.cfg.Cluster, engine: m.cfg.Engine, registry: m.registry,
 		cache: newCache(name, m.cfg.Etcd, m.cfg.Logger), log: m.cfg.Logger.With("cluster", name), metrics: m.metrics, progress: m.progress,
 		known: map[string]uint64{}, nudge: make(chan struct{}, 1),
 		since: time.Now(), lastState: Connecting, refused: map[string]int{},
 	}
+	s.contest = &contest{session: s, lost: map[string][]byte{}}
+	return s
 }
 
 // tellAgain is how long a reason that keeps changing is not logged anew.
@@ -128,7 +133,15 @@ func (s *session) seed(ctx context.Context) (whole bool, err error) {
 		return false, err
 	}
 	s.inUse = config.ID
+	var items []kvstore.Change
 	update := newUpdate()
+	use := func() {
+		s.engine.Apply(s.name, update)
+		for _, c := range items {
+			s.contest.cache(c)
+		}
+		update, items = newUpdate(), nil
+	}
 	whole, err = s.cache.load(ctx, func(item kvstore.Item) error {
 		c := kvstore.Change{Key: item.Key, Value: item.Value}
 		if err := put(&update, s.cache.layout, kindOf(s.cache.layout, item.Key), c); err != nil {
@@ -136,14 +149,13 @@ func (s *session) seed(ctx context.Context) (whole bool, err error) {
 			return nil
 		}
 		s.known[item.Key] = s.attempt
-		s.cache.state.Set(item.Key, item.Value)
-		if update.Len() == maxPieceKeys {
-			s.engine.Apply(s.name, update)
-			update = newUpdate()
+		items = append(items, c)
+		if len(items) == maxPieceKeys {
+			use()
 		}
 		return nil
 	})
-	s.engine.Apply(s.name, update)
+	use()
 	if err != nil {
 		return false, err
 	}
@@ -354,6 +366,7 @@ func (s *session) drain(ctx context.Context) error {
 		s.cache.state.Delete(key)
 	}
 	clear(s.known)
+	s.contest.forget()
 	s.inUse = 0
 	s.change(func() { s.facts.draining = false })
 	return nil
@@ -374,7 +387,7 @@ func (s *session) refuse(key string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refused[why]++
-	s.lastRefuse = fmt.Sprintf("%s: %v", key, err)
+	s.lastRefusedKey, s.lastRefuse = key, fmt.Sprintf("%s: %s: %v", why, key, err)
 	s.log.Debug("key of the peer is refused", "key", key, "error", err)
 }
 
@@ -382,4 +395,5 @@ func (s *session) refuse(key string, err error) {
 type Engine interface {
 	Apply(cluster string, u merge.Update)
 	Remove(cluster string)
+	Hear(cluster string, fn func(merge.Ruling))
 }

@@ -20,8 +20,9 @@ type Status struct {
 	// sign of life last came; zero for never in this process.
 	LastChange time.Time
 	Heartbeat  time.Time
-	// Refused counts the keys that were not taken over by reason; LastRefused is
-	// the last one with what is wrong.
+	// Refused counts the keys that were not taken over by reason; of those of
+	// which another cluster has the address, how many there are now. LastRefused
+	// is the last one, after its reason, with what is wrong.
 	Refused     map[string]int
 	LastRefused string
 }
@@ -34,6 +35,7 @@ type Problem struct {
 }
 
 func (s *session) status() Status {
+	conflicts := s.contest.count()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state, why := s.facts.state()
@@ -41,6 +43,10 @@ func (s *session) status() Status {
 		Name: s.name, State: state, Reason: why, Since: s.since,
 		Endpoints: slices.Clone(s.endpoints), LastChange: s.lastChange, Heartbeat: s.heartbeat,
 		Refused: maps.Clone(s.refused), LastRefused: s.lastRefuse,
+	}
+	delete(out.Refused, reasonConflict)
+	if conflicts > 0 {
+		out.Refused[reasonConflict] = conflicts
 	}
 	if s.facts.config != nil {
 		out.ID = s.facts.config.ID
