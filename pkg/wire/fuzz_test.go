@@ -64,72 +64,72 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
+// The fuzz tests of values take the rest of the key too: half of the checks are
+// about both. Beside these seeds stand real values in testdata/fuzz: what the
+// dumps in tests/testdata come to, and what the reference's own types marshal.
+
 func FuzzNode(f *testing.F) {
-	l := wire.Layout{Cluster: "c1"}
-	seed(f, goldenNode, `{"Name":"node-1","Cluster":"c1"}`,
-		`{"Name":"node-1","Cluster":"c1","IPv4AllocCIDR":{"IP":"10.1.0.0","Mask":"////AA=="},"IPv4SecondaryAllocCIDRs":[{"IP":"0.0.0.0","Mask":"AAAAAA=="}]}`)
-	f.Fuzz(func(t *testing.T, value []byte) {
-		checkFuzzed(t, value, at(l.DecodeNode, l.NodeKey("node-1")), wire.EncodeNode)
-	})
+	f.Add("node-1", []byte(goldenNode))
+	f.Add("node-1", []byte(`{"Name":"node-1","Cluster":"c1"}`))
+	f.Add("node-1", []byte(`{"Name":"node-1","Cluster":"c1","IPv4AllocCIDR":{"IP":"10.1.0.0","Mask":"////AA=="},"IPv4SecondaryAllocCIDRs":[{"IP":"0.0.0.0","Mask":"AAAAAA=="}]}`))
+	fuzzValues(f, wire.Nodes, wire.Layout.DecodeNode, wire.EncodeNode)
 }
 
-// FuzzAddress takes the key too: half of the checks are about both.
 func FuzzAddress(f *testing.F) {
 	f.Add("10.1.0.5", []byte(goldenAddress))
 	f.Add("10.0.0.0/8", []byte(`{"IP":"10.0.0.0","Mask":"/wAAAA==","HostIP":"","ID":2}`))
 	f.Add("fd00::/64", []byte(`{"IP":"fd00::","Mask":"//////////8AAAAAAAAAAA==","HostIP":"fd00::1"}`))
-	f.Fuzz(func(t *testing.T, name string, value []byte) {
-		l := wire.Layout{Cluster: "c1"}
-		checkFuzzed(t, value, at(l.DecodeAddress, l.Prefix(wire.Addresses)+name), wire.EncodeAddress)
-	})
+	fuzzValues(f, wire.Addresses, wire.Layout.DecodeAddress, wire.EncodeAddress)
 }
 
 func FuzzIdentity(f *testing.F) {
-	l := wire.Layout{Cluster: "c1"}
-	seed(f, goldenIdentity, "k8s:io.cilium.k8s.policy.cluster=c1;", "any:a=b=c:d;k8s:io.cilium.k8s.policy.cluster=c1;k8s:a-b=;k8s:a=;")
-	f.Fuzz(func(t *testing.T, value []byte) {
-		checkFuzzed(t, value, at(l.DecodeIdentity, l.IdentityKey(65836)), wire.EncodeIdentity)
-	})
+	f.Add("65836", []byte(goldenIdentity))
+	f.Add("65836", []byte("k8s:io.cilium.k8s.policy.cluster=c1;"))
+	f.Add("1", []byte("any:a=b=c:d;k8s:io.cilium.k8s.policy.cluster=c1;k8s:a-b=;k8s:a=;"))
+	fuzzValues(f, wire.Identities, wire.Layout.DecodeIdentity, wire.EncodeIdentity)
 }
 
 func FuzzService(f *testing.F) {
-	l := wire.Layout{Cluster: "c1"}
-	seed(f, goldenService, `{"cluster":"c1","namespace":"default","name":"web","backends":{"fd00::1":{"":{"Protocol":"UDP","Port":53}}}}`)
-	f.Fuzz(func(t *testing.T, value []byte) {
-		checkFuzzed(t, value, at(l.DecodeService, l.ServiceKey(service.Name{Namespace: "default", Name: "web"})), wire.EncodeService)
-	})
+	f.Add("default/web", []byte(goldenService))
+	f.Add("default/web", []byte(`{"cluster":"c1","namespace":"default","name":"web","backends":{"fd00::1":{"":{"Protocol":"UDP","Port":53}}}}`))
+	fuzzValues(f, wire.Services, wire.Layout.DecodeService, wire.EncodeService)
 }
 
 // FuzzSlice gives the decoder any bytes as the compressed value.
 func FuzzSlice(f *testing.F) {
-	l := wire.Layout{Cluster: "c1"}
 	value, err := wire.EncodeSlice(sampleSlice())
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(value)
-	f.Add(compress(f, make([]byte, 1<<20)))
-	f.Fuzz(func(t *testing.T, value []byte) {
-		checkFuzzed(t, value, at(l.DecodeSlice, l.SliceKey("default", "web-abc")), wire.EncodeSlice)
+	f.Add("default/web-abc", value)
+	f.Add("default/web-abc", compress(f, make([]byte, 1<<20)))
+	fuzzValues(f, wire.Slices, wire.Layout.DecodeSlice, wire.EncodeSlice)
+}
+
+func fuzzValues[T any](f *testing.F, kind wire.Kind, decode func(wire.Layout, string, []byte) (T, error), encode func(T) ([]byte, error)) {
+	f.Fuzz(func(t *testing.T, name string, value []byte) {
+		l := wire.Layout{Cluster: "c1"}
+		read := func(value []byte) (T, error) { return decode(l, l.Prefix(kind)+name, value) }
+		checkFuzzed(t, value, read, encode)
 	})
 }
 
 // FuzzSliceMessage gives it any bytes inside a value that decompresses, which
 // no fuzzer finds by itself.
 func FuzzSliceMessage(f *testing.F) {
-	l := wire.Layout{Cluster: "c1"}
 	value, err := wire.EncodeSlice(sampleSlice())
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(decompress(f, value))
-	f.Add([]byte("\x0a\x02c1\x10\x01\x1a\x07default\x22\x07web-abc\x3a\x04IPv6"))
+	f.Add("default/web-abc", decompress(f, value))
+	f.Add("default/web-abc", []byte("\x0a\x02c1\x10\x01\x1a\x07default\x22\x07web-abc\x3a\x04IPv6"))
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, message []byte) {
-		checkFuzzed(t, encoder.EncodeAll(message, nil), at(l.DecodeSlice, l.SliceKey("default", "web-abc")), wire.EncodeSlice)
+	l := wire.Layout{Cluster: "c1"}
+	f.Fuzz(func(t *testing.T, name string, message []byte) {
+		checkFuzzed(t, encoder.EncodeAll(message, nil), at(l.DecodeSlice, l.Prefix(wire.Slices)+name), wire.EncodeSlice)
 	})
 }
 
