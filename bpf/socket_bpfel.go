@@ -13,15 +13,44 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type SocketAffinity struct {
+	_       structs.HostLayout
+	LastUse uint64
+	Backend uint32
+	Pad     uint32
+	Seal    uint64
+}
+
+type SocketAffinityKey struct {
+	_       structs.HostLayout
+	Client  uint64
+	Service uint32
+	Kind    uint32
+}
+
+type SocketAffinityKind uint32
+
+const (
+	SocketAffinityKindAFFINITY_SOCKET SocketAffinityKind = 0
+	SocketAffinityKindAFFINITY_CLIENT SocketAffinityKind = 1
+)
+
 type SocketBackend struct {
 	_        structs.HostLayout
 	Address  [16]uint8
 	Service  uint32
 	PortBe   uint16
 	Protocol uint8
-	Pad      uint8
+	State    uint8
 	Seal     uint64
 }
+
+type SocketBackendState uint32
+
+const (
+	SocketBackendStateBACKEND_LIVE SocketBackendState = 0
+	SocketBackendStateBACKEND_GONE SocketBackendState = 1
+)
 
 type SocketGroup struct {
 	_      structs.HostLayout
@@ -43,10 +72,35 @@ type SocketInlineBackend struct {
 type SocketLayout uint32
 
 const (
-	SocketLayoutLAYOUT_VERSION SocketLayout = 1
+	SocketLayoutLAYOUT_VERSION SocketLayout = 2
 	SocketLayoutMAX_GROUPS     SocketLayout = 8
 	SocketLayoutMAX_INLINE     SocketLayout = 4
 	SocketLayoutSEAL_FACTOR    SocketLayout = 1540483477
+)
+
+type SocketReverse struct {
+	_         structs.HostLayout
+	Address   [16]uint8
+	PortBe    uint16
+	Connected uint8
+	Pad       [5]uint8
+	Seal      uint64
+}
+
+type SocketReverseKey struct {
+	_        structs.HostLayout
+	Cookie   uint64
+	Address  [16]uint8
+	PortBe   uint16
+	Protocol uint8
+	Pad      [5]uint8
+}
+
+type SocketReverseKinds uint32
+
+const (
+	SocketReverseKindsREVERSE_UDP SocketReverseKinds = 1
+	SocketReverseKindsREVERSE_TCP SocketReverseKinds = 2
 )
 
 type SocketService struct {
@@ -63,6 +117,12 @@ type SocketService struct {
 	Seal           uint64
 }
 
+type SocketServiceFlags uint32
+
+const (
+	SocketServiceFlagsSERVICE_REFUSES SocketServiceFlags = 1
+)
+
 type SocketServiceKey struct {
 	_        structs.HostLayout
 	Address  [16]uint8
@@ -73,8 +133,10 @@ type SocketServiceKey struct {
 
 type SocketSlot struct {
 	_       structs.HostLayout
+	Address [16]uint8
 	Backend uint32
-	Pad     uint32
+	PortBe  uint16
+	Pad     uint16
 	Seal    uint64
 }
 
@@ -89,12 +151,26 @@ type SocketSlotKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SocketMapBackend      = "backend"
-	SocketMapService      = "service"
-	SocketMapSlot         = "slot"
-	SocketProgConnect4    = "connect4"
-	SocketProgConnect6    = "connect6"
-	SocketVarUnusedLayout = "unused_layout"
+	SocketMapAffinity           = "affinity"
+	SocketMapBackend            = "backend"
+	SocketMapReverse            = "reverse"
+	SocketMapService            = "service"
+	SocketMapSlot               = "slot"
+	SocketProgConnect4          = "connect4"
+	SocketProgConnect6          = "connect6"
+	SocketProgGetpeername4      = "getpeername4"
+	SocketProgGetpeername6      = "getpeername6"
+	SocketProgRecvmsg4          = "recvmsg4"
+	SocketProgRecvmsg6          = "recvmsg6"
+	SocketProgSendmsg4          = "sendmsg4"
+	SocketProgSendmsg6          = "sendmsg6"
+	SocketProgSockRelease       = "sock_release"
+	SocketVarReversed           = "reversed"
+	SocketVarUnusedAffinityKind = "unused_affinity_kind"
+	SocketVarUnusedBackendState = "unused_backend_state"
+	SocketVarUnusedLayout       = "unused_layout"
+	SocketVarUnusedReverseKinds = "unused_reverse_kinds"
+	SocketVarUnusedServiceFlags = "unused_service_flags"
 )
 
 // LoadSocket returns the embedded CollectionSpec for Socket.
@@ -139,24 +215,38 @@ type SocketSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketProgramSpecs struct {
-	Connect4 *ebpf.ProgramSpec `ebpf:"connect4"`
-	Connect6 *ebpf.ProgramSpec `ebpf:"connect6"`
+	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
+	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
+	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	Recvmsg4     *ebpf.ProgramSpec `ebpf:"recvmsg4"`
+	Recvmsg6     *ebpf.ProgramSpec `ebpf:"recvmsg6"`
+	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
+	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	SockRelease  *ebpf.ProgramSpec `ebpf:"sock_release"`
 }
 
 // SocketMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketMapSpecs struct {
-	Backend *ebpf.MapSpec `ebpf:"backend"`
-	Service *ebpf.MapSpec `ebpf:"service"`
-	Slot    *ebpf.MapSpec `ebpf:"slot"`
+	Affinity *ebpf.MapSpec `ebpf:"affinity"`
+	Backend  *ebpf.MapSpec `ebpf:"backend"`
+	Reverse  *ebpf.MapSpec `ebpf:"reverse"`
+	Service  *ebpf.MapSpec `ebpf:"service"`
+	Slot     *ebpf.MapSpec `ebpf:"slot"`
 }
 
 // SocketVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketVariableSpecs struct {
-	UnusedLayout *ebpf.VariableSpec `ebpf:"unused_layout"`
+	Reversed           *ebpf.VariableSpec `ebpf:"reversed"`
+	UnusedAffinityKind *ebpf.VariableSpec `ebpf:"unused_affinity_kind"`
+	UnusedBackendState *ebpf.VariableSpec `ebpf:"unused_backend_state"`
+	UnusedLayout       *ebpf.VariableSpec `ebpf:"unused_layout"`
+	UnusedReverseKinds *ebpf.VariableSpec `ebpf:"unused_reverse_kinds"`
+	UnusedServiceFlags *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 }
 
 // SocketObjects contains all objects after they have been loaded into the kernel.
@@ -179,14 +269,18 @@ func (o *SocketObjects) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketMaps struct {
-	Backend *ebpf.Map `ebpf:"backend"`
-	Service *ebpf.Map `ebpf:"service"`
-	Slot    *ebpf.Map `ebpf:"slot"`
+	Affinity *ebpf.Map `ebpf:"affinity"`
+	Backend  *ebpf.Map `ebpf:"backend"`
+	Reverse  *ebpf.Map `ebpf:"reverse"`
+	Service  *ebpf.Map `ebpf:"service"`
+	Slot     *ebpf.Map `ebpf:"slot"`
 }
 
 func (m *SocketMaps) Close() error {
 	return _SocketClose(
+		m.Affinity,
 		m.Backend,
+		m.Reverse,
 		m.Service,
 		m.Slot,
 	)
@@ -196,21 +290,40 @@ func (m *SocketMaps) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketVariables struct {
-	UnusedLayout *ebpf.Variable `ebpf:"unused_layout"`
+	Reversed           *ebpf.Variable `ebpf:"reversed"`
+	UnusedAffinityKind *ebpf.Variable `ebpf:"unused_affinity_kind"`
+	UnusedBackendState *ebpf.Variable `ebpf:"unused_backend_state"`
+	UnusedLayout       *ebpf.Variable `ebpf:"unused_layout"`
+	UnusedReverseKinds *ebpf.Variable `ebpf:"unused_reverse_kinds"`
+	UnusedServiceFlags *ebpf.Variable `ebpf:"unused_service_flags"`
 }
 
 // SocketPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketPrograms struct {
-	Connect4 *ebpf.Program `ebpf:"connect4"`
-	Connect6 *ebpf.Program `ebpf:"connect6"`
+	Connect4     *ebpf.Program `ebpf:"connect4"`
+	Connect6     *ebpf.Program `ebpf:"connect6"`
+	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
+	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
+	Recvmsg4     *ebpf.Program `ebpf:"recvmsg4"`
+	Recvmsg6     *ebpf.Program `ebpf:"recvmsg6"`
+	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
+	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
+	SockRelease  *ebpf.Program `ebpf:"sock_release"`
 }
 
 func (p *SocketPrograms) Close() error {
 	return _SocketClose(
 		p.Connect4,
 		p.Connect6,
+		p.Getpeername4,
+		p.Getpeername6,
+		p.Recvmsg4,
+		p.Recvmsg6,
+		p.Sendmsg4,
+		p.Sendmsg6,
+		p.SockRelease,
 	)
 }
 

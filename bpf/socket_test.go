@@ -21,7 +21,7 @@ func TestLayout(t *testing.T) {
 		"service key": {unsafe.Sizeof(SocketServiceKey{}), 20},
 		"service":     {unsafe.Sizeof(SocketService{}), 224},
 		"slot key":    {unsafe.Sizeof(SocketSlotKey{}), 12},
-		"slot":        {unsafe.Sizeof(SocketSlot{}), 16},
+		"slot":        {unsafe.Sizeof(SocketSlot{}), 32},
 		"backend":     {unsafe.Sizeof(SocketBackend{}), 32},
 	} {
 		if size[0] != size[1] {
@@ -57,7 +57,7 @@ func TestVerifier(t *testing.T) {
 		t.Fatalf("%+v", err)
 	}
 	defer programs.Close()
-	for _, p := range []*ebpf.Program{programs.Connect4, programs.Connect6} {
+	for _, p := range []*ebpf.Program{programs.Connect4, programs.Connect6, programs.Sendmsg4, programs.Sendmsg6, programs.Recvmsg4, programs.Recvmsg6, programs.Getpeername4, programs.Getpeername6, programs.SockRelease} {
 		info, err := p.Info()
 		if err != nil {
 			t.Fatal(err)

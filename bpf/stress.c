@@ -36,20 +36,28 @@ static __always_inline void note(__u32 reading)
 }
 
 SEC("tc")
-int read_service(void *ctx __attribute__((unused)))
+int read_one(void *ctx __attribute__((unused)))
 {
 	struct service_key key __attribute__((aligned(8))) = {};
-	struct target target = {};
 	__u64 *address = (__u64 *)key.address;
 	__u64 number = 1 + draw(READ_SERVICES);
-	enum outcome outcome;
+	struct target target = {};
+	enum outcome outcome = ABSENT;
+	struct service s;
 
 	address[1] = number << 56 | (__u64)(96 << 8 | 10) << 32 | 0xffff0000U;
 	key.port_be = 80 << 8;
 	key.protocol = IPPROTO_TCP;
-	outcome = choose(&key, &target);
-	note(outcome);
-	if (outcome != FOUND && !find(&key, &target))
+	for (__u32 attempt = 0; attempt < ATTEMPTS; attempt++) {
+		outcome = read_service(&key, &s);
+		if (outcome == FOUND)
+			outcome = choose(&s, &target);
+		if (attempt == 0)
+			note(outcome);
+		if (is_final(outcome, attempt))
+			break;
+	}
+	if (outcome != FOUND)
 		note(READ_MISSED);
 	else if ((target.address[1] >> 48 & 0xff) != number)
 		note(READ_WRONG);

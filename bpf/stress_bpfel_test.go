@@ -29,11 +29,10 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	StressMapBackend       = "backend"
 	StressMapReadings      = "readings"
 	StressMapService       = "service"
 	StressMapSlot          = "slot"
-	StressProgReadService  = "read_service"
+	StressProgReadOne      = "read_one"
 	StressVarUnusedReading = "unused_reading"
 )
 
@@ -79,14 +78,13 @@ type StressSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type StressProgramSpecs struct {
-	ReadService *ebpf.ProgramSpec `ebpf:"read_service"`
+	ReadOne *ebpf.ProgramSpec `ebpf:"read_one"`
 }
 
 // StressMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type StressMapSpecs struct {
-	Backend  *ebpf.MapSpec `ebpf:"backend"`
 	Readings *ebpf.MapSpec `ebpf:"readings"`
 	Service  *ebpf.MapSpec `ebpf:"service"`
 	Slot     *ebpf.MapSpec `ebpf:"slot"`
@@ -119,7 +117,6 @@ func (o *StressObjects) Close() error {
 //
 // It can be passed to LoadStressObjects or ebpf.CollectionSpec.LoadAndAssign.
 type StressMaps struct {
-	Backend  *ebpf.Map `ebpf:"backend"`
 	Readings *ebpf.Map `ebpf:"readings"`
 	Service  *ebpf.Map `ebpf:"service"`
 	Slot     *ebpf.Map `ebpf:"slot"`
@@ -127,7 +124,6 @@ type StressMaps struct {
 
 func (m *StressMaps) Close() error {
 	return _StressClose(
-		m.Backend,
 		m.Readings,
 		m.Service,
 		m.Slot,
@@ -145,12 +141,12 @@ type StressVariables struct {
 //
 // It can be passed to LoadStressObjects or ebpf.CollectionSpec.LoadAndAssign.
 type StressPrograms struct {
-	ReadService *ebpf.Program `ebpf:"read_service"`
+	ReadOne *ebpf.Program `ebpf:"read_one"`
 }
 
 func (p *StressPrograms) Close() error {
 	return _StressClose(
-		p.ReadService,
+		p.ReadOne,
 	)
 }
 

@@ -97,7 +97,7 @@ func loadReader(t *testing.T, dir string) (*ebpf.Program, *ebpf.Map) {
 	delete(spec.Maps, ".bss")
 	clear(spec.Variables)
 	replace := map[string]*ebpf.Map{}
-	for _, name := range []string{bpf.SocketMapService, bpf.SocketMapSlot, bpf.SocketMapBackend} {
+	for _, name := range []string{bpf.StressMapService, bpf.StressMapSlot} {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -111,7 +111,7 @@ func loadReader(t *testing.T, dir string) (*ebpf.Program, *ebpf.Map) {
 		t.Fatalf("%+v", err)
 	}
 	t.Cleanup(loaded.Close)
-	return loaded.Programs[bpf.StressProgReadService], loaded.Maps[bpf.StressMapReadings]
+	return loaded.Programs[bpf.StressProgReadOne], loaded.Maps[bpf.StressMapReadings]
 }
 
 // random returns service i with some of its backends, in one or two groups.

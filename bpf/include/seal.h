@@ -46,6 +46,35 @@ static __always_inline __u64 seal_slot_key(const struct slot_key *key)
 	return seal_step(seal_step(LAYOUT_VERSION, key->service), group_and_index);
 }
 
+static __always_inline __u64 seal_affinity_key(const struct affinity_key *key)
+{
+	__u64 kind_and_service = (__u64)key->kind << 32 | key->service;
+
+	return seal_step(seal_step(LAYOUT_VERSION, key->client), kind_and_service);
+}
+
+static __always_inline __u64 seal_reverse_key(const struct reverse_key *key)
+{
+	const __u64 *words = (const __u64 *)key;
+	__u64 seal = LAYOUT_VERSION;
+
+#pragma unroll
+	for (__u32 i = 0; i < sizeof(*key) / 8; i++)
+		seal = seal_step(seal, words[i]);
+	return seal;
+}
+
+/* seal returns the seal of a value that a program makes. */
+static __always_inline __u64 seal_value(const void *value, __u32 words, __u64 seal)
+{
+	const __u64 *from = value;
+
+#pragma unroll
+	for (__u32 i = 0; i < words; i++)
+		seal = seal_step(seal, from[i]);
+	return seal;
+}
+
 static __always_inline __u64 seal_backend_key(__u32 id)
 {
 	return seal_step(LAYOUT_VERSION, id);

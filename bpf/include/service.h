@@ -22,14 +22,6 @@ struct {
 	__type(value, struct slot);
 } slot SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct backend);
-} backend SEC(".maps");
-
 /* A value that is written at every moment of four lookups does not exist. */
 #define ATTEMPTS 4
 
@@ -43,6 +35,8 @@ enum outcome {
 struct target {
 	__u64 address[2];
 	__be16 port_be;
+	__u16 pad;
+	__u32 backend;
 };
 
 /* draw returns a number below limit. */
@@ -84,68 +78,65 @@ static __always_inline void pick(const struct service *service, struct slot_key 
 	slot->index = draw(count);
 }
 
-/* look_up follows a slot to its backend. */
+/* look_up reads the backend in a slot. */
 static __always_inline enum outcome look_up(const struct slot_key *key, struct target *target)
 {
 	struct slot s;
-	struct backend b;
 	void *value;
 
 	value = bpf_map_lookup_elem(&slot, key);
 	if (!value || take((__u64 *)&s, value, SEALED_WORDS(s), seal_slot_key(key)) != s.seal)
 		return TORN;
-	value = bpf_map_lookup_elem(&backend, &s.backend);
-	if (!value || take((__u64 *)&b, value, SEALED_WORDS(b), seal_backend_key(s.backend)) != b.seal)
-		return TORN;
-	target->address[0] = ((__u64 *)b.address)[0];
-	target->address[1] = ((__u64 *)b.address)[1];
-	target->port_be = b.port_be;
+	target->address[0] = ((__u64 *)s.address)[0];
+	target->address[1] = ((__u64 *)s.address)[1];
+	target->port_be = s.port_be;
+	target->backend = s.backend;
 	return FOUND;
 }
 
-static __always_inline enum outcome choose(const struct service_key *key, struct target *target)
+/* read_service copies a service. */
+static __always_inline enum outcome read_service(const struct service_key *key, struct service *s)
 {
-	struct slot_key chosen = {};
-	struct service s;
-	void *value;
+	void *value = bpf_map_lookup_elem(&service, key);
 
-	value = bpf_map_lookup_elem(&service, key);
 	if (!value)
 		return ABSENT;
-	if (take((__u64 *)&s, value, SEALED_WORDS(s), seal_service_key(key)) != s.seal)
+	if (take((__u64 *)s, value, SEALED_WORDS(*s), seal_service_key(key)) != s->seal)
 		return TORN;
-	if (!s.total)
-		return EMPTY;
-	pick(&s, &chosen);
-	if (chosen.index >= s.inlined)
+	return s->total ? FOUND : EMPTY;
+}
+
+/* choose draws a backend of a service that has some. */
+static __always_inline enum outcome choose(const struct service *s, struct target *target)
+{
+	struct slot_key chosen = {};
+
+	pick(s, &chosen);
+	if (chosen.index >= s->inlined)
 		return look_up(&chosen, target);
 
+	target->address[0] = 0;
+	target->address[1] = 0;
+	target->port_be = 0;
+	target->backend = 0;
 	/* Offsets into the stack must be constants on old kernels. */
 #pragma unroll
 	for (__u32 i = 0; i < MAX_INLINE; i++) {
 		__u64 is_chosen = below(chosen.index, i + 1) & ~below(chosen.index, i);
 
-		target->address[0] |= ((__u64 *)s.backends[i].address)[0] & is_chosen;
-		target->address[1] |= ((__u64 *)s.backends[i].address)[1] & is_chosen;
-		target->port_be |= s.backends[i].port_be & is_chosen;
+		target->address[0] |= ((__u64 *)s->backends[i].address)[0] & is_chosen;
+		target->address[1] |= ((__u64 *)s->backends[i].address)[1] & is_chosen;
+		target->port_be |= s->backends[i].port_be & is_chosen;
+		target->backend |= s->backends[i].id & is_chosen;
 	}
 	return FOUND;
 }
 
-/* find says whether key is a service with a backend, and which one to use. A
- * miss counts only the second time: while a key is rewritten, a lookup can pass
- * between its old and its new element. */
-static __always_inline int find(const struct service_key *key, struct target *target)
+/* is_final says whether an outcome stands. A miss counts only the second time:
+ * while a key is rewritten, a lookup can pass between its old and its new element. */
+static __always_inline int is_final(enum outcome outcome, __u32 attempt)
 {
-	for (__u32 attempt = 0; attempt < ATTEMPTS; attempt++) {
-		enum outcome outcome = choose(key, target);
-
-		if (outcome == FOUND)
-			return 1;
-		if (outcome == EMPTY || (outcome == ABSENT && attempt > 0))
-			return 0;
-	}
-	return 0;
+	return outcome == FOUND || outcome == EMPTY || (outcome == ABSENT && attempt > 0);
 }
 
 #endif

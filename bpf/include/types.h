@@ -18,11 +18,30 @@
 enum layout {
 	/* Raise it with every change of a struct or of its meaning: maps that
 	 * are pinned with another layout are filled anew beside the old ones. */
-	LAYOUT_VERSION = 1,
+	LAYOUT_VERSION = 2,
 	MAX_GROUPS = 8,
 	MAX_INLINE = 4,
 	/* Odd, so that a step of the seal loses nothing. */
 	SEAL_FACTOR = 0x5bd1e995,
+};
+
+enum service_flags {
+	/* Without a backend, clients are refused: a rule of the service excludes
+	 * those that there are. Else the address is left alone. */
+	SERVICE_REFUSES = 1,
+};
+
+enum backend_state {
+	/* Serves whoever finds its id in a slot or keeps it by affinity. */
+	BACKEND_LIVE = 0,
+	/* Has left its service: nobody keeps it any more. */
+	BACKEND_GONE = 1,
+};
+
+/* Bits of the variable reversed: for which sockets reverse entries are made. */
+enum reverse_kinds {
+	REVERSE_UDP = 1,
+	REVERSE_TCP = 2,
 };
 
 /* An address and port that clients dial. IPv4 stands as ::ffff:a.b.c.d. */
@@ -62,7 +81,7 @@ struct service {
 	__u32 id;         /* never used again while the maps live */
 	__u32 generation; /* counts the writes of this value */
 	__u32 session_timeout; /* seconds; 0: each connection chooses anew */
-	__u16 flags;           /* none is defined: 0 */
+	__u16 flags;           /* enum service_flags */
 	__u16 inlined; /* this many slots of the only group that has any stand
 	                  in backends as well */
 	__u32 total;   /* draws are below this; 0: no backend */
@@ -80,23 +99,68 @@ struct slot_key {
 };
 _Static_assert(sizeof(struct slot_key) == 12, "no hidden padding");
 
+/* The backend itself stands in its slot: to follow the id would be a third
+ * lookup for every connection. */
 struct slot {
+	__u8 address[16];
 	__u32 backend;
-	__u32 pad;
+	__be16 port_be;
+	__u16 pad;
 	__u64 seal;
 };
-_Static_assert(sizeof(struct slot) == 16, "no hidden padding");
+_Static_assert(sizeof(struct slot) == 32, "no hidden padding");
 
 /* Keyed by an id that belongs to one service and one address, and is never
- * used again while the maps live. */
+ * used again while the maps live. Read by clients that keep a backend. */
 struct backend {
 	__u8 address[16];
 	__u32 service;
 	__be16 port_be;
 	__u8 protocol;
-	__u8 pad;
+	__u8 state; /* enum backend_state */
 	__u64 seal;
 };
 _Static_assert(sizeof(struct backend) == 32, "no hidden padding");
+
+/* Who keeps a backend. */
+enum affinity_kind {
+	AFFINITY_SOCKET = 0, /* an unconnected UDP socket, by its cookie */
+	AFFINITY_CLIENT = 1, /* all of a network namespace, by its cookie */
+};
+
+struct affinity_key {
+	__u64 client;
+	__u32 service;
+	__u32 kind;
+};
+_Static_assert(sizeof(struct affinity_key) == 16, "no hidden padding");
+
+struct affinity {
+	__u64 last_use; /* ns since boot; 0 for a socket */
+	__u32 backend;
+	__u32 pad;
+	__u64 seal;
+};
+_Static_assert(sizeof(struct affinity) == 24, "no hidden padding");
+
+/* A socket, and a backend that it talks to. */
+struct reverse_key {
+	__u64 cookie;
+	__u8 address[16];
+	__be16 port_be;
+	__u8 protocol;
+	__u8 pad[5];
+};
+_Static_assert(sizeof(struct reverse_key) == 32, "no hidden padding");
+
+/* What the socket calls that backend: the service's address and port. */
+struct reverse {
+	__u8 address[16];
+	__be16 port_be;
+	__u8 connected; /* 1: the socket never chooses again by itself */
+	__u8 pad[5];
+	__u64 seal;
+};
+_Static_assert(sizeof(struct reverse) == 32, "no hidden padding");
 
 #endif

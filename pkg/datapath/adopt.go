@@ -17,12 +17,12 @@ type adopted struct {
 // that is missing) becomes unknown or stale in its entry, so that the next
 // Update writes it.
 func adopt(set *mapSet) (*adopted, error) {
-	slots := map[bpf.SocketSlotKey]uint32{}
+	slots := map[bpf.SocketSlotKey]backend{}
 	if err := read(set.slot, func(k bpf.SocketSlotKey, v bpf.SocketSlot) {
 		if v.Seal != sealOf(&v, sealSlotKey(&k)) {
-			v.Backend = 0
+			v = bpf.SocketSlot{} // leads nowhere
 		}
-		slots[k] = v.Backend
+		slots[k] = backend{target{v.Address, swap16(v.PortBe)}, v.Backend}
 	}); err != nil {
 		return nil, err
 	}
@@ -55,11 +55,14 @@ func adopt(set *mapSet) (*adopted, error) {
 
 // adoptService rebuilds one entry. It takes the slots that it uses out of slots,
 // and adds the backends that it uses to used.
-func adoptService(k bpf.SocketServiceKey, v bpf.SocketService, slots map[bpf.SocketSlotKey]uint32, backends map[uint32]bpf.SocketBackend, used map[uint32]bool) *entry {
+func adoptService(k bpf.SocketServiceKey, v bpf.SocketService, slots map[bpf.SocketSlotKey]backend, backends map[uint32]bpf.SocketBackend, used map[uint32]bool) *entry {
 	if v.Seal != sealOf(&v, sealServiceKey(&k)) {
 		return &entry{stale: true} // without an id: it gets a new one
 	}
-	e := &entry{id: v.Id, generation: v.Generation, groups: make([]group, MaxGroups)}
+	e := &entry{
+		id: v.Id, generation: v.Generation, groups: make([]group, MaxGroups),
+		settings: settings{session: v.SessionTimeout, flags: v.Flags},
+	}
 	last := 0
 	for i, g := range v.Groups {
 		e.groups[i] = group{tier: g.Tier, weight: g.Weight, slots: make([]backend, g.Count)}
@@ -68,14 +71,14 @@ func adoptService(k bpf.SocketServiceKey, v bpf.SocketService, slots map[bpf.Soc
 		}
 		for j := range e.groups[i].slots {
 			key := slotKey(e.id, i, j)
-			id, ok := slots[key]
+			slot, ok := slots[key]
 			delete(slots, key)
-			b, found := backends[id]
-			if !ok || !found || b.Service != e.id {
+			b, found := backends[slot.id]
+			if !ok || !found || b != encodeBackend(e.id, Protocol(k.Protocol), slot) {
 				continue // a slot of unknown content
 			}
-			used[id] = true
-			e.groups[i].slots[j] = backend{target{b.Address, swap16(b.PortBe)}, id}
+			used[slot.id] = true
+			e.groups[i].slots[j] = slot
 		}
 	}
 	e.groups = e.groups[:last]

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -23,18 +24,51 @@ type hook struct {
 	program *ebpf.Program // nil until loaded
 }
 
-// openHooks opens the links that are pinned in dir.
-func openHooks(dir string, features Features) ([]*hook, error) {
-	hooks := []*hook{{name: bpf.SocketProgConnect4, attach: ebpf.AttachCGroupInet4Connect}}
-	if features.Connect6 != No {
-		hooks = append(hooks, &hook{name: bpf.SocketProgConnect6, attach: ebpf.AttachCGroupInet6Connect})
+// hookNames returns the hooks in the order in which they are attached: who
+// finds the way back stands ready before anybody is sent away.
+func hookNames() []string {
+	return []string{
+		bpf.SocketProgSockRelease,
+		bpf.SocketProgRecvmsg4, bpf.SocketProgRecvmsg6,
+		bpf.SocketProgGetpeername4, bpf.SocketProgGetpeername6,
+		bpf.SocketProgSendmsg4, bpf.SocketProgSendmsg6,
+		bpf.SocketProgConnect4, bpf.SocketProgConnect6,
 	}
-	for _, h := range hooks {
-		l, err := link.LoadPinnedLink(filepath.Join(dir, h.name), nil)
+}
+
+// wants reports whether a hook is to run.
+func (c Config) wants(name string, features Features) bool {
+	switch name {
+	case bpf.SocketProgGetpeername4:
+		return c.Reverse == ReverseAll
+	case bpf.SocketProgGetpeername6:
+		return c.Reverse == ReverseAll && features.Connect6 != No
+	case bpf.SocketProgConnect6, bpf.SocketProgSendmsg6, bpf.SocketProgRecvmsg6:
+		return features.Connect6 != No
+	}
+	return true
+}
+
+// openHooks opens the links that are pinned in the folder. Those of hooks that
+// are not wanted are left alone for now.
+func openHooks(c Config, features Features) ([]*hook, error) {
+	spec, err := bpf.LoadSocket()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs: %w", err)
+	}
+	var hooks []*hook
+	for _, name := range hookNames() {
+		if !c.wants(name, features) {
+			continue
+		}
+		h := &hook{name: name, attach: spec.Programs[name].AttachType}
+		hooks = append(hooks, h)
+		pin := filepath.Join(c.BPFFS, name)
+		l, err := link.LoadPinnedLink(pin, nil)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
 		case err != nil:
-			return hooks, fmt.Errorf("open pinned link %s: %w", filepath.Join(dir, h.name), err)
+			return hooks, fmt.Errorf("open pinned link %s: %w", pin, err)
 		default:
 			h.link = l
 		}
@@ -52,8 +86,12 @@ func attachedHooks(hooks []*hook) []*hook {
 	return attached
 }
 
-// runsOn returns why the attached program does not run on these maps.
+// runsOn returns why the attached program does not run on these maps. Only those
+// of connect refer to all of them.
 func (h *hook) runsOn(set *mapSet) error {
+	if h.name != bpf.SocketProgConnect4 && h.name != bpf.SocketProgConnect6 {
+		return nil
+	}
 	info, err := h.link.Info()
 	if err != nil {
 		return fmt.Errorf("read link: %w", err)
@@ -102,9 +140,19 @@ func (d *Datapath) load() error {
 			delete(spec.Programs, name)
 		}
 	}
-	// It is there for the Go types alone.
+	if err := spec.Variables[bpf.SocketVarReversed].Set(d.config.Reverse.kinds()); err != nil {
+		return fmt.Errorf("set which sockets have reverse entries: %w", err)
+	}
+	if d.features.Retval == No {
+		withoutRetval(spec)
+	}
+	// They are there for the Go types alone.
 	delete(spec.Maps, ".bss")
-	delete(spec.Variables, bpf.SocketVarUnusedLayout)
+	for name := range spec.Variables {
+		if name != bpf.SocketVarReversed {
+			delete(spec.Variables, name)
+		}
+	}
 	loaded, err := ebpf.NewCollectionWithOptions(spec, options)
 	if err != nil {
 		var refused *ebpf.VerifierError
@@ -120,6 +168,18 @@ func (d *Datapath) load() error {
 	return nil
 }
 
+// withoutRetval takes the calls of bpf_set_retval out of the programs: what they
+// refuse then fails with EPERM.
+func withoutRetval(spec *ebpf.CollectionSpec) {
+	for _, p := range spec.Programs {
+		for i, ins := range p.Instructions {
+			if ins.IsBuiltinCall() && asm.BuiltinFunc(ins.Constant) == asm.FnSetRetval {
+				p.Instructions[i] = asm.Mov.Imm(asm.R0, 0).WithMetadata(ins.Metadata)
+			}
+		}
+	}
+}
+
 // attach makes all hooks run the programs that were loaded, and then names their
 // maps by the pins. The caller holds d.mu or is alone with d.
 //
@@ -131,10 +191,17 @@ func (d *Datapath) attach() error {
 		return err
 	}
 	defer cgroup.Close() // read only
+	if err := d.carryOver(); err != nil {
+		return err
+	}
 	for _, h := range d.hooks {
 		if err := h.run(cgroup, filepath.Join(d.config.BPFFS, h.name)); err != nil {
 			return fmt.Errorf("attach %s to %s: %w", h.name, d.config.Cgroup, err)
 		}
+	}
+	// Again, for what was written while the hooks moved.
+	if err := errors.Join(d.carryOver(), d.dropHooks()); err != nil {
+		return err
 	}
 	if !d.pinned {
 		if err := d.maps.pin(d.config.BPFFS); err != nil {
@@ -142,6 +209,56 @@ func (d *Datapath) attach() error {
 		}
 	}
 	d.pinned, d.pending = true, false
+	return nil
+}
+
+// dropHooks detaches the hooks that are not wanted any more.
+func (d *Datapath) dropHooks() error {
+	for _, name := range hookNames() {
+		if d.config.wants(name, d.features) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(d.config.BPFFS, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("detach %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// carryOver copies the way back of connected sockets from the maps that the
+// pins name to new ones. What is there already is newer.
+func (d *Datapath) carryOver() error {
+	if d.pinned {
+		return nil
+	}
+	old, err := ebpf.LoadPinnedMap(filepath.Join(d.config.BPFFS, bpf.SocketMapReverse), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the reverse entries of before: %w", err)
+	}
+	defer old.Close() // read only
+	had, err := old.Info()
+	if err != nil {
+		return fmt.Errorf("open the reverse entries of before: %w", err)
+	}
+	has, err := d.maps.reverse.Info()
+	if err != nil {
+		return fmt.Errorf("reverse entries: %w", err)
+	}
+	if had.Name != has.Name { // another layout
+		return nil
+	}
+	var failed error
+	err = read(old, func(k bpf.SocketReverseKey, v bpf.SocketReverse) {
+		if err := d.maps.reverse.Update(&k, &v, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+			failed = err
+		}
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return fmt.Errorf("copy the reverse entries of before: %w", err)
+	}
 	return nil
 }
 

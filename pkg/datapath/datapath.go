@@ -17,7 +17,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -40,9 +42,38 @@ type Config struct {
 	// MapCapacity is how many services, how many slots and how many backends
 	// fit; 0 means DefaultCapacity.
 	MapCapacity uint32
-	Logger      *slog.Logger
+	// Reverse says which sockets are told the service's address when they ask
+	// for their peer's.
+	Reverse Reverse
+	Logger  *slog.Logger
 	// Registerer, if not nil, gets the metrics of the maps.
 	Registerer prometheus.Registerer
+}
+
+// Reverse is for which sockets the way back is kept.
+type Reverse uint8
+
+// The kinds of Reverse.
+const (
+	// ReverseUDP is what UDP needs: a datagram that comes back carries the
+	// address that it was sent to. It is the default.
+	ReverseUDP Reverse = iota
+	// ReverseAll has getpeername() too return the service's address, on UDP and
+	// TCP sockets, for an entry for each connection.
+	ReverseAll
+	// ReverseNone keeps no way back. It is for measurements: UDP clients that
+	// compare addresses refuse their answers.
+	ReverseNone
+)
+
+func (r Reverse) kinds() uint32 {
+	switch r {
+	case ReverseAll:
+		return uint32(bpf.SocketReverseKindsREVERSE_UDP | bpf.SocketReverseKindsREVERSE_TCP)
+	case ReverseNone:
+		return 0
+	}
+	return uint32(bpf.SocketReverseKindsREVERSE_UDP)
 }
 
 // Datapath is the data plane of one node. Its methods may be called from any
@@ -66,7 +97,13 @@ type Datapath struct {
 	pending bool
 	pinned  bool // the pins name these maps
 	closed  bool
-	wake    chan struct{} // garbage is no longer empty
+	// complete says that the maps hold the complete state, ending since when
+	// there may be UDP sockets whose backend is gone; zero for not.
+	complete bool
+	ending   time.Time
+	wake     chan struct{} // there is something to do for Run
+
+	metrics *metrics
 }
 
 // Open takes the bpffs folder, adopts the maps and links that are pinned there
@@ -83,7 +120,7 @@ func Open(c Config) (*Datapath, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the memory lock limit (CAP_SYS_RESOURCE): %w", err)
 	}
-	features, err := Probe().decide()
+	features, err := Probe().decide(c.Reverse)
 	if err != nil {
 		return nil, err
 	}
@@ -96,13 +133,13 @@ func Open(c Config) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{config: c, features: features, lock: lock, wake: make(chan struct{}, 1)}
+	d := &Datapath{config: c, features: features, lock: lock, wake: make(chan struct{}, 1), metrics: newMetrics()}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	if c.Registerer != nil {
-		if err := c.Registerer.Register(collector{d}); err != nil {
-			return nil, errors.Join(fmt.Errorf("metrics of the maps: %w", err), d.Close())
+		if err := errors.Join(c.Registerer.Register(collector{d}), c.Registerer.Register(d.metrics.ended)); err != nil {
+			return nil, errors.Join(fmt.Errorf("metrics of the data plane: %w", err), d.Close())
 		}
 	}
 	return d, nil
@@ -116,7 +153,7 @@ func (d *Datapath) open() error {
 	if d.ids, err = openSequence(d.config.BPFFS); err != nil {
 		return err
 	}
-	if d.hooks, err = openHooks(d.config.BPFFS, d.features); err != nil {
+	if d.hooks, err = openHooks(d.config, d.features); err != nil {
 		return err
 	}
 	attached := attachedHooks(d.hooks)
@@ -227,10 +264,12 @@ func (d *Datapath) Remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var errs []error
-	for _, name := range []string{
-		bpf.SocketProgConnect4, bpf.SocketProgConnect6,
-		bpf.SocketMapService, bpf.SocketMapSlot, bpf.SocketMapBackend, sequencePin,
-	} {
+	names := append(hookNames(), sequencePin)
+	slices.Reverse(names) // connect first: nobody is sent away any more
+	for name := range new(mapSet).byName() {
+		names = append(names, name)
+	}
+	for _, name := range names {
 		if err := os.Remove(filepath.Join(d.config.BPFFS, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove pin: %w", err))
 		}

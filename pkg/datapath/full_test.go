@@ -45,6 +45,8 @@ func TestMapFull(t *testing.T) {
 		"causeway_datapath_map_entries backend": 5, "causeway_datapath_map_capacity_entries backend": 8,
 		"causeway_datapath_map_entries service": 1, "causeway_datapath_map_capacity_entries service": 8,
 		"causeway_datapath_map_entries slot": 5, "causeway_datapath_map_capacity_entries slot": 8,
+		"causeway_datapath_map_entries affinity": 0, "causeway_datapath_map_capacity_entries affinity": smallestLRU,
+		"causeway_datapath_map_entries reverse": 0, "causeway_datapath_map_capacity_entries reverse": smallestLRU,
 	}
 	if diff := cmp.Diff(want, gather(t, registry)); diff != "" {
 		t.Errorf("metrics: %s", diff)
@@ -70,7 +72,9 @@ func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 	all := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			all[f.GetName()+" "+m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+			if len(m.GetLabel()) == 1 {
+				all[f.GetName()+" "+m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+			}
 		}
 	}
 	return all

@@ -27,19 +27,25 @@ func (d *Datapath) discard(e *entry, slots []bpf.SocketSlotKey, backends []uint3
 	}
 	d.garbage = append(d.garbage, garbage{time.Now().Add(grace), e, slots, backends})
 	if len(d.garbage) == 1 {
-		select {
-		case d.wake <- struct{}{}:
-		default: // Run knows already
-		}
+		d.rouse()
 	}
 }
 
-// Run deletes what nothing refers to any more, a second after. Without it the
-// maps work, and fill up. It returns nil once ctx is done; what is then left is
-// found by the next process.
+// rouse has Run look at what there is to do.
+func (d *Datapath) rouse() {
+	select {
+	case d.wake <- struct{}{}:
+	default: // Run knows already
+	}
+}
+
+// Run deletes what nothing refers to any more, a second after, and ends the UDP
+// sockets whose backend has gone. Without it the maps work, and fill up. It
+// returns nil once ctx is done; what is then left is found by the next process.
 func (d *Datapath) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	failed := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -51,10 +57,45 @@ func (d *Datapath) Run(ctx context.Context) error {
 		if err != nil {
 			d.config.Logger.Warn("sweep of unused map entries", "error", err)
 		}
-		if next > 0 {
+		end, err := d.end(time.Now())
+		if err != nil && !failed {
+			d.config.Logger.Warn("UDP sockets of backends that are gone go on", "error", err)
+		}
+		failed = err != nil
+		if next = earlier(next, end); next > 0 {
 			timer.Reset(next)
 		}
 	}
+}
+
+// earlier returns the shorter of two delays; 0 is none.
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 || (b != 0 && b < a) {
+		return b
+	}
+	return a
+}
+
+// end ends sockets if it is time to, and returns after how long it is, 0 for
+// not at all. A failure is tried again with the next change.
+func (d *Datapath) end(now time.Time) (time.Duration, error) {
+	d.mu.Lock()
+	due := d.ending
+	if due.IsZero() || !d.complete || d.pending {
+		d.mu.Unlock()
+		return 0, nil
+	}
+	if wait := due.Sub(now); wait > 0 {
+		d.mu.Unlock()
+		return wait, nil
+	}
+	d.ending = time.Time{}
+	d.mu.Unlock()
+	ended, err := d.endDead()
+	if ended > 0 {
+		d.config.Logger.Info("UDP sockets ended, their backend is gone", "sockets", ended)
+	}
+	return 0, err
 }
 
 // sweep deletes what is due at now, and returns after how long more is, 0 for

@@ -30,6 +30,10 @@ func (a Answer) String() string { return [...]string{"unknown", "yes", "no"}[a] 
 type Features struct {
 	Connect4 Answer // the hook of connect() on IPv4 sockets
 	Connect6 Answer // the same for IPv6; a kernel without IPv6 lacks it
+	Datagram Answer // the hooks of UDP sockets that are not connected (5.2)
+	Release  Answer // the hook of a socket's end (5.9)
+	PeerName Answer // the hook of getpeername() (5.8)
+	Retval   Answer // hooks that choose the error of a refusal (5.18)
 	Link     Answer // links to cgroups, which can be pinned and updated (5.7)
 	Batch    Answer // many map entries a system call (5.6)
 	// Err is the first error that made an answer Unknown.
@@ -38,19 +42,24 @@ type Features struct {
 
 // decide returns what runs on a kernel with these features, or one error that
 // names all that is missing. It is pure.
-func (f Features) decide() (Features, error) {
+func (f Features) decide(reverse Reverse) (Features, error) {
 	var missing []string
 	for _, need := range []struct {
 		answer Answer
 		what   string
 	}{
 		{f.Connect4, "socket hooks for connect (CONFIG_CGROUP_BPF)"},
+		{f.Datagram, "socket hooks for UDP"},
+		{f.Release, "socket hook for the end of a socket"},
 		{f.Link, "links to cgroups"},
 		{f.Batch, "batches of map entries"},
 	} {
 		if need.answer == No {
 			missing = append(missing, need.what)
 		}
+	}
+	if reverse == ReverseAll && f.PeerName == No {
+		missing = append(missing, "socket hooks for getpeername (leave out --getpeername=service)")
 	}
 	if len(missing) > 0 {
 		return f, fmt.Errorf("no %s: %w", strings.Join(missing, ", no "), ErrKernel)
@@ -71,25 +80,42 @@ func Probe() Features {
 		return answer
 	}
 	var program *ebpf.Program
-	program, answer, err := probeHook(ebpf.AttachCGroupInet4Connect)
+	program, answer, err := probeHook(ebpf.AttachCGroupInet4Connect, asm.Mov.Imm(asm.R0, 1))
 	f.Connect4 = note(answer, err)
 	if program != nil {
 		f.Link = note(probeLink(program))
 		_ = program.Close() // thrown away
 	}
-	program, answer, err = probeHook(ebpf.AttachCGroupInet6Connect)
-	f.Connect6 = note(answer, err)
-	if program != nil {
-		_ = program.Close() // thrown away
+	for _, probe := range []struct {
+		answer *Answer
+		attach ebpf.AttachType
+		body   asm.Instructions
+	}{
+		{&f.Connect6, ebpf.AttachCGroupInet6Connect, nil},
+		{&f.Datagram, ebpf.AttachCGroupUDP4Recvmsg, nil},
+		{&f.Release, ebpf.AttachCgroupInetSockRelease, nil},
+		{&f.PeerName, ebpf.AttachCgroupInet4GetPeername, nil},
+		{&f.Retval, ebpf.AttachCGroupInet4Connect, asm.Instructions{asm.Mov.Imm(asm.R1, 0), asm.FnSetRetval.Call()}},
+	} {
+		program, answer, err := probeHook(probe.attach, append(probe.body, asm.Mov.Imm(asm.R0, 1))...)
+		*probe.answer = note(answer, err)
+		if program != nil {
+			_ = program.Close() // thrown away
+		}
 	}
 	f.Batch = note(probeBatch())
 	return f
 }
 
-func probeHook(attach ebpf.AttachType) (*ebpf.Program, Answer, error) {
+// probeHook loads a program of this body for a hook.
+func probeHook(attach ebpf.AttachType, body ...asm.Instruction) (*ebpf.Program, Answer, error) {
+	kind := ebpf.CGroupSockAddr
+	if attach == ebpf.AttachCgroupInetSockRelease {
+		kind = ebpf.CGroupSock
+	}
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.CGroupSockAddr, AttachType: attach, License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+		Type: kind, AttachType: attach, License: "Dual BSD/GPL",
+		Instructions: append(body, asm.Return()),
 	})
 	switch {
 	case err == nil:

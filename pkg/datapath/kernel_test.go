@@ -12,7 +12,7 @@ import (
 )
 
 func TestDecide(t *testing.T) {
-	all := Features{Connect4: Yes, Connect6: Yes, Link: Yes, Batch: Yes}
+	all := Features{Connect4: Yes, Connect6: Yes, Datagram: Yes, Release: Yes, PeerName: Yes, Retval: Yes, Link: Yes, Batch: Yes}
 	tests := []struct {
 		name   string
 		change func(*Features)
@@ -30,7 +30,7 @@ func TestDecide(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f := all
 			test.change(&f)
-			got, err := f.decide()
+			got, err := f.decide(ReverseUDP)
 			if test.want == "" {
 				if err != nil || got != f {
 					t.Errorf("got %+v, %v", got, err)
@@ -49,7 +49,7 @@ func TestDecide(t *testing.T) {
 
 func TestProbe(t *testing.T) {
 	sandbox.Require(t)
-	want := Features{Connect4: Yes, Connect6: Yes, Link: Yes, Batch: Yes}
+	want := Features{Connect4: Yes, Connect6: Yes, Datagram: Yes, Release: Yes, PeerName: Yes, Retval: Yes, Link: Yes, Batch: Yes}
 	if got := Probe(); got != want {
 		t.Errorf("got %+v", got)
 	}

@@ -18,6 +18,19 @@ const batchSize = 4096
 // mapSet is the maps that belong together: ids in one mean something in the others.
 type mapSet struct {
 	service, slot, backend *ebpf.Map
+	affinity, reverse      *ebpf.Map // least recently used
+}
+
+// Of the maps that forget what is least recently used, the kernel takes the
+// memory at once, so they hold an eighth of what the others may, within bounds.
+// Fewer than the smallest would be spread too thinly over many processors.
+const (
+	smallestLRU = 1 << 13
+	largestLRU  = 1 << 17
+)
+
+func lruCapacity(capacity uint32) uint32 {
+	return min(max(capacity/8, smallestLRU), largestLRU)
 }
 
 // mapSpecs returns what the maps must look like. The layout's version stands in
@@ -28,10 +41,13 @@ func mapSpecs(capacity uint32) (map[string]*ebpf.MapSpec, error) {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
 	specs := map[string]*ebpf.MapSpec{}
-	for _, name := range []string{bpf.SocketMapService, bpf.SocketMapSlot, bpf.SocketMapBackend} {
+	for name := range new(mapSet).byName() {
 		m := spec.Maps[name]
 		m.Name = fmt.Sprintf("%s_%d", name, bpf.SocketLayoutLAYOUT_VERSION)
 		m.MaxEntries = capacity
+		if m.Type == ebpf.LRUHash {
+			m.MaxEntries = lruCapacity(capacity)
+		}
 		specs[name] = m
 	}
 	return specs, nil
@@ -90,9 +106,11 @@ func fits(m *ebpf.Map, spec *ebpf.MapSpec) error {
 
 func (s *mapSet) byName() map[string]**ebpf.Map {
 	return map[string]**ebpf.Map{
-		bpf.SocketMapService: &s.service,
-		bpf.SocketMapSlot:    &s.slot,
-		bpf.SocketMapBackend: &s.backend,
+		bpf.SocketMapService:  &s.service,
+		bpf.SocketMapSlot:     &s.slot,
+		bpf.SocketMapBackend:  &s.backend,
+		bpf.SocketMapAffinity: &s.affinity,
+		bpf.SocketMapReverse:  &s.reverse,
 	}
 }
 

@@ -2,7 +2,9 @@ package datapath
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/causeway-mesh/causeway/bpf"
 )
@@ -11,12 +13,31 @@ import (
 type entry struct {
 	id         uint32
 	generation uint32
-	groups     []group
+	settings
+	groups []group
+	// terminating is what the last Update named so. The maps do not tell.
+	terminating []netip.AddrPort
+	// index is there while the groups are large and without doubles.
+	index *index
 	// stale says that the value in the map may not be the one that the rest
 	// of the entry says.
 	stale bool
 	// deleted says that the service is gone and its slots wait for the sweep.
 	deleted bool
+}
+
+// settings are what a service's value holds besides its groups.
+type settings struct {
+	session uint32 // seconds
+	flags   uint16
+}
+
+func settingsOf(s Service) settings {
+	out := settings{session: uint32(s.Session / time.Second)}
+	if s.Refuse {
+		out.flags |= uint16(bpf.SocketServiceFlagsSERVICE_REFUSES)
+	}
+	return out
 }
 
 type group struct {
@@ -33,7 +54,8 @@ type backend struct {
 
 type slotWrite struct {
 	key     bpf.SocketSlotKey
-	backend uint32
+	backend backend
+	before  backend // what the slot had, if it was in use
 }
 
 // plan is what leads from one state of a service to the next. Readers go on
@@ -47,6 +69,11 @@ type plan struct {
 	// Nothing refers to these once the value is written.
 	droppedSlots    []bpf.SocketSlotKey
 	droppedBackends []uint32
+
+	// index is what the groups then have, edit how it gets there; edit is nil
+	// when the index is new.
+	index *index
+	edit  *edit
 
 	changed bool
 }
@@ -74,7 +101,7 @@ func newPlan(e *entry, wanted []Group, newID func() (uint32, error)) (*plan, err
 }
 
 // empty reports whether g is as good as no group.
-func (g Group) empty() bool { return len(g.Backends) == 0 && g.Tier == 0 && g.Weight == 0 }
+func (g Group) empty() bool { return g.Size() == 0 && g.Tier == 0 && g.Weight == 0 }
 
 // unused returns the ids of spare that no slot has, sorted. One may have: when a
 // process dies between filling a hole and lowering the count, the next finds
@@ -92,13 +119,13 @@ func (p *plan) unused(spare map[target]uint32) []uint32 {
 func (p *plan) place(e *entry, wanted []Group) (missing [][]target) {
 	size := 0
 	for _, g := range wanted {
-		size += len(g.Backends)
+		size += g.Size()
 	}
 	home := make(map[target]int, size) // -1: placed
 	missing = make([][]target, len(wanted))
 	for i, g := range wanted {
-		targets := make([]target, 0, len(g.Backends))
-		for _, b := range g.Backends {
+		targets := make([]target, 0, g.Size())
+		for b := range g.all() {
 			t := targetOf(b)
 			if _, twice := home[t]; !twice {
 				home[t] = i
@@ -175,8 +202,9 @@ func (p *plan) fill(e *entry, i int, missing []target, spare map[target]uint32, 
 		}
 		slots[j] = b
 		p.changed = true
-		write := slotWrite{slotKey(e.id, i, j), b.id}
+		write := slotWrite{key: slotKey(e.id, i, j), backend: b}
 		if j < used {
+			write.before = e.groups[i].slots[j]
 			p.replaced = append(p.replaced, write)
 		} else {
 			p.appended = append(p.appended, write)
@@ -193,13 +221,18 @@ func slotKey(service uint32, group, index int) bpf.SocketSlotKey {
 // that it replaces. It returns the ids of backends that lost their last slot so.
 func (e *entry) replace(p *plan, n int) []uint32 {
 	e.stale = true
+	e.index = nil
 	var lost []uint32
-	for _, w := range p.replaced[:n] {
+	for i, w := range p.replaced {
 		slot := &e.groups[w.key.Group].slots[w.key.Index]
-		if slot.id != 0 {
-			lost = append(lost, slot.id)
+		if i >= n {
+			*slot = w.before
+			continue
 		}
-		*slot = p.groups[w.key.Group].slots[w.key.Index]
+		*slot = w.backend
+		if w.before.id != 0 {
+			lost = append(lost, w.before.id)
+		}
 	}
 	return e.unused(lost)
 }

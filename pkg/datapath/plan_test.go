@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -42,7 +43,7 @@ func (m *model) run(p *plan) {
 		m.check()
 	}
 	for _, w := range append(slices.Clone(p.appended), p.replaced...) {
-		m.slots[w.key] = w.backend
+		m.slots[w.key] = w.backend.id
 		m.check()
 	}
 	m.value = nil
@@ -82,7 +83,7 @@ func naive(wanted []Group) [][]string {
 	seen := map[string]bool{}
 	for _, g := range wanted {
 		var out []string
-		for _, b := range g.Backends {
+		for b := range g.all() {
 			if !seen[b.String()] {
 				seen[b.String()] = true
 				out = append(out, b.String())
@@ -260,7 +261,11 @@ func TestValidate(t *testing.T) {
 	for name, s := range map[string]Service{
 		"no address":       {Frontend: Frontend{Protocol: TCP}},
 		"no port":          one("10.96.0.1:0", b4),
-		"udp":              {Frontend: Frontend{Addr: netip.MustParseAddrPort("10.96.0.1:53"), Protocol: 17}},
+		"sctp":             {Frontend: Frontend{Addr: netip.MustParseAddrPort("10.96.0.1:53"), Protocol: 132}},
+		"bad terminating":  {Frontend: frontend("10.96.0.1:80"), Terminating: []netip.AddrPort{b6}},
+		"bad part":         {Frontend: frontend("10.96.0.1:80"), Groups: []Group{{Parts: [][]netip.AddrPort{{b6}}}}},
+		"half a second":    {Frontend: frontend("10.96.0.1:80"), Session: time.Second / 2},
+		"past session":     {Frontend: frontend("10.96.0.1:80"), Session: -time.Second},
 		"loopback":         one("127.0.0.1:80", b4),
 		"mapped loopback":  one("[::ffff:127.0.0.1]:80", b4),
 		"unspecified":      one("0.0.0.0:80", b4),

@@ -18,7 +18,7 @@ func sealStep(seal, word uint64) uint64 {
 // sealed is a value of a map: words of 8 bytes without padding, the last of
 // them the seal.
 type sealed interface {
-	bpf.SocketService | bpf.SocketSlot | bpf.SocketBackend
+	bpf.SocketService | bpf.SocketSlot | bpf.SocketBackend | bpf.SocketReverse
 }
 
 // sealOf returns the seal that v should carry, given its key's.
@@ -41,6 +41,14 @@ func sealSlotKey(k *bpf.SocketSlotKey) uint64 {
 	return sealStep(seal, uint64(k.Group)<<32|uint64(k.Index))
 }
 
+func sealReverseKey(k *bpf.SocketReverseKey) uint64 {
+	seal := uint64(bpf.SocketLayoutLAYOUT_VERSION)
+	for _, word := range unsafe.Slice((*uint64)(unsafe.Pointer(k)), unsafe.Sizeof(*k)/8) {
+		seal = sealStep(seal, word)
+	}
+	return seal
+}
+
 func sealBackendKey(id uint32) uint64 {
 	return sealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), uint64(id))
 }
@@ -61,22 +69,32 @@ func decodeKey(k bpf.SocketServiceKey) Frontend {
 	return Frontend{Addr: addr, Protocol: Protocol(k.Protocol)}.normal()
 }
 
-func encodeSlot(k bpf.SocketSlotKey, backend uint32) bpf.SocketSlot {
-	v := bpf.SocketSlot{Backend: backend}
+func encodeSlot(k bpf.SocketSlotKey, b backend) bpf.SocketSlot {
+	v := bpf.SocketSlot{Address: b.address, Backend: b.id, PortBe: swap16(b.port)}
 	v.Seal = sealOf(&v, sealSlotKey(&k))
 	return v
 }
 
-func encodeBackend(service uint32, b backend) bpf.SocketBackend {
-	v := bpf.SocketBackend{Address: b.address, Service: service, PortBe: swap16(b.port), Protocol: uint8(TCP)}
+func encodeBackend(service uint32, p Protocol, b backend) bpf.SocketBackend {
+	v := bpf.SocketBackend{
+		Address: b.address, Service: service, PortBe: swap16(b.port), Protocol: uint8(p),
+		State: uint8(bpf.SocketBackendStateBACKEND_LIVE),
+	}
 	v.Seal = sealOf(&v, sealBackendKey(b.id))
+	return v
+}
+
+// encodeGone returns the value of a backend that has left its service.
+func encodeGone(service, id uint32) bpf.SocketBackend {
+	v := bpf.SocketBackend{Service: service, State: uint8(bpf.SocketBackendStateBACKEND_GONE)}
+	v.Seal = sealOf(&v, sealBackendKey(id))
 	return v
 }
 
 // encodeService returns the value of a service. When only one group has slots,
 // its first backends stand in the value too.
 func encodeService(key bpf.SocketServiceKey, e *entry) bpf.SocketService {
-	v := bpf.SocketService{Id: e.id, Generation: e.generation}
+	v := bpf.SocketService{Id: e.id, Generation: e.generation, SessionTimeout: e.session, Flags: e.flags}
 	var filled []group
 	best := 0
 	for _, g := range e.groups {

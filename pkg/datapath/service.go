@@ -2,7 +2,10 @@ package datapath
 
 import (
 	"fmt"
+	"iter"
+	"math"
 	"net/netip"
+	"time"
 
 	"github.com/causeway-mesh/causeway/bpf"
 )
@@ -10,14 +13,19 @@ import (
 // Protocol is an IP protocol number.
 type Protocol uint8
 
-// TCP is the one protocol that the hooks translate.
-const TCP Protocol = 6
+// The protocols that the hooks translate.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
 
 // Limits of the maps' formats.
 const (
 	// MaxGroups is how many groups of backends a service can have.
 	MaxGroups = int(bpf.SocketLayoutMAX_GROUPS)
 	maxInline = int(bpf.SocketLayoutMAX_INLINE)
+	// MaxSession is the longest time that a client can keep a backend unused.
+	MaxSession = time.Duration(math.MaxUint32) * time.Second
 )
 
 // Frontend is an address and port that clients dial. An IPv4 address and its
@@ -27,13 +35,16 @@ type Frontend struct {
 	Protocol Protocol
 }
 
-// String returns address:port/tcp.
+// String returns address:port/protocol.
 func (f Frontend) String() string { return f.Addr.String() + "/" + f.Protocol.String() }
 
 // String returns the protocol's name, in lower case.
 func (p Protocol) String() string {
-	if p == TCP {
+	switch p {
+	case TCP:
 		return "tcp"
+	case UDP:
+		return "udp"
 	}
 	return fmt.Sprintf("protocol-%d", uint8(p))
 }
@@ -45,17 +56,72 @@ type Service struct {
 	// from one Update to the next makes the difference small. Without any
 	// backend, connections are left alone.
 	Groups []Group
+	// Terminating are backends that are on their way out: used when no group
+	// has any, and left in peace by what ends sockets of backends that are gone.
+	Terminating []netip.AddrPort
+	// Session is for how long a client, which is a network namespace, keeps the
+	// backend that it used last; 0 lets each connection choose anew. Whole
+	// seconds up to MaxSession.
+	Session time.Duration
+	// Refuse has connections fail while there is no backend: a rule excludes
+	// those that there are. Otherwise the address is left alone.
+	Refuse bool
 }
 
-// Group is a set of backends that are alike.
+// Group is a set of backends that are alike: Backends and Parts together. They
+// are of the Frontend's family; one that is given twice counts once.
 type Group struct {
 	// Tier orders groups: only those of the lowest tier that has a backend are used.
 	Tier uint8
 	// Weight is the share of new connections among the groups of the tier; 0
 	// means the number of backends.
-	Weight uint16
-	// Backends are of the Frontend's family, each in one group only.
+	Weight   uint16
 	Backends []netip.AddrPort
+	// Parts are for many backends. The Datapath keeps them, and takes one that
+	// it is given again, the same array and length, as unchanged without looking
+	// at it. So nobody may write to a part any more.
+	Parts [][]netip.AddrPort
+}
+
+// all returns the backends, with those that are given twice.
+func (g Group) all() iter.Seq[netip.AddrPort] {
+	return func(yield func(netip.AddrPort) bool) {
+		for _, b := range g.Backends {
+			if !yield(b) {
+				return
+			}
+		}
+		for _, part := range g.Parts {
+			for _, b := range part {
+				if !yield(b) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Size returns the number of backends; one that is given twice counts twice.
+func (g Group) Size() int {
+	size := len(g.Backends)
+	for _, part := range g.Parts {
+		size += len(part)
+	}
+	return size
+}
+
+// groups returns what is put in effect: those that are terminating only while
+// there is nothing better.
+func (s Service) groups() []Group {
+	for _, g := range s.Groups {
+		if g.Size() > 0 {
+			return s.Groups
+		}
+	}
+	if len(s.Terminating) == 0 {
+		return s.Groups
+	}
+	return []Group{{Backends: s.Terminating}}
 }
 
 // target is an address and port as the maps have them: IPv4 mapped into IPv6.
@@ -93,8 +159,8 @@ func isWorkload(a netip.Addr) bool {
 func (f Frontend) validate() error {
 	a := f.Addr.Addr()
 	switch {
-	case f.Protocol != TCP:
-		return fmt.Errorf("%v: only tcp is translated: %w", f, ErrService)
+	case f.Protocol != TCP && f.Protocol != UDP:
+		return fmt.Errorf("%v: only tcp and udp are translated: %w", f, ErrService)
 	case !f.Addr.IsValid() || f.Addr.Port() == 0:
 		return fmt.Errorf("%v: address or port is missing: %w", f, ErrService)
 	case !isWorkload(a):
@@ -103,16 +169,38 @@ func (f Frontend) validate() error {
 	return nil
 }
 
-// validate checks the groups against a valid frontend.
-func (s Service) validate() error {
+// validate checks a service with a valid frontend. It passes over the parts that
+// known has.
+func (s Service) validate(known *index) error {
 	if len(s.Groups) > MaxGroups {
 		return fmt.Errorf("%v: %d groups, %d fit: %w", s.Frontend, len(s.Groups), MaxGroups, ErrService)
 	}
-	for _, g := range s.Groups {
-		for _, b := range g.Backends {
-			if !s.CanUse(b) {
-				return fmt.Errorf("%v: backend %v is of the other IP family or no address of a workload: %w", s.Frontend, b, ErrService)
+	if s.Session < 0 || s.Session > MaxSession || s.Session%time.Second != 0 {
+		return fmt.Errorf("%v: a session of %v is no whole number of seconds in range: %w", s.Frontend, s.Session, ErrService)
+	}
+	if err := s.validateBackends(s.Terminating); err != nil {
+		return err
+	}
+	for i, g := range s.Groups {
+		if err := s.validateBackends(g.Backends); err != nil {
+			return err
+		}
+		for _, part := range g.Parts {
+			if known.has(i, part) {
+				continue
 			}
+			if err := s.validateBackends(part); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s Service) validateBackends(backends []netip.AddrPort) error {
+	for _, b := range backends {
+		if !s.CanUse(b) {
+			return fmt.Errorf("%v: backend %v is of the other IP family or no address of a workload: %w", s.Frontend, b, ErrService)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -13,11 +14,18 @@ import (
 // ErrFull where that is the reason; it may be repeated then.
 func (d *Datapath) Update(s Service) error {
 	s.Frontend = s.Frontend.normal()
-	if err := errors.Join(s.Frontend.validate(), s.validate()); err != nil {
+	if err := s.Frontend.validate(); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var known *index
+	if e, ok := d.services[s.Frontend]; ok {
+		known = e.index
+	}
+	if err := s.validate(known); err != nil {
+		return err
+	}
 	return d.update(s)
 }
 
@@ -34,40 +42,79 @@ func (d *Datapath) update(s Service) error {
 		}
 		e.id = id
 	}
-	p, err := newPlan(e, s.Groups, func() (uint32, error) { return d.ids.take(backendIDs) })
+	if !slices.Equal(e.terminating, s.Terminating) {
+		d.endSockets(s.Protocol)
+		e.terminating = slices.Clone(s.Terminating)
+	}
+	p, err := d.plan(e, s.groups())
 	if err != nil {
 		return err
 	}
-	if !p.changed {
+	next := settingsOf(s)
+	if !p.changed && e.settings == next {
 		return nil
 	}
-	if err := d.execute(s.Frontend, e, p, known); err != nil {
+	if err := d.execute(s.Frontend, e, p, next, known); err != nil {
 		return fmt.Errorf("program %v: %w", s.Frontend, err)
 	}
 	d.services[s.Frontend] = e
 	d.config.Logger.Debug("service written", "frontend", s.Frontend, "id", e.id, "generation", e.generation)
-	d.discard(e, p.droppedSlots, p.droppedBackends)
+	d.retire(s.Protocol, e, p)
 	return nil
+}
+
+// plan prefers the way whose work is as large as the change.
+func (d *Datapath) plan(e *entry, wanted []Group) (*plan, error) {
+	newID := func() (uint32, error) { return d.ids.take(backendIDs) }
+	if p, ok, err := e.index.plan(e, wanted, newID); ok || err != nil {
+		return p, err
+	}
+	p, err := newPlan(e, wanted, newID)
+	if err == nil {
+		p.index = newIndex(p.groups, wanted)
+	}
+	return p, err
+}
+
+// retire takes the backends that have left a service from those who keep them,
+// and leaves them and their slots to the sweep.
+func (d *Datapath) retire(protocol Protocol, e *entry, p *plan) {
+	if len(p.droppedBackends) > 0 {
+		d.endSockets(protocol)
+	}
+	if e.session != 0 || protocol == UDP {
+		values := make([]bpf.SocketBackend, len(p.droppedBackends))
+		for i, id := range p.droppedBackends {
+			values[i] = encodeGone(e.id, id)
+		}
+		if _, err := write(d.maps.backend, p.droppedBackends, values); err != nil {
+			// They go with the sweep, a moment later.
+			d.config.Logger.Warn("backends that are gone not marked", "error", err)
+		}
+	}
+	d.discard(e, p.droppedSlots, p.droppedBackends)
 }
 
 // execute writes what the plan says. All that takes room comes first and is
 // taken back when there is none; only then is what readers see changed.
-func (d *Datapath) execute(f Frontend, e *entry, p *plan, known bool) error {
-	if err := d.writeBackends(e.id, p.created); err != nil {
+func (d *Datapath) execute(f Frontend, e *entry, p *plan, s settings, known bool) error {
+	if err := d.writeBackends(e.id, f.Protocol, p.created); err != nil {
 		return err
 	}
 	if _, err := d.writeSlots(p.appended); err != nil {
 		d.takeBack(e, p)
 		return err
 	}
-	next := &entry{id: e.id, generation: e.generation + 1, groups: p.groups}
+	next := &entry{id: e.id, generation: e.generation + 1, settings: s, groups: p.groups, terminating: e.terminating, index: p.index}
 	written, err := d.writeSlots(p.replaced)
 	if err == nil {
 		key := encodeKey(f)
+		p.apply()
 		err = d.writeService(key, encodeService(key, next))
 	}
 	switch {
 	case err == nil:
+		p.commit()
 		*e = *next
 	case known:
 		// Old and new backends stand side by side in the slots; all serve.
@@ -79,10 +126,10 @@ func (d *Datapath) execute(f Frontend, e *entry, p *plan, known bool) error {
 	return err
 }
 
-func (d *Datapath) writeBackends(service uint32, created []backend) error {
+func (d *Datapath) writeBackends(service uint32, protocol Protocol, created []backend) error {
 	ids, values := make([]uint32, len(created)), make([]bpf.SocketBackend, len(created))
 	for i, b := range created {
-		ids[i], values[i] = b.id, encodeBackend(service, b)
+		ids[i], values[i] = b.id, encodeBackend(service, protocol, b)
 	}
 	n, err := write(d.maps.backend, ids, values)
 	if err != nil {
@@ -156,6 +203,7 @@ func (d *Datapath) delete(f Frontend) error {
 		}
 	})
 	d.discard(e, slots, backends)
+	d.endSockets(f.Protocol)
 	return nil
 }
 
@@ -173,14 +221,20 @@ func (d *Datapath) Prune(keep func(Frontend) bool) error {
 	}
 	d.discard(nil, d.orphans.slots, d.orphans.backends)
 	d.orphans = garbage{}
+	d.endSockets(UDP) // of what left while no process looked
 	return errors.Join(errs...)
 }
 
-// Complete says that the complete state is in the maps. If the programs still
+// Complete says that the complete state is in the maps: from now on UDP sockets
+// whose backend they do not have are ended. If the programs still
 // run on maps of another format or capacity, they move to these now.
 func (d *Datapath) Complete() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.complete = true
+	if !d.ending.IsZero() {
+		defer d.rouse()
+	}
 	if !d.pending {
 		return nil
 	}

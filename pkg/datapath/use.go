@@ -1,6 +1,9 @@
 package datapath
 
 import (
+	"sync"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-mesh/causeway/bpf"
@@ -8,13 +11,15 @@ import (
 
 // MapUse is how full a map is.
 type MapUse struct {
-	Name              string // service, slot or backend: a bounded set
+	Name              string // as pinned: a bounded set
 	Entries, Capacity int
 }
 
 // Use returns how full the maps are, in a fixed order. What waits to be swept
-// is not counted.
+// is not counted. Of the maps that forget what is least recently used, the
+// count may be 15 s old.
 func (d *Datapath) Use() []MapUse {
+	affinity, reverse := d.metrics.counts(d.maps)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	slots := 0
@@ -28,6 +33,8 @@ func (d *Datapath) Use() []MapUse {
 		{bpf.SocketMapService, len(d.services), capacity},
 		{bpf.SocketMapSlot, slots, capacity},
 		{bpf.SocketMapBackend, slots, capacity},
+		{bpf.SocketMapAffinity, affinity, int(lruCapacity(d.config.MapCapacity))},
+		{bpf.SocketMapReverse, reverse, int(lruCapacity(d.config.MapCapacity))},
 	}
 }
 
@@ -37,7 +44,10 @@ func (d *Datapath) Services() []Service {
 	defer d.mu.Unlock()
 	services := make([]Service, 0, len(d.services))
 	for f, e := range d.services {
-		s := Service{Frontend: f, Groups: make([]Group, len(e.groups))}
+		s := Service{
+			Frontend: f, Groups: make([]Group, len(e.groups)), Session: time.Duration(e.session) * time.Second,
+			Refuse: e.flags&uint16(bpf.SocketServiceFlagsSERVICE_REFUSES) != 0,
+		}
 		for i, g := range e.groups {
 			s.Groups[i] = Group{Tier: g.tier, Weight: g.weight}
 			for _, b := range g.slots {
@@ -49,6 +59,42 @@ func (d *Datapath) Services() []Service {
 		services = append(services, s)
 	}
 	return services
+}
+
+// metrics is what the data plane counts itself.
+type metrics struct {
+	ended prometheus.Counter
+
+	mu                sync.Mutex
+	counted           time.Time
+	affinity, reverse int
+}
+
+func newMetrics() *metrics {
+	return &metrics{ended: prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "causeway", Subsystem: "datapath", Name: "ended_sockets_total",
+		Help: "Connected UDP sockets that were ended because their backend was gone.",
+	})}
+}
+
+// countInterval spaces the looks at all of the maps that the kernel fills.
+const countInterval = 15 * time.Second
+
+// counts returns how many entries the maps have that the kernel fills. What
+// cannot be read counts as it did before.
+func (m *metrics) counts(set *mapSet) (affinity, reverse int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); now.Sub(m.counted) >= countInterval {
+		m.counted = now
+		a, r := 0, 0
+		errA := read(set.affinity, func(bpf.SocketAffinityKey, bpf.SocketAffinity) { a++ })
+		errR := read(set.reverse, func(bpf.SocketReverseKey, bpf.SocketReverse) { r++ })
+		if errA == nil && errR == nil {
+			m.affinity, m.reverse = a, r
+		}
+	}
+	return m.affinity, m.reverse
 }
 
 // collector shows how full the maps are at the time of the scrape.
