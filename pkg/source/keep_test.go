@@ -119,7 +119,8 @@ func TestKeepDamaged(t *testing.T) {
 }
 
 // TestManifestsNotKept runs with a state directory that went away: manifests are
-// in effect all the same, and the problem is told.
+// in effect all the same, and the problem is told until they can be kept, which
+// takes no change of theirs.
 func TestManifestsNotKept(t *testing.T) {
 	t.Parallel()
 	dir, state := t.TempDir(), filepath.Join(t.TempDir(), "state")
@@ -133,6 +134,7 @@ func TestManifestsNotKept(t *testing.T) {
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	r.untilNoProblem()
 	write(t, dir, "a.yaml", namespace("c"))
 	r.untilNames("Namespace c")
 	r.untilNoProblem()

@@ -22,6 +22,8 @@ const (
 	settleTime = 150 * time.Millisecond
 	// unsettledTime is after how long a file that keeps changing is a problem.
 	unsettledTime = 10 * time.Second
+	// keepAgain is how long after a content could not be kept that is tried again.
+	keepAgain = 2 * time.Second
 )
 
 // ManifestsConfig says where manifests are and who receives what is in them.
@@ -68,6 +70,7 @@ type file struct {
 	lost      bool      // there is a kept content, which cannot be used
 	trouble   *trouble  // why taken is not what is in effect
 	notKept   error     // why content is not kept
+	keepDue   time.Time // when to try that again
 }
 
 // trouble is what is wrong with a file; line 0 is the file as a whole.
@@ -154,7 +157,7 @@ func (m *Manifests) look(ctx context.Context, found *survey, now time.Time) (set
 			gone = append(gone, name)
 			m.table.replace(name, f.content, nil)
 			delete(m.files, name)
-		case !f.read || f.taken != f.seen:
+		case !f.read || f.taken != f.seen || f.notKept != nil && now.After(f.keepDue):
 			if m.takeUp(ctx, name, f, now) {
 				settled = false
 			}
@@ -224,6 +227,7 @@ func (m *Manifests) takeUp(ctx context.Context, name string, f *file, now time.T
 	if err == nil {
 		f.trouble, f.kept = nil, time.Time{}
 		if f.notKept = m.keep.save(name, text); f.notKept != nil {
+			f.keepDue = now.Add(keepAgain)
 			m.distrust()
 		}
 		m.cfg.Logger.Debug("manifest taken up", "file", name, "other_kinds", f.content.ignored())

@@ -299,6 +299,10 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("apiVersion: v1\nkind: PodList\nitems:\n  - metadata: {name: a}\n  # c\n  - metadata: &x {name: b}\n  - metadata: *x\n"))
 	f.Add([]byte(`{"kind":"List","apiVersion":"v1","items":[{"kind":"Service","apiVersion":"v1","metadata":{"name":"a"},"spec":{"ports":[{"port":1}]}}]}`))
 	f.Add([]byte("apiVersion: v1\nkind: List\nitems:\n- \"a\n- b\"\n- |\n c\n- - d\n-\te\nitems:\n"))
+	f.Add(manyPods(f, 2))
+	for _, kind := range []Kind{KindNamespace, KindNode, KindService, KindEndpointSlice} {
+		f.Add([]byte("apiVersion: v1\nitems:\n" + oneOf(f, kind) + "kind: List\n"))
+	}
 	f.Add([]byte("%YAML 1.1\n---\r\n--- >\n a\n...\n# b"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		cut, cutErr := parse(t.Context(), text, nil)
@@ -324,14 +328,20 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// oneOf returns the first object of a kind in a real dump, as an item of its List.
+func oneOf(tb testing.TB, kind Kind) string {
+	tb.Helper()
+	text := string(dump(tb, "west"))
+	at := strings.Index(text, "  kind: "+string(kind)+"\n")
+	begin := strings.LastIndex(text[:at], "\n- ") + 1
+	end := begin + strings.Index(text[begin:], "\n- ") + 1
+	return text[begin:end]
+}
+
 // manyPods returns a dump of so many pods, made of one real one.
 func manyPods(tb testing.TB, n int) []byte {
 	tb.Helper()
-	text := string(dump(tb, "west"))
-	at := strings.Index(text, "  kind: Pod\n")
-	begin := strings.LastIndex(text[:at], "\n- ") + 1
-	end := begin + strings.Index(text[begin:], "\n- ") + 1
-	pod := text[begin:end]
+	pod := oneOf(tb, KindPod)
 	nameAt := strings.Index(pod, "\n    name: ") + 1
 	name := pod[nameAt : nameAt+strings.Index(pod[nameAt:], "\n")]
 	var b strings.Builder

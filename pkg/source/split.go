@@ -96,7 +96,7 @@ func splitYAML(doc chunk) ([]chunk, bool) {
 		return nil, false
 	}
 	var chunks []chunk
-	start, startLine, indent := before, 0, -1
+	first, start, startLine, indent := before, before, 0, -1
 	cut := func(end int) {
 		if indent >= 0 {
 			chunks = append(chunks, chunk{text: text[start:end], line: startLine, item: true})
@@ -109,6 +109,9 @@ func splitYAML(doc chunk) ([]chunk, bool) {
 		blank := len(content) == 0 || content[0] == '#'
 		if isDash(content) && (indent < 0 || column == indent) {
 			cut(at)
+			if indent < 0 {
+				first = at // comments above it are judged with what is around the items
+			}
 			start, startLine, indent = at, line, column
 		} else if !blank && (indent < 0 || column <= indent) {
 			break
@@ -120,7 +123,7 @@ func splitYAML(doc chunk) ([]chunk, bool) {
 	if len(chunks) == 0 {
 		return nil, false
 	}
-	return ofList(slices.Concat(text[:before], text[at:]), chunks)
+	return ofList(slices.Concat(text[:first], text[at:]), chunks)
 }
 
 // findItems returns where the line after the key "items" begins, in bytes and lines.
