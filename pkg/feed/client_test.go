@@ -201,6 +201,16 @@ func (w *wire) freeze() {
 	w.frozen = make(chan struct{})
 }
 
+// cut closes the connections that there are.
+func (w *wire) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns {
+		c.Close()
+	}
+	w.conns = nil
+}
+
 func (w *wire) accept() {
 	for {
 		in, err := w.listener.Accept()

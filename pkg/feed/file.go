@@ -294,7 +294,7 @@ func (s *State) begin() (*journal, error) {
 	}
 	var encoded [][]byte
 	for _, k := range allKinds().list() {
-		s.shelves[k].all(func(r record) { encoded = append(encoded, r.content()) })
+		s.shelves[k].all(func(r record) { encoded = append(encoded, []byte(r.encoded)) })
 	}
 	if err := next.appendAll(s.revision, encoded); err != nil {
 		return nil, errors.Join(err, next.file.Close(), os.Remove(next.path))

@@ -5,19 +5,24 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/stats"
 
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/pki"
@@ -100,6 +105,7 @@ type sink struct {
 	last      Revision
 	snapshots int
 	batches   int
+	changed   int // views and slices given after the first batch
 	// refuse is returned once by the next Apply; gate, when not nil, is waited
 	// for by each.
 	refuse error
@@ -128,7 +134,11 @@ func (s *sink) Apply(ctx context.Context, b Batch) error {
 	s.batches++
 	if b.Snapshot {
 		s.snapshots++
+		s.changed = 0
 		s.state = service.Delta{Views: map[service.Name]*service.View{}, Slices: map[service.BackendSliceKey]*service.BackendSlice{}}
+	}
+	if !b.Snapshot {
+		s.changed += len(b.Delta.Views) + len(b.Delta.Slices)
 	}
 	put(s.state.Views, b.Delta.Views)
 	put(s.state.Slices, b.Delta.Slices)
@@ -160,6 +170,12 @@ func (s *sink) counts() (batches, snapshots int) {
 	return s.batches, s.snapshots
 }
 
+func (s *sink) given() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
 func (s *sink) at(r Revision) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,6 +203,23 @@ type mesh struct {
 	t         *testing.T
 	authority *pki.Authority
 	dir       string
+	traffic   traffic
+}
+
+// traffic counts the bytes of messages, both ways, as they are on the wire.
+type traffic struct{ sent, received atomic.Int64 }
+
+func (*traffic) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (*traffic) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (*traffic) HandleConn(context.Context, stats.ConnStats)                       {}
+
+func (c *traffic) HandleRPC(_ context.Context, s stats.RPCStats) {
+	switch s := s.(type) {
+	case *stats.OutPayload:
+		c.sent.Add(int64(s.WireLength))
+	case *stats.InPayload:
+		c.received.Add(int64(s.WireLength))
+	}
 }
 
 func newMesh(t *testing.T) *mesh {
@@ -214,7 +247,7 @@ func (m *mesh) serve(s *Server, address string) (target string, stop func()) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)), grpc.StreamInterceptor(withSubject))
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)), grpc.StreamInterceptor(withSubject), grpc.StatsHandler(&m.traffic))
 	s.Register(server)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
@@ -271,10 +304,10 @@ func (m *mesh) tls(role pki.Role, name string) *tls.Config {
 }
 
 // agent runs a client for a node until stop or the end of the test.
-func (m *mesh) agent(target, node string, s Sink) (client *Client, stop func()) {
+func (m *mesh) agent(target, node string, s Sink, state ...*State) (client *Client, stop func()) {
 	m.t.Helper()
 	client = NewClient(ClientConfig{
-		Target: target, TLS: m.tls(pki.RoleAgent, node), Node: node, Version: "v1",
+		Target: target, TLS: m.tls(pki.RoleAgent, node), Node: node, Version: "v1", State: append(state, nil)[0],
 		Sink: s, Logger: quiet, Registerer: prometheus.NewRegistry(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -288,4 +321,21 @@ func (m *mesh) agent(target, node string, s Sink) (client *Client, stop func()) 
 	})
 	m.t.Cleanup(stop)
 	return client, stop
+}
+
+// heap returns the bytes in use.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// value is that of a counter or gauge.
+func value(m prometheus.Metric) float64 {
+	var d dto.Metric
+	if err := m.Write(&d); err != nil {
+		return math.NaN()
+	}
+	return d.GetCounter().GetValue() + d.GetGauge().GetValue()
 }

@@ -31,7 +31,8 @@ type digest [digestSize]byte
 // item is what a shelf holds.
 type item interface {
 	ident() string // the key's text
-	content() []byte
+	size() int     // of the encoding, in bytes
+	appendTo([]byte) []byte
 }
 
 // shelf holds the resources of one kind in their buckets. It is not safe for
@@ -152,14 +153,17 @@ func digestOf[T item](bucket []T) digest {
 	if len(bucket) == 0 {
 		return digest{}
 	}
-	hash := sha256.New()
-	var length [4]byte
+	all := 0
 	for _, t := range bucket {
-		binary.BigEndian.PutUint32(length[:], uint32(len(t.content())))
-		hash.Write(length[:])
-		hash.Write(t.content())
+		all += 4 + t.size()
 	}
-	return digest(hash.Sum(nil)[:digestSize])
+	text := make([]byte, 0, all)
+	for _, t := range bucket {
+		text = binary.BigEndian.AppendUint32(text, uint32(t.size()))
+		text = t.appendTo(text)
+	}
+	sum := sha256.Sum256(text)
+	return digest(sum[:digestSize])
 }
 
 // rootDigest stands for all items.

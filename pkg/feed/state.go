@@ -62,8 +62,9 @@ func newRecord(k key, encoded []byte) record {
 	return record{both[:len(k.text)], both[len(k.text):]}
 }
 
-func (r record) ident() string   { return r.text }
-func (r record) content() []byte { return []byte(r.encoded) }
+func (r record) ident() string             { return r.text }
+func (r record) size() int                 { return len(r.encoded) }
+func (r record) appendTo(to []byte) []byte { return append(to, r.encoded...) }
 
 // told is a resource as it came.
 type told struct {

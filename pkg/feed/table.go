@@ -31,8 +31,9 @@ type cell struct {
 	prev, next *cell
 }
 
-func (c *cell) ident() string   { return c.key.text }
-func (c *cell) content() []byte { return c.encoded }
+func (c *cell) ident() string             { return c.key.text }
+func (c *cell) size() int                 { return len(c.encoded) }
+func (c *cell) appendTo(to []byte) []byte { return append(to, c.encoded...) }
 
 // change is a new encoding of a resource; for a deletion, one that says so.
 // Encodings are shared with every message that carries them and never changed.

@@ -17,7 +17,7 @@ func whoIsWho() *State {
 	s.Apply("west", Update{
 		Nodes: map[string]*node.Node{"n1": {Addresses: []node.Address{{Type: node.InternalIP, IP: host}}}},
 		Identities: map[identity.Number]*identity.Identity{
-			131328: {Labels: "any:tier=front;k8s:app=web;"},
+			131328: {Labels: "k8s:app=web;any:tier=front;"},
 		},
 		Addresses: map[netip.Prefix]*endpoint.Address{
 			netip.MustParsePrefix("10.2.0.1/32"): {HostIP: host, Identity: 131328, Namespace: "shop", Pod: "web-0", ServiceAccount: "sa"},
