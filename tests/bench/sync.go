@@ -16,7 +16,7 @@ import (
 )
 
 // rowTimeout bounds one row; none takes half of it.
-const rowTimeout = 4 * time.Minute
+const rowTimeout = 3 * time.Minute
 
 // syncConfig says what is measured.
 type syncConfig struct {
@@ -98,8 +98,12 @@ func benchSync(ctx context.Context, config syncConfig, out io.Writer) error {
 		if len(config.Rows) > 0 && !slices.Contains(config.Rows, row.name) {
 			continue
 		}
-		if failed = b.measure(ctx, row); failed != nil {
-			break // what was measured so far is worth showing
+		if err := b.measure(ctx, row); err != nil {
+			step(out, "failed: %v", err)
+			failed = errors.Join(failed, err) // the others are worth measuring
+		}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
 	if err := b.result.print(out); err != nil {

@@ -93,7 +93,9 @@ func serveGateway(ctx context.Context, authority *pki.Authority, name, dir strin
 // serveHub serves etcd itself, as the reference does: what a hub shows of other
 // clusters is not behind the gateway.
 func serveHub(ctx context.Context, authority *pki.Authority, dir string, address netip.Addr, ready func()) error {
-	pair, err := authority.Issue(pki.Request{Role: pki.RoleServer, TTL: time.Hour, IPs: []netip.Addr{address}})
+	pair, err := authority.Issue(pki.Request{
+		Role: pki.RoleServer, TTL: time.Hour, IPs: []netip.Addr{address}, DNSNames: []string{"*.mesh.cilium.io"},
+	})
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func (b *syncBench) profile(ctx context.Context, w *world) (done func()) {
 		all.Go(func() {
 			name := filepath.Join(b.config.Profiles, fmt.Sprintf("%s-%s-%d", b.row, p.name, time.Now().Unix()))
 			client := p.node.HTTPClient()
-			for _, page := range []string{"profile?seconds=8", "heap"} {
+			for _, page := range []string{"profile?seconds=8", "heap?gc=1"} {
 				err := download(ctx, client, "http://"+p.status+"/debug/pprof/"+page, name+"-"+page[:4])
 				if err != nil {
 					step(b.out, "no profile of the %s: %v", p.name, err)

@@ -70,7 +70,7 @@ func (w *world) pause(ctx context.Context) error {
 	case <-w.agent.Done():
 		return fmt.Errorf("the agent ended; its last words:\n%s", w.agent.Tail())
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return fmt.Errorf("%w; the API server's last words:\n%s", context.Cause(ctx), w.api.Tail())
 	}
 }
 
