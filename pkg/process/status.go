@@ -10,6 +10,7 @@ import (
 	"net/http/pprof"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -91,6 +92,9 @@ func (s *Status) Run(ctx context.Context) error {
 		return nil
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.config.Listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("status server: another process has the port, perhaps a second one of these; end it or choose another --listen-http: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("status server: %w", err)
 	}
