@@ -20,6 +20,9 @@ import (
 // callTimeout bounds one question to an API server.
 const callTimeout = 10 * time.Second
 
+// maxAnswer is in bytes; all services of a large mesh are tens of megabytes.
+const maxAnswer = 256 << 20
+
 // dial connects to the cluster that the admin file names. The caller closes the
 // connection.
 func dial(opts *options) (adminpb.AdminClient, io.Closer, error) {
@@ -34,7 +37,8 @@ func dial(opts *options) (adminpb.AdminClient, io.Closer, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+file.Endpoint, grpc.WithTransportCredentials(credentials.NewTLS(tls)))
+	conn, err := grpc.NewClient("passthrough:///"+file.Endpoint, grpc.WithTransportCredentials(credentials.NewTLS(tls)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)
 	}
