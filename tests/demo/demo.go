@@ -200,6 +200,41 @@ func (d *demo) commands(ctx context.Context) error {
 		d.line("$ causeway %s", command)
 		d.block(out)
 		d.blank()
+		if command == "services" {
+			if err := d.listed(string(out)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// listed checks that causeway services says of exactly the ready pods of both
+// clusters that they are used.
+func (d *demo) listed(out string) error {
+	_, section, _ := strings.Cut(out, namespace+"/"+name+": ")
+	section, _, _ = strings.Cut(section, "\n\n")
+	used := map[string]bool{}
+	for line := range strings.Lines(section) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 || fields[1] != "yes" {
+			continue
+		}
+		pod := fields[0] + "/" + fields[len(fields)-2] // before the node
+		used[pod] = true
+	}
+	want := map[string]bool{}
+	for _, c := range d.lab.Clusters() {
+		ready, err := readyPods(c)
+		if err != nil {
+			return err
+		}
+		for _, pod := range ready {
+			want[c.Name+"/"+pod] = true
+		}
+	}
+	if !maps.Equal(want, used) {
+		return fmt.Errorf("causeway services says that %v are used, not %v", slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(want)))
 	}
 	return nil
 }
