@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -17,9 +18,12 @@ var errMalformed = errors.New("malformed resource")
 
 // encodeView returns v as a Resource. Equal views have equal encodings.
 func encodeView(v *service.View) ([]byte, error) {
-	m := &feedpb.View{Service: nameToProto(v.Name)}
-	for _, f := range v.Frontends {
-		m.Frontends = append(m.Frontends, &feedpb.Frontend{Ip: f.IP.AsSlice(), Ports: portsToProto(f.Ports)})
+	m := &feedpb.View{
+		Service:        nameToProto(v.Name),
+		Frontends:      frontendsToProto(v.Frontends),
+		External:       frontendsToProto(v.External),
+		SessionSeconds: uint32(v.Session / time.Second),
+		NodeLocal:      v.NodeLocal,
 	}
 	for _, g := range v.Groups {
 		m.Groups = append(m.Groups, &feedpb.Group{Clusters: g.Clusters, Tier: uint32(g.Tier), Weight: uint32(g.Weight)})
@@ -53,6 +57,14 @@ func keyToProto(k service.BackendSliceKey) *feedpb.SliceKey {
 	return &feedpb.SliceKey{Service: nameToProto(k.Service), Cluster: k.Cluster, Slice: k.Slice, Part: uint32(k.Part)}
 }
 
+func frontendsToProto(frontends []service.Frontend) []*feedpb.Frontend {
+	var out []*feedpb.Frontend
+	for _, f := range frontends {
+		out = append(out, &feedpb.Frontend{Ip: f.IP.AsSlice(), Ports: portsToProto(f.Ports)})
+	}
+	return out
+}
+
 func portsToProto(ports []service.Port) []*feedpb.Port {
 	out := make([]*feedpb.Port, len(ports))
 	for i, p := range ports {
@@ -63,16 +75,13 @@ func portsToProto(ports []service.Port) []*feedpb.Port {
 
 func viewFromProto(m *feedpb.View) (*service.View, error) {
 	v := &service.View{Name: nameFromProto(m.GetService())}
-	for _, f := range m.GetFrontends() {
-		ip, err := ipFromProto(f.GetIp())
-		if err != nil {
-			return nil, err
-		}
-		ports, err := portsFromProto(f.GetPorts())
-		if err != nil {
-			return nil, err
-		}
-		v.Frontends = append(v.Frontends, service.Frontend{IP: ip, Ports: ports})
+	v.Session, v.NodeLocal = time.Duration(m.GetSessionSeconds())*time.Second, m.GetNodeLocal()
+	var err error
+	if v.Frontends, err = frontendsFromProto(m.GetFrontends()); err != nil {
+		return nil, err
+	}
+	if v.External, err = frontendsFromProto(m.GetExternal()); err != nil {
+		return nil, err
 	}
 	for _, g := range m.GetGroups() {
 		if g.GetTier() > math.MaxUint8 || g.GetWeight() > math.MaxUint16 {
@@ -81,6 +90,22 @@ func viewFromProto(m *feedpb.View) (*service.View, error) {
 		v.Groups = append(v.Groups, service.Group{Clusters: g.GetClusters(), Tier: uint8(g.GetTier()), Weight: uint16(g.GetWeight())})
 	}
 	return v, nil
+}
+
+func frontendsFromProto(frontends []*feedpb.Frontend) ([]service.Frontend, error) {
+	var out []service.Frontend
+	for _, f := range frontends {
+		ip, err := ipFromProto(f.GetIp())
+		if err != nil {
+			return nil, err
+		}
+		ports, err := portsFromProto(f.GetPorts())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, service.Frontend{IP: ip, Ports: ports})
+	}
+	return out, nil
 }
 
 func sliceFromProto(m *feedpb.BackendSlice) (*service.BackendSlice, error) {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -27,6 +28,8 @@ func TestRoundTrip(t *testing.T) {
 	v := view("web", "east", "west")
 	v.Frontends = append(v.Frontends, service.Frontend{IP: netip.MustParseAddr("fd00::7"), Ports: []service.Port{{Protocol: service.UDP, Port: 65535}}})
 	v.Groups = append(v.Groups, service.Group{Clusters: []string{"north"}, Tier: 255, Weight: 65535})
+	v.Session, v.NodeLocal = 3*time.Hour, true
+	v.External = []service.Frontend{{IP: netip.MustParseAddr("192.0.2.7"), Ports: []service.Port{{Name: "http", Protocol: service.TCP, Port: 80}}}}
 	s := slice("web", 7, "10.1.0.1", "fd00::1")
 	s.Endpoints[1].State = service.BackendTerminating
 	want := empty()

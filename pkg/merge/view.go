@@ -27,7 +27,7 @@ func (s *State) makeView(e *entry, name service.Name) *service.View {
 	if o == nil || o.service == nil || !o.service.Global || len(o.service.Frontends) == 0 {
 		return nil
 	}
-	return &service.View{Name: name, Frontends: o.service.Frontends, Groups: s.groups(e, o.service.Affinity)}
+	return &service.View{Name: name, Frontends: o.service.Frontends, Groups: s.groups(e, o.service.Affinity), Rules: o.service.Rules}
 }
 
 // groups returns the clusters whose backends are used, by the affinity of the
@@ -66,9 +66,8 @@ func equalView(a, b *service.View) bool {
 		return a == b
 	}
 	return a.Name == b.Name &&
-		slices.EqualFunc(a.Frontends, b.Frontends, func(x, y service.Frontend) bool {
-			return x.IP == y.IP && slices.Equal(x.Ports, y.Ports)
-		}) &&
+		a.Rules.Equal(b.Rules) &&
+		slices.EqualFunc(a.Frontends, b.Frontends, service.Frontend.Equal) &&
 		slices.EqualFunc(a.Groups, b.Groups, func(x, y service.Group) bool {
 			return x.Tier == y.Tier && x.Weight == y.Weight && slices.Equal(x.Clusters, y.Clusters)
 		})

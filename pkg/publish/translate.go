@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -161,6 +162,11 @@ func (o origin) service(s *corev1.Service, home bool) (*service.Service, []error
 	for _, ip := range clusterIPs(s) {
 		out.Frontends = append(out.Frontends, service.Frontend{IP: ip, Ports: ports})
 	}
+	for _, ip := range externalIPs(s) {
+		out.External = append(out.External, service.Frontend{IP: ip, Ports: ports})
+	}
+	out.Session = session(s)
+	out.NodeLocal = deref(s.Spec.InternalTrafficPolicy) == corev1.ServiceInternalTrafficPolicyLocal
 	out.Sort()
 	if out.Global && len(out.Frontends) == 0 {
 		problems = append(problems, errNoClusterIP)
@@ -181,6 +187,39 @@ func clusterIPs(s *corev1.Service) []netip.Addr {
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out)
+}
+
+// externalIPs returns the addresses besides the cluster IPs. Those of a load
+// balancer that wants to see the traffic itself are left out.
+func externalIPs(s *corev1.Service) []netip.Addr {
+	texts := slices.Clone(s.Spec.ExternalIPs)
+	for _, in := range s.Status.LoadBalancer.Ingress {
+		if deref(in.IPMode) != corev1.LoadBalancerIPModeProxy {
+			texts = append(texts, in.IP)
+		}
+	}
+	cluster := clusterIPs(s)
+	var out []netip.Addr
+	for _, text := range texts {
+		if ip, err := netip.ParseAddr(text); err == nil && !slices.Contains(cluster, ip.Unmap()) {
+			out = append(out, ip.Unmap())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+// session returns for how long a client keeps its backend. Three hours are what
+// Kubernetes takes when nothing is said.
+func session(s *corev1.Service) time.Duration {
+	if s.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	seconds := int32(corev1.DefaultClientIPServiceAffinitySeconds)
+	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && deref(c.ClientIP.TimeoutSeconds) > 0 {
+		seconds = *c.ClientIP.TimeoutSeconds
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 func servicePorts(s *corev1.Service) []service.Port {

@@ -4,6 +4,8 @@ package service
 
 import (
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 )
@@ -45,6 +47,9 @@ type Frontend struct {
 	Ports []Port
 }
 
+// Equal reports whether two frontends are the same.
+func (f Frontend) Equal(o Frontend) bool { return f.IP == o.IP && slices.Equal(f.Ports, o.Ports) }
+
 // Backend is what the protocol's service value, not a slice, says of one address.
 type Backend struct {
 	IP       netip.Addr
@@ -77,6 +82,26 @@ type Service struct {
 	Affinity Affinity
 	// Headless is known for the own cluster's services only.
 	Headless bool
+	// Rules too is known for the own cluster's services only.
+	Rules
+}
+
+// Rules are what a Service says about its own cluster's clients.
+type Rules struct {
+	// External are addresses besides Frontends at which clients find the service:
+	// external IPs, and those of load balancers.
+	External []Frontend
+	// Session is for how long a client keeps the backend that it used last; 0
+	// for not at all. Whole seconds.
+	Session time.Duration
+	// NodeLocal says that clients of Frontends use backends on their own node
+	// alone, and are refused when it has none.
+	NodeLocal bool
+}
+
+// Equal reports whether two Rules say the same.
+func (r Rules) Equal(o Rules) bool {
+	return r.Session == o.Session && r.NodeLocal == o.NodeLocal && slices.EqualFunc(r.External, o.External, Frontend.Equal)
 }
 
 // Condition is the state of an endpoint, in Kubernetes' three booleans.

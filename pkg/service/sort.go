@@ -11,7 +11,8 @@ import (
 func (s *Service) Sort() {
 	slices.SortFunc(s.Frontends, func(a, b Frontend) int { return a.IP.Compare(b.IP) })
 	slices.SortFunc(s.Backends, func(a, b Backend) int { return a.IP.Compare(b.IP) })
-	for _, f := range s.Frontends {
+	slices.SortFunc(s.External, func(a, b Frontend) int { return a.IP.Compare(b.IP) })
+	for _, f := range slices.Concat(s.Frontends, s.External) {
 		slices.SortFunc(f.Ports, ComparePorts)
 	}
 	for _, b := range s.Backends {

@@ -13,6 +13,7 @@ type View struct {
 	// cluster stands in at most one group; backends of a cluster in no group
 	// are not used.
 	Groups []Group
+	Rules
 }
 
 // Group is a set of clusters whose backends are alike for a service.

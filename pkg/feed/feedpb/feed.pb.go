@@ -1151,10 +1151,16 @@ func (x *ServiceName) GetName() string {
 }
 
 type View struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Frontends     []*Frontend            `protobuf:"bytes,2,rep,name=frontends,proto3" json:"frontends,omitempty"`
-	Groups        []*Group               `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Service   *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Frontends []*Frontend            `protobuf:"bytes,2,rep,name=frontends,proto3" json:"frontends,omitempty"`
+	Groups    []*Group               `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Further addresses, of load balancers and the like.
+	External []*Frontend `protobuf:"bytes,4,rep,name=external,proto3" json:"external,omitempty"`
+	// For how long a client keeps a backend; 0 for not at all.
+	SessionSeconds uint32 `protobuf:"varint,5,opt,name=session_seconds,json=sessionSeconds,proto3" json:"session_seconds,omitempty"`
+	// Clients of frontends use backends on their own node alone.
+	NodeLocal     bool `protobuf:"varint,6,opt,name=node_local,json=nodeLocal,proto3" json:"node_local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1208,6 +1214,27 @@ func (x *View) GetGroups() []*Group {
 		return x.Groups
 	}
 	return nil
+}
+
+func (x *View) GetExternal() []*Frontend {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
+func (x *View) GetSessionSeconds() uint32 {
+	if x != nil {
+		return x.SessionSeconds
+	}
+	return 0
+}
+
+func (x *View) GetNodeLocal() bool {
+	if x != nil {
+		return x.NodeLocal
+	}
+	return false
 }
 
 type Frontend struct {
@@ -2017,11 +2044,15 @@ const file_feed_proto_rawDesc = "" +
 	"\bresource\"?\n" +
 	"\vServiceName\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xaa\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xaa\x02\n" +
 	"\x04View\x127\n" +
 	"\aservice\x18\x01 \x01(\v2\x1d.causeway.feed.v1.ServiceNameR\aservice\x128\n" +
 	"\tfrontends\x18\x02 \x03(\v2\x1a.causeway.feed.v1.FrontendR\tfrontends\x12/\n" +
-	"\x06groups\x18\x03 \x03(\v2\x17.causeway.feed.v1.GroupR\x06groups\"H\n" +
+	"\x06groups\x18\x03 \x03(\v2\x17.causeway.feed.v1.GroupR\x06groups\x126\n" +
+	"\bexternal\x18\x04 \x03(\v2\x1a.causeway.feed.v1.FrontendR\bexternal\x12'\n" +
+	"\x0fsession_seconds\x18\x05 \x01(\rR\x0esessionSeconds\x12\x1d\n" +
+	"\n" +
+	"node_local\x18\x06 \x01(\bR\tnodeLocal\"H\n" +
 	"\bFrontend\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12,\n" +
 	"\x05ports\x18\x02 \x03(\v2\x16.causeway.feed.v1.PortR\x05ports\"J\n" +
@@ -2157,23 +2188,24 @@ var file_feed_proto_depIdxs = []int32{
 	14, // 24: causeway.feed.v1.View.service:type_name -> causeway.feed.v1.ServiceName
 	16, // 25: causeway.feed.v1.View.frontends:type_name -> causeway.feed.v1.Frontend
 	18, // 26: causeway.feed.v1.View.groups:type_name -> causeway.feed.v1.Group
-	17, // 27: causeway.feed.v1.Frontend.ports:type_name -> causeway.feed.v1.Port
-	14, // 28: causeway.feed.v1.SliceKey.service:type_name -> causeway.feed.v1.ServiceName
-	19, // 29: causeway.feed.v1.BackendSlice.key:type_name -> causeway.feed.v1.SliceKey
-	17, // 30: causeway.feed.v1.BackendSlice.ports:type_name -> causeway.feed.v1.Port
-	21, // 31: causeway.feed.v1.BackendSlice.endpoints:type_name -> causeway.feed.v1.Endpoint
-	1,  // 32: causeway.feed.v1.Endpoint.state:type_name -> causeway.feed.v1.Endpoint.State
-	22, // 33: causeway.feed.v1.Node.key:type_name -> causeway.feed.v1.NodeKey
-	24, // 34: causeway.feed.v1.Node.addresses:type_name -> causeway.feed.v1.NodeAddress
-	27, // 35: causeway.feed.v1.Node.pod_cidrs:type_name -> causeway.feed.v1.Prefix
-	27, // 36: causeway.feed.v1.Address.prefix:type_name -> causeway.feed.v1.Prefix
-	2,  // 37: causeway.feed.v1.Feed.Subscribe:input_type -> causeway.feed.v1.Report
-	9,  // 38: causeway.feed.v1.Feed.Subscribe:output_type -> causeway.feed.v1.Message
-	38, // [38:39] is the sub-list for method output_type
-	37, // [37:38] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	16, // 27: causeway.feed.v1.View.external:type_name -> causeway.feed.v1.Frontend
+	17, // 28: causeway.feed.v1.Frontend.ports:type_name -> causeway.feed.v1.Port
+	14, // 29: causeway.feed.v1.SliceKey.service:type_name -> causeway.feed.v1.ServiceName
+	19, // 30: causeway.feed.v1.BackendSlice.key:type_name -> causeway.feed.v1.SliceKey
+	17, // 31: causeway.feed.v1.BackendSlice.ports:type_name -> causeway.feed.v1.Port
+	21, // 32: causeway.feed.v1.BackendSlice.endpoints:type_name -> causeway.feed.v1.Endpoint
+	1,  // 33: causeway.feed.v1.Endpoint.state:type_name -> causeway.feed.v1.Endpoint.State
+	22, // 34: causeway.feed.v1.Node.key:type_name -> causeway.feed.v1.NodeKey
+	24, // 35: causeway.feed.v1.Node.addresses:type_name -> causeway.feed.v1.NodeAddress
+	27, // 36: causeway.feed.v1.Node.pod_cidrs:type_name -> causeway.feed.v1.Prefix
+	27, // 37: causeway.feed.v1.Address.prefix:type_name -> causeway.feed.v1.Prefix
+	2,  // 38: causeway.feed.v1.Feed.Subscribe:input_type -> causeway.feed.v1.Report
+	9,  // 39: causeway.feed.v1.Feed.Subscribe:output_type -> causeway.feed.v1.Message
+	39, // [39:40] is the sub-list for method output_type
+	38, // [38:39] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_feed_proto_init() }
