@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/cilium/cilium/pkg/allocator"
 	servicestore "github.com/cilium/cilium/pkg/clustermesh/store"
 	"github.com/cilium/cilium/pkg/clustermesh/types/endpointslice"
 	"github.com/cilium/cilium/pkg/identity"
@@ -105,7 +104,7 @@ func (i *identityKey) Unmarshal(key string, value []byte) error {
 	if number < uint64(low) || number > uint64(high) {
 		return fmt.Errorf("ID %d is not between %d and %d", number, low, high)
 	}
-	var parsed allocator.AllocatorKey = i.PutKey(string(value))
+	parsed := i.PutKey(string(value))
 	i.number, i.LabelArray = number, parsed.(*identitykey.GlobalIdentity).LabelArray
 	for _, l := range i.LabelArray {
 		if l.Key == ciliumio.PolicyLabelCluster && l.Source == labels.LabelSourceK8s && l.Value == i.cluster {

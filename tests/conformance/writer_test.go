@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/cilium/cilium/pkg/identity"
 	"github.com/cilium/cilium/pkg/kvstore"
 	"github.com/cilium/cilium/pkg/kvstore/store"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
@@ -159,6 +161,67 @@ func (s *site) awaitPeer(want map[wire.Kind]map[string]store.Key) {
 	})
 }
 
+// awaitCache waits until our own etcd has, under cache, what Cilium wrote, as a
+// reader of a cache finds it.
+func (s *site) awaitCache(want map[wire.Kind]map[string]store.Key) {
+	s.t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + filepath.Join(s.dir, "data", "etcd", "etcd.sock")}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	eventually(s.t, func() error {
+		all := map[string][]byte{}
+		s.read(client, "cilium/", all, clientv3.WithPrefix())
+		var config cmtypes.CiliumClusterConfig
+		if err := json.Unmarshal(all[kvstore.JoinKey(kvstore.ClusterConfigPrefix, readerName)], &config); err != nil || !config.Capabilities.Cached {
+			return fmt.Errorf("config %+v, error %w", config, err)
+		}
+		for _, k := range kindsOf(readerName, readerID) {
+			marker := kvstore.JoinKey(kvstore.SyncedPrefix, readerName, kvstore.StateToCachePrefix(k.prefix))
+			if _, ok := all[marker]; !ok {
+				return fmt.Errorf("no %s", marker)
+			}
+			if err := compareCache(k, want[k.name], all); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// compareCache compares what is under a kind's cache with what was written, byte
+// for byte.
+func compareCache(k kind, want map[string]store.Key, all map[string][]byte) error {
+	found := 0
+	for key, value := range all {
+		name, ok := strings.CutPrefix(key, k.cached)
+		if !ok {
+			continue
+		}
+		found++
+		read := k.create()
+		if err := read.Unmarshal(name, value); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		written, ok := want[name]
+		if !ok {
+			return fmt.Errorf("%s is not what Cilium wrote", key)
+		}
+		again, err := written.Marshal()
+		if err != nil {
+			return err
+		}
+		if diff := diffValues(k.name, again, value); diff != "" {
+			return fmt.Errorf("%s (-Cilium +cache):\n%s", key, diff)
+		}
+	}
+	if found != len(want) {
+		return fmt.Errorf("%d keys under %s, want %d", found, k.cached, len(want))
+	}
+	return nil
+}
+
 // A cluster that runs Cilium is a member: our API server, with no more rights than
 // Cilium gives to any other cluster, has all that Cilium's stores write, and
 // follows them.
@@ -192,6 +255,7 @@ func TestCiliumWrites(t *testing.T) {
 		}
 	}
 	s.awaitPeer(written)
+	s.awaitCache(written)
 	if lines := log.seen(); len(lines) > 0 {
 		t.Errorf("Cilium complains: %q", lines)
 	}
