@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -43,7 +44,7 @@ func maps() *datapath.Dump {
 				{Weight: 9, Backends: []datapath.DumpedBackend{{ID: 12, Addr: netip.MustParseAddrPort("10.2.0.1:8080")}, {}}},
 				{Tier: 1, Backends: []datapath.DumpedBackend{{ID: 13, Addr: netip.MustParseAddrPort("10.9.0.1:8080")}}},
 			}},
-			{Frontend: frontend("[fd00::1]:80"), ID: 4, Generation: 1, Damaged: true},
+			{Frontend: frontend("[fd00::1]:80"), ID: 4, Generation: 1, Session: time.Hour, Refuses: true, Damaged: true},
 		},
 	}
 }
@@ -53,11 +54,11 @@ func TestWriteDump(t *testing.T) {
 	if err := writeDump(&out, newDump(maps(), directory(), merge.Filter{})); err != nil {
 		t.Fatal(err)
 	}
-	want := `FRONTEND           ID   GENERATION    GROUP   TIER   WEIGHT   SLOT   BACKEND   ADDRESS         CLUSTER   POD
-10.96.0.1:80/tcp   3    7             0       0      9        0      12        10.2.0.1:8080   west      shop/web-0
-10.96.0.1:80/tcp   3    7             0       0      9        1      0         -               -         -
-10.96.0.1:80/tcp   3    7             1       1      0        0      13        10.9.0.1:8080   -         -
-[fd00::1]:80/tcp   4    1 (damaged)   -       -      -        -      -         no backend      -         -
+	want := `FRONTEND           ID   GENERATION    SESSION   GROUP   TIER   WEIGHT   SLOT   BACKEND   ADDRESS               CLUSTER   POD
+10.96.0.1:80/tcp   3    7             -         0       0      9        0      12        10.2.0.1:8080         west      shop/web-0
+10.96.0.1:80/tcp   3    7             -         0       0      9        1      0         -                     -         -
+10.96.0.1:80/tcp   3    7             -         1       1      0        0      13        10.9.0.1:8080         -         -
+[fd00::1]:80/tcp   4    1 (damaged)   3600s     -       -      -        -      -         no backend: refused   -         -
 
 In no service: 2 slots, 0 backends.
 
@@ -78,7 +79,7 @@ func TestDumpJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`"frontend":"10.96.0.1:80/tcp","id":3,"generation":7,"damaged":false`,
+		`"frontend":"10.96.0.1:80/tcp","id":3,"generation":7,"damaged":false,"session_seconds":0,"refuses":false`,
 		`{"backend":12,"address":"10.2.0.1:8080","who":{"address":"10.2.0.1","cluster":"west"`,
 		`"groups":[],`, `"addresses":[{"address":"10.3.0.0/24"`,
 	} {

@@ -33,11 +33,15 @@ type dump struct {
 }
 
 type dumpService struct {
-	Frontend   string      `json:"frontend"`
-	ID         uint32      `json:"id"`
-	Generation uint32      `json:"generation"`
-	Damaged    bool        `json:"damaged"`
-	Groups     []dumpGroup `json:"groups"`
+	Frontend   string `json:"frontend"`
+	ID         uint32 `json:"id"`
+	Generation uint32 `json:"generation"`
+	Damaged    bool   `json:"damaged"`
+	// SessionSeconds is for how long a client keeps its backend.
+	SessionSeconds int `json:"session_seconds"`
+	// Refuses says what becomes of connections while there is no backend.
+	Refuses bool        `json:"refuses"`
+	Groups  []dumpGroup `json:"groups"`
 }
 
 type dumpGroup struct {
@@ -102,7 +106,10 @@ func newDump(maps *datapath.Dump, directory *merge.Directory, filter merge.Filte
 		d.Addresses = append(d.Addresses, addressOf(e))
 	}
 	for _, s := range maps.Services {
-		out := dumpService{Frontend: s.String(), ID: s.ID, Generation: s.Generation, Damaged: s.Damaged, Groups: []dumpGroup{}}
+		out := dumpService{
+			Frontend: s.String(), ID: s.ID, Generation: s.Generation, Damaged: s.Damaged,
+			SessionSeconds: int(s.Session.Seconds()), Refuses: s.Refuses, Groups: []dumpGroup{},
+		}
 		for _, g := range s.Groups {
 			group := dumpGroup{Tier: g.Tier, Weight: g.Weight, Slots: []dumpSlot{}}
 			for _, b := range g.Backends {
@@ -122,24 +129,9 @@ func newDump(maps *datapath.Dump, directory *merge.Directory, filter merge.Filte
 // writeDump shows a dump to a person: a line for each slot, then who is who.
 func writeDump(out io.Writer, d *dump) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "FRONTEND\tID\tGENERATION\tGROUP\tTIER\tWEIGHT\tSLOT\tBACKEND\tADDRESS\tCLUSTER\tPOD")
+	fmt.Fprintln(w, "FRONTEND\tID\tGENERATION\tSESSION\tGROUP\tTIER\tWEIGHT\tSLOT\tBACKEND\tADDRESS\tCLUSTER\tPOD")
 	for _, s := range d.Services {
-		generation := fmt.Sprint(s.Generation)
-		if s.Damaged {
-			generation += " (damaged)"
-		}
-		lines := 0
-		for i, g := range s.Groups {
-			for j, slot := range g.Slots {
-				cluster, pod := slot.who()
-				fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n",
-					s.Frontend, s.ID, generation, i, g.Tier, g.Weight, j, slot.Backend, orDash(slot.Address), orDash(cluster), orDash(pod))
-				lines++
-			}
-		}
-		if lines == 0 {
-			fmt.Fprintf(w, "%s\t%d\t%s\t-\t-\t-\t-\t-\tno backend\t-\t-\n", s.Frontend, s.ID, generation)
-		}
+		writeDumpService(w, s)
 	}
 	if d.StraySlots+d.StrayBackends > 0 {
 		fmt.Fprintf(w, "\nIn no service: %d slots, %d backends.\n", d.StraySlots, d.StrayBackends)
@@ -149,6 +141,37 @@ func writeDump(out io.Writer, d *dump) error {
 	}
 	fmt.Fprintln(out)
 	return writeAddresses(out, d.Addresses)
+}
+
+func writeDumpService(w io.Writer, s dumpService) {
+	damaged := ""
+	if s.Damaged {
+		damaged = " (damaged)"
+	}
+	start := fmt.Sprintf("%s\t%d\t%d%s\t%s", s.Frontend, s.ID, s.Generation, damaged, session(s.SessionSeconds))
+	empty := true
+	for i, g := range s.Groups {
+		for j, slot := range g.Slots {
+			cluster, pod := slot.who()
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n",
+				start, i, g.Tier, g.Weight, j, slot.Backend, orDash(slot.Address), orDash(cluster), orDash(pod))
+			empty = false
+		}
+	}
+	if empty {
+		without := "no backend: left alone"
+		if s.Refuses {
+			without = "no backend: refused"
+		}
+		fmt.Fprintf(w, "%s\t-\t-\t-\t-\t-\t%s\t-\t-\n", start, without)
+	}
+}
+
+func session(seconds int) string {
+	if seconds == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%ds", seconds)
 }
 
 func (s dumpSlot) who() (cluster, pod string) {

@@ -8,9 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/causeway-mesh/causeway/bpf"
 )
 
 // Dump is what is in a node's pinned maps.
@@ -27,6 +30,11 @@ type Dump struct {
 type DumpedService struct {
 	Frontend
 	ID, Generation uint32
+	// Session is for how long a client keeps its backend, 0 for not at all.
+	Session time.Duration
+	// Refuses says that connections fail while there is no backend; otherwise
+	// they are left alone.
+	Refuses bool
 	// Damaged says that the programs see an inconsistent value. They do for a
 	// moment while it is written.
 	Damaged bool
@@ -99,7 +107,10 @@ func openForDump(dir string) (*mapSet, error) {
 func dumpOf(a *adopted) *Dump {
 	d := &Dump{StraySlots: len(a.slots), StrayBackends: len(a.backends)}
 	for f, e := range a.services {
-		s := DumpedService{Frontend: f, ID: e.id, Generation: e.generation, Damaged: e.stale}
+		s := DumpedService{
+			Frontend: f, ID: e.id, Generation: e.generation, Damaged: e.stale, Session: time.Duration(e.session) * time.Second,
+			Refuses: e.flags&uint16(bpf.SocketServiceFlagsSERVICE_REFUSES) != 0,
+		}
 		for _, g := range e.groups {
 			dumped := DumpedGroup{Tier: g.tier, Weight: g.weight, Backends: make([]DumpedBackend, 0, len(g.slots))}
 			for _, b := range g.slots {

@@ -18,7 +18,7 @@ func TestReadDump(t *testing.T) {
 	d := open(t, func(c *Config) { c.MapCapacity = 100 })
 	update(t, d,
 		one("10.96.0.2:80", addrPort(1)),
-		Service{Frontend: frontend("10.96.0.1:80"), Groups: []Group{
+		Service{Frontend: frontend("10.96.0.1:80"), Session: time.Minute, Refuse: true, Groups: []Group{
 			{Weight: 3, Backends: []netip.AddrPort{addrPort(1), addrPort(2)}},
 			{Tier: 1, Backends: []netip.AddrPort{addrPort(3)}},
 		}},
@@ -34,7 +34,7 @@ func TestReadDump(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	s := got.Services[0]
-	if s.Frontend != frontend("10.96.0.1:80") || s.Damaged || s.ID == 0 || s.ID == got.Services[1].ID {
+	if s.Frontend != frontend("10.96.0.1:80") || s.Damaged || s.Session != time.Minute || !s.Refuses || s.ID == 0 || s.ID == got.Services[1].ID {
 		t.Errorf("%+v", s)
 	}
 	var groups []Group
