@@ -42,6 +42,7 @@ func main() {
 		Summary:  "Publishes a cluster to its peers, follows them, and feeds the cluster's node agents.",
 		Flags:    cfg.flags,
 		Validate: cfg.validate,
+		Headroom: process.Headroom{Least: 64 << 20, Most: 256 << 20},
 		Run:      func(ctx context.Context, log *slog.Logger) error { return run(ctx, &cfg, log) },
 	}))
 }

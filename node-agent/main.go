@@ -27,6 +27,7 @@ func main() {
 		Summary:  "Translates connections to global services on one node.",
 		Flags:    cfg.flags,
 		Validate: cfg.validate,
+		Headroom: process.Headroom{Least: 16 << 20, Most: 64 << 20},
 		Run:      func(ctx context.Context, log *slog.Logger) error { return run(ctx, &cfg, log) },
 	}))
 }
@@ -42,7 +43,8 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		return err
 	}
 	plane, err := datapath.Open(datapath.Config{
-		BPFFS: cfg.bpffs, Cgroup: cfg.cgroup, MapCapacity: cfg.mapCapacity, Logger: log, Registerer: registry,
+		BPFFS: cfg.bpffs, Cgroup: cfg.cgroup, MapCapacity: cfg.mapCapacity, Reverse: cfg.reverse(),
+		Logger: log, Registerer: registry,
 	})
 	if err != nil {
 		return err
@@ -55,7 +57,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	// The agent reports to the client, which in turn hands it what it receives.
 	var client *feed.Client
 	sink := agent.New(agent.Config{
-		Datapath: plane, Logger: log, Registerer: registry,
+		Datapath: plane, Cluster: cfg.cluster, Node: cfg.node, Logger: log, Registerer: registry,
 		Report: func(applied feed.Applied) { state.set(applied); client.Report(applied) },
 	})
 	last := feed.OpenState(feed.StateConfig{

@@ -39,6 +39,8 @@ type Daemon struct {
 	// Validate checks the values that flags and config file gave; its error
 	// names the flag. It may be nil.
 	Validate func() error
+	// Headroom is for the daemon's memory; zero leaves it to Go.
+	Headroom Headroom
 	// Run does the work. It returns within 5 s of ctx being done; an error that
 	// comes from ctx alone counts as a clean end.
 	Run func(ctx context.Context, log *slog.Logger) error
@@ -93,6 +95,7 @@ func (d Daemon) main(ctx context.Context, args []string, stdout, stderr io.Write
 	if err != nil {
 		return d.usage(stderr, err)
 	}
+	d.Headroom.keep()
 	log.Info("starting", "version", Version())
 	if err := d.run(ctx, log); err != nil {
 		log.Error("ended", "error", err)
