@@ -22,6 +22,21 @@ type config struct {
 	mapCapacity   uint32
 	listenHTTP    string
 	pprof         bool
+	getpeername   string
+}
+
+// The values of --getpeername.
+const (
+	peerBackend = "backend"
+	peerService = "service"
+)
+
+// reverse returns for which sockets the way back is kept.
+func (c *config) reverse() datapath.Reverse {
+	if c.getpeername == peerService {
+		return datapath.ReverseAll
+	}
+	return datapath.ReverseUDP
 }
 
 func (c *config) flags(f *pflag.FlagSet) {
@@ -35,6 +50,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.cgroup, "cgroup-root", "", "cgroup v2 `folder` above all workloads of the node (found when not given)")
 	f.StringVar(&c.stateDir, "state-dir", "/var/lib/causeway/node-agent", "`folder` for the last state, this agent's alone, with which it starts when the API server is away; empty for none")
 	f.Uint32Var(&c.mapCapacity, "map-capacity", datapath.DefaultCapacity, "`entries` that each eBPF map holds at most")
+	f.StringVar(&c.getpeername, "getpeername", peerBackend, "what getpeername() says on sockets that asked a service: backend or service `address` (an entry in a map for each connection)")
 	f.StringVar(&c.listenHTTP, "listen-http", "", "`address:port` for /healthz, /readyz and /metrics (none when not given)")
 	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")
 }
@@ -58,6 +74,9 @@ func (c *config) validate() error {
 	}
 	if _, _, err := net.SplitHostPort(c.apiServer); err != nil {
 		return fmt.Errorf("--api-server: %w", err)
+	}
+	if c.getpeername != "" && c.getpeername != peerBackend && c.getpeername != peerService {
+		return fmt.Errorf("--getpeername: %q is neither %s nor %s", c.getpeername, peerBackend, peerService)
 	}
 	if c.mapCapacity == 0 {
 		return errors.New("--map-capacity: at least 1 entry is needed")

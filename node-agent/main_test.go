@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -220,6 +221,65 @@ func awaitReached(t *testing.T, want string) {
 	}
 }
 
+// After a reboot, with nothing in the kernel and no API server, the last state is
+// put in effect. One that is spoilt is set aside, and costs only the wait.
+func TestRunWithoutAPIServer(t *testing.T) {
+	c, authority := newConfig(t)
+	c.stateDir = filepath.Join(t.TempDir(), "state")
+	server, addr := serve(t, authority)
+	server.Apply(merge.Delta{Services: shop("10.1.0.1")})
+	server.Open()
+	listen(t, "10.1.0.1:8080")
+	c.apiServer = addr
+	reboot := func() {
+		if err := os.RemoveAll(c.bpffs); err != nil {
+			t.Fatal(err)
+		}
+		// The kernel takes programs off some time after their last pin has gone.
+		for deadline := time.Now().Add(20 * time.Second); ; {
+			if _, err := reach(); err != nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("reached with nothing in the kernel")
+			}
+		}
+	}
+	end := func(stop func() error) {
+		if err := stop(); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("end: %v", err)
+		}
+	}
+	stop := start(t, c)
+	await(t, "/readyz", http.StatusOK, "ready")
+	end(stop)
+
+	reboot()
+	c.apiServer = "127.0.0.1:1"
+	stop = start(t, c)
+	await(t, "/readyz", http.StatusOK, "ready")
+	wantReached(t, "10.1.0.1:8080")
+	await(t, "/metrics", http.StatusOK, `causeway_feed_kept_resources{kind="view"} 1`)
+	end(stop)
+
+	reboot()
+	file := filepath.Join(c.stateDir, "feed-state")
+	if err := os.Truncate(file, 100); err != nil {
+		t.Fatal(err)
+	}
+	stop = start(t, c)
+	await(t, "/readyz", http.StatusServiceUnavailable, "state: not ready")
+	end(stop)
+	if _, err := os.Stat(file + ".bad"); err != nil {
+		t.Error(err)
+	}
+	c.apiServer = addr
+	stop = start(t, c)
+	await(t, "/readyz", http.StatusOK, "ready")
+	wantReached(t, "10.1.0.1:8080")
+	end(stop)
+}
+
 // What cannot work is said at once, in one line.
 func TestRunRefuses(t *testing.T) {
 	tests := []struct {
@@ -261,6 +321,8 @@ func TestFlags(t *testing.T) {
 		{"no port", []string{"--api-server=10.77.0.11"}, "--api-server: address 10.77.0.11: missing port"},
 		{"cluster name", []string{"--cluster-name=East"}, "--cluster-name"},
 		{"capacity", []string{"--map-capacity=0"}, "--map-capacity"},
+		{"peer's name", []string{"--getpeername=service"}, ""},
+		{"peer's other name", []string{"--getpeername=pod"}, "--getpeername"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -274,6 +336,9 @@ func TestFlags(t *testing.T) {
 			if test.want == "" {
 				if err != nil || c.mapCapacity != datapath.DefaultCapacity {
 					t.Errorf("got %v, capacity %d", err, c.mapCapacity)
+				}
+				if all := c.reverse() == datapath.ReverseAll; all != (test.name == "peer's name") {
+					t.Errorf("way back: %v", c.reverse())
 				}
 				return
 			}

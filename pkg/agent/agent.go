@@ -35,6 +35,9 @@ type Datapath interface {
 // Config is what New needs.
 type Config struct {
 	Datapath Datapath
+	// Cluster and Node are where this agent runs: a service may use backends of
+	// its own node alone.
+	Cluster, Node string
 	// Report, if not nil, is told after each attempt what is in effect. It must
 	// not block.
 	Report     func(feed.Applied)
@@ -69,7 +72,7 @@ func New(c Config) *Agent {
 		config:   c,
 		metrics:  newMetrics(c.Registerer),
 		wake:     make(chan struct{}, 1),
-		state:    newState(),
+		state:    newState(self{c.Cluster, c.Node}),
 		claims:   newClaims(),
 		inEffect: map[datapath.Frontend]int{},
 		failures: map[datapath.Frontend]error{},

@@ -318,7 +318,7 @@ func TestAgainstWholeState(t *testing.T) {
 
 // naive works out from a whole state what must be in effect.
 func naive(d service.Delta) map[string][][]string {
-	state := newState()
+	state := newState(self{"east", "n1"})
 	state.apply(d)
 	all := map[string][][]string{}
 	for _, name := range slices.SortedFunc(maps.Keys(state.offers), compareNames) {

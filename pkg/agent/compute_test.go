@@ -3,7 +3,9 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -43,9 +45,9 @@ func slice(name service.Name, cluster string, ports []service.Port, ips ...strin
 	return s
 }
 
-func offerOf(v *service.View, slices ...*service.BackendSlice) *offer {
+func offerOf(v *service.View, parts ...*service.BackendSlice) *offer {
 	o := &offer{view: v, slices: map[service.BackendSliceKey]*service.BackendSlice{}}
-	for _, s := range slices {
+	for _, s := range parts {
 		o.slices[s.BackendSliceKey] = s
 	}
 	return o
@@ -58,7 +60,7 @@ func wanted(services []datapath.Service) map[string][][]string {
 		groups := [][]string{}
 		for _, g := range s.Groups {
 			var backends []string
-			for _, b := range g.Backends {
+			for _, b := range slices.Concat(append(g.Parts, g.Backends)...) {
 				backends = append(backends, b.String())
 			}
 			groups = append(groups, backends)
@@ -76,6 +78,19 @@ func TestServices(t *testing.T) {
 	dual.Frontends = append(dual.Frontends, service.Frontend{IP: netip.MustParseAddr("fd00::96"), Ports: dual.Frontends[0].Ports})
 	local := view(web, "10.96.0.1", tcp("http", 80))
 	local.Groups = []service.Group{{Clusters: []string{"east"}}, {Clusters: []string{"west"}, Tier: 1}}
+	external := view(web, "10.96.0.1", tcp("http", 80))
+	external.External = []service.Frontend{
+		{IP: netip.MustParseAddr("192.0.2.1"), Ports: external.Frontends[0].Ports},
+		{IP: netip.MustParseAddr("2001:db8::1"), Ports: external.Frontends[0].Ports},
+	}
+	nodeLocal := view(web, "10.96.0.1", tcp("http", 80))
+	nodeLocal.NodeLocal, nodeLocal.External = true, external.External[:1]
+	spread := func(cluster string) *service.BackendSlice { // both clusters have a node n1
+		ip := map[string]string{"east": "10.1.0.", "west": "10.2.0."}[cluster]
+		s := slice(web, cluster, http, ip+"1", ip+"2")
+		s.Endpoints[0].Node, s.Endpoints[1].Node = "n1", "n2"
+		return s
+	}
 	headless := view(web, "10.96.0.1")
 	headless.Frontends = nil
 	tests := []struct {
@@ -111,7 +126,26 @@ func TestServices(t *testing.T) {
 			offerOf(view(web, "10.96.0.1", tcp("http", 80), tcp("admin", 81), tcp("gone", 82), udp("dns", 53)),
 				slice(web, "east", []service.Port{tcp("admin", 9090), udp("http", 1), tcp("http", 8080)}, "10.1.0.1")),
 			map[string][][]string{
-				"10.96.0.1:80/tcp": {{"10.1.0.1:8080"}}, "10.96.0.1:81/tcp": {{"10.1.0.1:9090"}}, "10.96.0.1:82/tcp": {nil},
+				"10.96.0.1:80/tcp": {{"10.1.0.1:8080"}}, "10.96.0.1:81/tcp": {{"10.1.0.1:9090"}}, "10.96.0.1:82/tcp": {nil}, "10.96.0.1:53/udp": {nil},
+			},
+		},
+		{
+			"udp",
+			offerOf(view(web, "10.96.0.1", tcp("dns-tcp", 53), udp("dns", 53), service.Port{Name: "sctp", Protocol: service.SCTP, Port: 54}),
+				slice(web, "east", []service.Port{tcp("dns-tcp", 5353), udp("dns", 5300), {Name: "sctp", Protocol: service.SCTP, Port: 54}}, "10.1.0.1")),
+			map[string][][]string{"10.96.0.1:53/tcp": {{"10.1.0.1:5353"}}, "10.96.0.1:53/udp": {{"10.1.0.1:5300"}}},
+		},
+		{
+			"external addresses",
+			offerOf(external, slice(web, "east", http, "10.1.0.1", "fd00:1::1")),
+			map[string][][]string{"10.96.0.1:80/tcp": {{"10.1.0.1:8080"}}, "192.0.2.1:80/tcp": {{"10.1.0.1:8080"}}, "[2001:db8::1]:80/tcp": {{"[fd00:1::1]:8080"}}},
+		},
+		{
+			"own node alone, but for external addresses",
+			offerOf(nodeLocal, spread("east"), spread("west")),
+			map[string][][]string{
+				"10.96.0.1:80/tcp": {{"10.1.0.1:8080"}},
+				"192.0.2.1:80/tcp": {{"10.1.0.1:8080", "10.1.0.2:8080", "10.2.0.1:8080", "10.2.0.2:8080"}},
 			},
 		},
 		{
@@ -147,12 +181,85 @@ func TestServices(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got := wanted(test.offer.services())
+			got := wanted(test.offer.services(self{"east", "n1"}))
 			sorted := cmpopts.SortSlices(func(a, b string) bool { return a < b })
 			if diff := cmp.Diff(test.want, got, sorted, cmpopts.EquateEmpty()); diff != "" {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestServiceSettings(t *testing.T) {
+	v := view(web, "10.96.0.1", tcp("http", 80))
+	v.External = []service.Frontend{{IP: netip.MustParseAddr("192.0.2.1"), Ports: v.Frontends[0].Ports}}
+	v.NodeLocal, v.Session = true, time.Hour
+	s := slice(web, "east", []service.Port{tcp("http", 8080)}, "10.1.0.1", "10.1.0.2", "10.1.0.3")
+	for i := range s.Endpoints {
+		s.Endpoints[i].State, s.Endpoints[i].Node = service.BackendTerminating, "n1"
+	}
+	s.Endpoints[1].Node = "n2"
+	got := offerOf(v, s).services(self{"east", "n1"})
+	want := []datapath.Service{
+		{Refuse: true, Session: time.Hour, Terminating: addrPorts("10.1.0.1:8080", "10.1.0.3:8080")},
+		{Session: time.Hour, Terminating: addrPorts("10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.3:8080")},
+	}
+	ignore := cmpopts.IgnoreFields(datapath.Service{}, "Frontend", "Groups")
+	if diff := cmp.Diff(want, got, ignore, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func addrPorts(texts ...string) []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, text := range texts {
+		all = append(all, netip.MustParseAddrPort(text))
+	}
+	return all
+}
+
+// Of a large service, what did not change is handed over as it was.
+func TestShares(t *testing.T) {
+	s := newState(self{"east", "n1"})
+	ports := []service.Port{tcp("http", 8080)}
+	parts := func() map[*netip.AddrPort]bool {
+		all := map[*netip.AddrPort]bool{}
+		for _, part := range s.services(web)[0].Groups[0].Parts {
+			all[&part[0]] = true
+		}
+		return all
+	}
+	made := func(n, first int) *service.BackendSlice {
+		b := slice(web, "east", ports, fmt.Sprintf("10.1.%d.%d", n, first), fmt.Sprintf("10.1.%d.2", n))
+		b.Part = n
+		return b
+	}
+	d := delta(view(web, "10.96.0.1", tcp("http", 80)))
+	for n := range 6 {
+		b := made(n, 1)
+		d.Slices[b.BackendSliceKey] = b
+	}
+	s.apply(d)
+	before := parts()
+	if len(before) != 6 {
+		t.Fatalf("%d parts", len(before))
+	}
+	s.apply(delta(made(3, 9)))
+	kept := 0
+	after := parts()
+	for p := range after {
+		if before[p] {
+			kept++
+		}
+	}
+	if kept != 5 || len(after) != 6 {
+		t.Errorf("%d of %d parts are as they were, want 5 of 6", kept, len(after))
+	}
+	for n := range 4 {
+		s.apply(delta(made(n, 1).BackendSliceKey))
+	}
+	if got := s.services(web)[0].Groups[0]; len(got.Parts) != 0 || len(got.Backends) != 4 || s.offers[web].shares != nil {
+		t.Errorf("a small service: %+v", got)
 	}
 }
 

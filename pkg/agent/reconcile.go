@@ -129,7 +129,7 @@ func (a *Agent) update(p *pass) {
 		}
 		count := 0
 		for _, g := range s.Groups {
-			count += len(g.Backends)
+			count += g.Size()
 		}
 		a.backends += count - a.inEffect[f]
 		a.inEffect[f] = count

@@ -11,12 +11,13 @@ import (
 // state is what the feed has said, and which services have changed since they
 // were last looked at.
 type state struct {
+	self   self
 	offers map[service.Name]*offer
 	dirty  map[service.Name]bool
 }
 
-func newState() *state {
-	return &state{offers: map[service.Name]*offer{}, dirty: map[service.Name]bool{}}
+func newState(where self) *state {
+	return &state{self: where, offers: map[service.Name]*offer{}, dirty: map[service.Name]bool{}}
 }
 
 // apply merges d.
@@ -26,6 +27,7 @@ func (s *state) apply(d service.Delta) {
 	}
 	for key, slice := range d.Slices {
 		s.change(key.Service, func(o *offer) {
+			o.forget(key)
 			if slice == nil {
 				delete(o.slices, key)
 			} else {
@@ -60,7 +62,7 @@ func (s *state) change(name service.Name, fn func(*offer)) {
 // services returns what the data plane must do for one service.
 func (s *state) services(name service.Name) []datapath.Service {
 	if o := s.offers[name]; o != nil {
-		return o.services()
+		return o.services(s.self)
 	}
 	return nil
 }
