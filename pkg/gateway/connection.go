@@ -41,11 +41,10 @@ type connection struct {
 type handshaker struct {
 	credentials.TransportCredentials
 
-	cluster   string
-	refusals  *refusals
-	open      atomic.Int64
-	anonymous atomic.Int64
-	byRole    *prometheus.GaugeVec
+	cluster  string
+	refusals *refusals
+	crowd    *crowd
+	byRole   *prometheus.GaugeVec
 }
 
 func newHandshaker(
@@ -55,6 +54,7 @@ func newHandshaker(
 		TransportCredentials: credentials.NewTLS(config),
 		cluster:              cluster,
 		refusals:             refusals,
+		crowd:                newCrowd(),
 		byRole: promauto.With(registerer).NewGaugeVec(prometheus.GaugeOpts{
 			Name: "causeway_gateway_connections",
 			Help: "Open connections to the gateway, by the role in the certificate.",
@@ -72,19 +72,11 @@ func (h *handshaker) Clone() credentials.TransportCredentials { return h }
 // ServerHandshake runs in a goroutine of each accepted connection, with its
 // deadline set. gRPC closes raw when there is an error.
 func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if h.open.Add(1) > maxConnections {
-		h.open.Add(-1)
+	if !h.crowd.begin() {
 		h.refusals.note(reasonLimit, raw.RemoteAddr().String(), errTooMany)
 		return nil, nil, errTooMany
 	}
-	conn, info, err := h.handshake(raw)
-	if err != nil {
-		h.open.Add(-1)
-	}
-	return conn, info, err
-}
-
-func (h *handshaker) handshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	defer h.crowd.end()
 	address := raw.RemoteAddr().String()
 	conn, info, err := h.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
@@ -96,23 +88,20 @@ func (h *handshaker) handshake(raw net.Conn) (net.Conn, credentials.AuthInfo, er
 		h.refusals.note(reasonCertificate, address, err)
 		return nil, nil, errors.Join(err, conn.Close())
 	}
-	role := string(c.subject.Role)
-	if !c.known {
-		role = roleNone
-		if h.anonymous.Add(1) > maxAnonymous {
-			h.anonymous.Add(-1)
-			h.refusals.note(reasonLimit, address, errTooMany)
-			return nil, nil, errors.Join(errTooMany, conn.Close())
-		}
+	leave, ok := h.crowd.enter(c.known, c.subject)
+	if !ok {
+		h.refusals.note(reasonLimit, address, errTooMany)
+		return nil, nil, errors.Join(errTooMany, conn.Close())
+	}
+	role := roleNone
+	if c.known {
+		role = string(c.subject.Role)
 	}
 	gauge := h.byRole.WithLabelValues(role)
 	gauge.Inc()
 	return &countedConn{Conn: conn, closed: sync.OnceFunc(func() {
 		gauge.Dec()
-		h.open.Add(-1)
-		if !c.known {
-			h.anonymous.Add(-1)
-		}
+		leave()
 	})}, c, nil
 }
 

@@ -38,6 +38,8 @@ import (
 const (
 	// maxConnections is three times the agents and peers of the largest cluster.
 	maxConnections = 16384
+	// maxHandshakes bounds those of whom nothing is known yet.
+	maxHandshakes = 1024
 	// maxAnonymous is small: without a certificate there is nothing to do here.
 	maxAnonymous = 256
 	// maxStreams and maxWatches are for one connection. A reader of the
