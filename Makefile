@@ -7,7 +7,7 @@ SHELL := /bin/sh
 BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
 PROGRAMS := clustermesh-apiserver node-agent causeway
-GENERATED := bpf pkg \( -name '*_bpfel.go' -o -name '*_bpfel.o' -o -name '*.pb.go' \)
+GENERATED := bpf pkg \( -name '*_bpfel*' -o -name '*.pb.go' \)
 FUZZTIME ?= 1m
 
 .PHONY: help

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -61,7 +62,7 @@ func writeServices(out io.Writer, r *adminpb.ServicesResponse) error {
 			writeSide(w, c)
 		}
 		if hasOther(s) {
-			fmt.Fprintln(w, "  Ports other than TCP are left to kube-proxy.")
+			fmt.Fprintln(w, "  SCTP ports are left to kube-proxy.")
 		}
 	}
 	return w.Flush()
@@ -77,11 +78,25 @@ func heading(s *adminpb.Service) string {
 	case len(s.Frontends) == 0:
 		return fmt.Sprintf("%s: headless, affinity %s", name, s.Affinity)
 	}
-	var ips []string
-	for _, f := range s.Frontends {
+	line := fmt.Sprintf("%s: at %s, %s, affinity %s", name, addresses(s.Frontends), ports(s.Frontends[0].Ports), s.Affinity)
+	if len(s.External) > 0 {
+		line += ", also at " + addresses(s.External)
+	}
+	if s.SessionSeconds > 0 {
+		line += fmt.Sprintf(", a client keeps its backend for %v", time.Duration(s.SessionSeconds)*time.Second)
+	}
+	if s.NodeLocal {
+		line += ", each node uses its own backends alone"
+	}
+	return line
+}
+
+func addresses(frontends []*adminpb.Frontend) string {
+	ips := make([]string, 0, len(frontends))
+	for _, f := range frontends {
 		ips = append(ips, f.Ip)
 	}
-	return fmt.Sprintf("%s: at %s, %s, affinity %s", name, strings.Join(ips, " and "), ports(s.Frontends[0].Ports), s.Affinity)
+	return strings.Join(ips, " and ")
 }
 
 func writeSide(w io.Writer, c *adminpb.ServiceCluster) {
@@ -94,7 +109,11 @@ func writeSide(w io.Writer, c *adminpb.ServiceCluster) {
 	}
 	for _, b := range c.Backends {
 		used := used
-		if c.Used && b.State != merge.StateReady {
+		serves := merge.StateReady
+		if c.Terminating {
+			serves = merge.StateTerminating
+		}
+		if c.Used && b.State != serves {
 			used = "no: " + b.State
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Cluster, used, b.Ip, ports(b.Ports), b.State, orDash(b.Pod), orDash(b.Node))
@@ -105,7 +124,7 @@ func writeSide(w io.Writer, c *adminpb.ServiceCluster) {
 func hasOther(s *adminpb.Service) bool {
 	for _, f := range s.Frontends {
 		for _, p := range f.Ports {
-			if p.Protocol != string(service.TCP) {
+			if p.Protocol != string(service.TCP) && p.Protocol != string(service.UDP) {
 				return true
 			}
 		}

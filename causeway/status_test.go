@@ -102,7 +102,9 @@ func TestWriteServices(t *testing.T) {
 				{Cluster: "west", Reason: "not shared by west"},
 			},
 		},
-		{Namespace: "data", Name: "dns", Here: true, Global: true, Affinity: "none", Frontends: []*adminpb.Frontend{{Ip: "10.97.0.2", Ports: []*adminpb.Port{{Protocol: "UDP", Port: 53}}}}},
+		{Namespace: "data", Name: "dns", Here: true, Global: true, Affinity: "none", Frontends: []*adminpb.Frontend{{Ip: "10.97.0.2", Ports: []*adminpb.Port{{Protocol: "UDP", Port: 53}}}}, External: []*adminpb.Frontend{{Ip: "192.0.2.1"}}, SessionSeconds: 10800, NodeLocal: true,
+			Clusters: []*adminpb.ServiceCluster{{Cluster: "east", Used: true, Terminating: true, Backends: []*adminpb.Backend{{Ip: "10.1.0.3", State: "terminating"}, {Ip: "10.1.0.4", State: "not ready"}}}}},
+		{Namespace: "data", Name: "sig", Here: true, Global: true, Affinity: "none", Frontends: []*adminpb.Frontend{{Ip: "10.97.0.3", Ports: []*adminpb.Port{{Protocol: "SCTP", Port: 54}}}}},
 		{Namespace: "data", Name: "db", Here: true, Global: true, Affinity: "none"},
 		{Namespace: "data", Name: "home", Here: true},
 		{Namespace: "data", Name: "theirs"},
@@ -117,9 +119,14 @@ func TestWriteServices(t *testing.T) {
   east      no: not ready            10.1.0.2   http 8080/TCP   not ready   -       -
   west      no: not shared by west   -          -               -           -       -
 
-data/dns: at 10.97.0.2, 53/UDP, affinity none
+data/dns: at 10.97.0.2, 53/UDP, affinity none, also at 192.0.2.1, a client keeps its backend for 3h0m0s, each node uses its own backends alone
+  CLUSTER   USED HERE       BACKEND    PORTS   STATE         POD   NODE
+  east      yes             10.1.0.3   -       terminating   -     -
+  east      no: not ready   10.1.0.4   -       not ready     -     -
+
+data/sig: at 10.97.0.3, 54/SCTP, affinity none
   CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
-  Ports other than TCP are left to kube-proxy.
+  SCTP ports are left to kube-proxy.
 
 data/db: headless, affinity none
   CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE

@@ -30,18 +30,25 @@ func protoTime(t time.Time) *timestamppb.Timestamp {
 func protoService(e merge.Explanation) *adminpb.Service {
 	out := &adminpb.Service{
 		Namespace: e.Name.Namespace, Name: e.Name.Name, Here: e.Here, Global: e.Global, Affinity: string(e.Affinity),
-	}
-	for _, f := range e.Frontends {
-		out.Frontends = append(out.Frontends, &adminpb.Frontend{Ip: f.IP.String(), Ports: protoPorts(f.Ports)})
+		Frontends: protoFrontends(e.Frontends), External: protoFrontends(e.Rules.External),
+		SessionSeconds: uint32(e.Rules.Session / time.Second), NodeLocal: e.Rules.NodeLocal,
 	}
 	for _, c := range e.Clusters {
-		side := &adminpb.ServiceCluster{Cluster: c.Cluster, Used: c.Used, Tier: uint32(c.Tier), Reason: c.Reason}
+		side := &adminpb.ServiceCluster{Cluster: c.Cluster, Used: c.Used, Terminating: c.Terminating, Tier: uint32(c.Tier), Reason: c.Reason}
 		for _, b := range c.Backends {
 			side.Backends = append(side.Backends, &adminpb.Backend{
 				Ip: b.IP.String(), Ports: protoPorts(b.Ports), Node: b.Node, Pod: b.Pod, State: b.State,
 			})
 		}
 		out.Clusters = append(out.Clusters, side)
+	}
+	return out
+}
+
+func protoFrontends(frontends []service.Frontend) []*adminpb.Frontend {
+	var out []*adminpb.Frontend
+	for _, f := range frontends {
+		out = append(out, &adminpb.Frontend{Ip: f.IP.String(), Ports: protoPorts(f.Ports)})
 	}
 	return out
 }

@@ -13,12 +13,13 @@ import (
 // cluster's clients are given, and why.
 type Explanation struct {
 	Name service.Name
-	// Here says that the own cluster has the service; the next three are what it
-	// says about it, zero otherwise.
+	// Here says that the own cluster has the service; the next are what it says
+	// about it, zero otherwise.
 	Here      bool
 	Global    bool
 	Affinity  service.Affinity
 	Frontends []service.Frontend
+	Rules     service.Rules
 	// Clusters are those that have the service, the own one first, then by name.
 	Clusters []ClusterBackends
 }
@@ -26,8 +27,10 @@ type Explanation struct {
 // ClusterBackends is one cluster's side of a service.
 type ClusterBackends struct {
 	Cluster string
-	// Used says that new connections go to its ready backends.
-	Used bool
+	// Used says that new connections go to its ready backends; with Terminating,
+	// to those that are on their way out, as no cluster has a ready one.
+	Used        bool
+	Terminating bool
 	// Tier is the group's (see service.Group), 0 when there is none.
 	Tier uint8
 	// Reason says why it is not used; "" when it is.
@@ -80,17 +83,20 @@ func (s *State) Explain(name service.Name) (Explanation, bool) {
 	x := Explanation{Name: name}
 	if own := e.own(s.local); own != nil {
 		x.Here, x.Global, x.Affinity, x.Frontends = true, own.Global, own.Affinity, own.Frontends
+		x.Rules = own.Rules
 	}
+	leaving := map[string]bool{}
 	for _, cluster := range s.sorted(e) {
 		o := e.offers[cluster]
 		c := ClusterBackends{Cluster: cluster, Reason: s.refusal(e, cluster, o), Backends: s.backends(cluster, o)}
 		if c.Reason == "" {
-			c.Reason = unusable(e.view, o)
+			c.Reason = unusable(e.view, o, service.BackendReady)
 			c.Tier = tierOf(e.view, cluster)
+			leaving[cluster] = unusable(e.view, o, service.BackendTerminating) == ""
 		}
 		x.Clusters = append(x.Clusters, c)
 	}
-	x.choose()
+	x.choose(leaving)
 	return x, len(x.Clusters) > 0
 }
 
@@ -136,18 +142,18 @@ func (s *State) refusal(e *entry, cluster string, o *offer) string {
 	return ""
 }
 
-// unusable says why none of a cluster's backends takes a connection to any
-// port of the service, "" when one does.
-func unusable(view *service.View, o *offer) string {
+// unusable says why none of a cluster's backends in a state takes a connection to
+// any port of the service, "" when one does.
+func unusable(view *service.View, o *offer, state service.BackendState) string {
 	ready, family := false, false
 	for _, parts := range o.parts {
 		for _, part := range parts {
 			for _, b := range part.Endpoints {
-				if b.State != service.BackendReady {
+				if b.State != state {
 					continue
 				}
 				ready = true
-				for _, f := range view.Frontends {
+				for _, f := range slices.Concat(view.Frontends, view.External) {
 					if f.IP.Is4() != b.IP.Is4() {
 						continue
 					}
@@ -185,8 +191,8 @@ func tierOf(view *service.View, cluster string) uint8 {
 }
 
 // choose marks the clusters of the lowest tier that has a usable backend as
-// used; the rest stand by.
-func (x *Explanation) choose() {
+// used; the rest stand by. With no such tier, those that are leaving are used.
+func (x *Explanation) choose(leaving map[string]bool) {
 	lowest, found := uint8(0), false
 	for _, c := range x.Clusters {
 		if c.Reason == "" && (!found || c.Tier < lowest) {
@@ -195,6 +201,10 @@ func (x *Explanation) choose() {
 	}
 	for i := range x.Clusters {
 		c := &x.Clusters[i]
+		if !found && leaving[c.Cluster] {
+			c.Used, c.Terminating, c.Reason = true, true, ""
+			continue
+		}
 		if c.Reason != "" {
 			continue
 		}

@@ -15,6 +15,7 @@ func TestExplain(t *testing.T) {
 		eastWhy, westWhy   string // "" is used
 		westPorts          []service.Port
 		eastTier, westTier uint8
+		eastLeaving        bool
 	}{
 		"both": {east: svc(), west: svc()},
 		"local": {
@@ -36,6 +37,10 @@ func TestExplain(t *testing.T) {
 		"port names": {
 			east: svc(), west: svc(), westPorts: []service.Port{{Name: "web", Protocol: service.TCP, Port: 80}},
 			westWhy: "port names differ",
+		},
+		"all leaving": {
+			east: svc(), west: svc(), eastEnd: []service.Endpoint{pod("10.1.0.1", dying)}, westEnd: []service.Endpoint{},
+			westWhy: "no ready backend", eastLeaving: true,
 		},
 		"no backend":   {east: svc(), west: svc(), westEnd: []service.Endpoint{}, westWhy: "no ready backend"},
 		"other family": {east: svc(), west: svc(), westEnd: []service.Endpoint{pod("fd00::1", ready)}, westWhy: "no backend of the service's address family"},
@@ -61,7 +66,7 @@ func TestExplain(t *testing.T) {
 				t.Fatalf("Explain = %+v, %v", x, ok)
 			}
 			east, got := x.Clusters[0], x.Clusters[1]
-			if east.Cluster != "east" || east.Reason != c.eastWhy || east.Used != (c.eastWhy == "") || east.Tier != c.eastTier {
+			if east.Cluster != "east" || east.Reason != c.eastWhy || east.Used != (c.eastWhy == "") || east.Tier != c.eastTier || east.Terminating != c.eastLeaving {
 				t.Errorf("east: %+v, want reason %q, tier %d", east, c.eastWhy, c.eastTier)
 			}
 			if got.Cluster != "west" || got.Reason != c.westWhy || got.Used != (c.westWhy == "") || got.Tier != c.westTier {

@@ -923,11 +923,17 @@ type Service struct {
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// here says that this cluster has the service, global that it uses the
 	// backends of others.
-	Here          bool              `protobuf:"varint,3,opt,name=here,proto3" json:"here,omitempty"`
-	Global        bool              `protobuf:"varint,4,opt,name=global,proto3" json:"global,omitempty"`
-	Affinity      string            `protobuf:"bytes,5,opt,name=affinity,proto3" json:"affinity,omitempty"`
-	Frontends     []*Frontend       `protobuf:"bytes,6,rep,name=frontends,proto3" json:"frontends,omitempty"`
-	Clusters      []*ServiceCluster `protobuf:"bytes,7,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	Here      bool              `protobuf:"varint,3,opt,name=here,proto3" json:"here,omitempty"`
+	Global    bool              `protobuf:"varint,4,opt,name=global,proto3" json:"global,omitempty"`
+	Affinity  string            `protobuf:"bytes,5,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	Frontends []*Frontend       `protobuf:"bytes,6,rep,name=frontends,proto3" json:"frontends,omitempty"`
+	Clusters  []*ServiceCluster `protobuf:"bytes,7,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// Further addresses, of load balancers and the like.
+	External []*Frontend `protobuf:"bytes,8,rep,name=external,proto3" json:"external,omitempty"`
+	// For how long a client keeps a backend; 0 for not at all.
+	SessionSeconds uint32 `protobuf:"varint,9,opt,name=session_seconds,json=sessionSeconds,proto3" json:"session_seconds,omitempty"`
+	// Clients of frontends use backends on their own node alone.
+	NodeLocal     bool `protobuf:"varint,10,opt,name=node_local,json=nodeLocal,proto3" json:"node_local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1009,6 +1015,27 @@ func (x *Service) GetClusters() []*ServiceCluster {
 		return x.Clusters
 	}
 	return nil
+}
+
+func (x *Service) GetExternal() []*Frontend {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
+func (x *Service) GetSessionSeconds() uint32 {
+	if x != nil {
+		return x.SessionSeconds
+	}
+	return 0
+}
+
+func (x *Service) GetNodeLocal() bool {
+	if x != nil {
+		return x.NodeLocal
+	}
+	return false
 }
 
 type Frontend struct {
@@ -1128,10 +1155,12 @@ type ServiceCluster struct {
 	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// used says that new connections of this cluster's clients go there; reason
 	// says why not.
-	Used          bool       `protobuf:"varint,2,opt,name=used,proto3" json:"used,omitempty"`
-	Tier          uint32     `protobuf:"varint,3,opt,name=tier,proto3" json:"tier,omitempty"`
-	Reason        string     `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Backends      []*Backend `protobuf:"bytes,5,rep,name=backends,proto3" json:"backends,omitempty"`
+	Used     bool       `protobuf:"varint,2,opt,name=used,proto3" json:"used,omitempty"`
+	Tier     uint32     `protobuf:"varint,3,opt,name=tier,proto3" json:"tier,omitempty"`
+	Reason   string     `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Backends []*Backend `protobuf:"bytes,5,rep,name=backends,proto3" json:"backends,omitempty"`
+	// terminating says that it is the terminating backends that are used.
+	Terminating   bool `protobuf:"varint,6,opt,name=terminating,proto3" json:"terminating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1199,6 +1228,13 @@ func (x *ServiceCluster) GetBackends() []*Backend {
 		return x.Backends
 	}
 	return nil
+}
+
+func (x *ServiceCluster) GetTerminating() bool {
+	if x != nil {
+		return x.Terminating
+	}
+	return false
 }
 
 type Backend struct {
@@ -1594,7 +1630,7 @@ const file_admin_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"J\n" +
 	"\x10ServicesResponse\x126\n" +
-	"\bservices\x18\x01 \x03(\v2\x1a.causeway.admin.v1.ServiceR\bservices\"\xfd\x01\n" +
+	"\bservices\x18\x01 \x03(\v2\x1a.causeway.admin.v1.ServiceR\bservices\"\xfe\x02\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1602,20 +1638,26 @@ const file_admin_proto_rawDesc = "" +
 	"\x06global\x18\x04 \x01(\bR\x06global\x12\x1a\n" +
 	"\baffinity\x18\x05 \x01(\tR\baffinity\x129\n" +
 	"\tfrontends\x18\x06 \x03(\v2\x1b.causeway.admin.v1.FrontendR\tfrontends\x12=\n" +
-	"\bclusters\x18\a \x03(\v2!.causeway.admin.v1.ServiceClusterR\bclusters\"I\n" +
+	"\bclusters\x18\a \x03(\v2!.causeway.admin.v1.ServiceClusterR\bclusters\x127\n" +
+	"\bexternal\x18\b \x03(\v2\x1b.causeway.admin.v1.FrontendR\bexternal\x12'\n" +
+	"\x0fsession_seconds\x18\t \x01(\rR\x0esessionSeconds\x12\x1d\n" +
+	"\n" +
+	"node_local\x18\n" +
+	" \x01(\bR\tnodeLocal\"I\n" +
 	"\bFrontend\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\tR\x02ip\x12-\n" +
 	"\x05ports\x18\x02 \x03(\v2\x17.causeway.admin.v1.PortR\x05ports\"J\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xa2\x01\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\xc4\x01\n" +
 	"\x0eServiceCluster\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04used\x18\x02 \x01(\bR\x04used\x12\x12\n" +
 	"\x04tier\x18\x03 \x01(\rR\x04tier\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x126\n" +
-	"\bbackends\x18\x05 \x03(\v2\x1a.causeway.admin.v1.BackendR\bbackends\"\x84\x01\n" +
+	"\bbackends\x18\x05 \x03(\v2\x1a.causeway.admin.v1.BackendR\bbackends\x12 \n" +
+	"\vterminating\x18\x06 \x01(\bR\vterminating\"\x84\x01\n" +
 	"\aBackend\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\tR\x02ip\x12-\n" +
 	"\x05ports\x18\x02 \x03(\v2\x17.causeway.admin.v1.PortR\x05ports\x12\x12\n" +
@@ -1702,21 +1744,22 @@ var file_admin_proto_depIdxs = []int32{
 	12, // 16: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
 	13, // 17: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
 	15, // 18: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
-	14, // 19: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
-	16, // 20: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
-	14, // 21: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
-	19, // 22: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
-	0,  // 23: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	10, // 24: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	17, // 25: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
-	1,  // 26: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	11, // 27: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	18, // 28: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
-	26, // [26:29] is the sub-list for method output_type
-	23, // [23:26] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	13, // 19: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
+	14, // 20: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
+	16, // 21: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
+	14, // 22: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
+	19, // 23: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
+	0,  // 24: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	10, // 25: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	17, // 26: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	1,  // 27: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	11, // 28: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	18, // 29: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	27, // [27:30] is the sub-list for method output_type
+	24, // [24:27] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
