@@ -32,6 +32,13 @@ type listing struct {
 	problems map[string]error
 }
 
+// has reports whether there is a file for a peer, good or not.
+func (l listing) has(name string) bool {
+	_, good := l.files[name]
+	_, bad := l.problems[name]
+	return good || bad
+}
+
 // readDirectory reads the peers of a directory. own is the cluster's own name,
 // which can not be a peer's. Files that are no peers, such as the certificates
 // that often lie beside them, are passed over.
@@ -48,7 +55,7 @@ func readDirectory(dir, own string) (listing, error) {
 		}
 		file, isDir, err := readFile(filepath.Join(dir, name), name, own)
 		switch {
-		case isDir || errors.Is(err, fs.ErrNotExist): // gone since
+		case isDir || errors.Is(err, fs.ErrNotExist) && !isLink(entry): // gone since
 		case err != nil:
 			out.problems[name] = err
 		default:
@@ -57,6 +64,10 @@ func readDirectory(dir, own string) (listing, error) {
 	}
 	return out, nil
 }
+
+// isLink reports whether an entry may be there though what it names is not: a
+// mount that is away takes no peer with it.
+func isLink(entry fs.DirEntry) bool { return entry.Type()&fs.ModeSymlink != 0 }
 
 func passedOver(name string) bool {
 	if strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") {
@@ -84,9 +95,9 @@ func readFile(path, name, own string) (file File, isDir bool, err error) {
 	return file, false, err
 }
 
-// watchDirectory calls look at once, after every change of dir, and from time to
-// time, until ctx ends.
-func watchDirectory(ctx context.Context, dir string, look func()) {
+// watchDirectory calls look at once, after every change of dir, soon again when
+// look asks for it, and from time to time, until ctx ends.
+func watchDirectory(ctx context.Context, dir string, look func() (again bool)) {
 	var events chan fsnotify.Event
 	var failures chan error
 	if w, err := fsnotify.NewWatcher(); err == nil { // without one, rescan is enough
@@ -96,8 +107,13 @@ func watchDirectory(ctx context.Context, dir string, look func()) {
 	}
 	tick := time.NewTicker(rescan)
 	defer tick.Stop()
-	look()
 	var settled <-chan time.Time
+	take := func() {
+		if look() {
+			settled = time.After(settle)
+		}
+	}
+	take()
 	for {
 		select {
 		case <-ctx.Done():
@@ -107,9 +123,9 @@ func watchDirectory(ctx context.Context, dir string, look func()) {
 		case <-failures: // an overflow: the next tick sees it
 		case <-settled:
 			settled = nil
-			look()
+			take()
 		case <-tick.C:
-			look()
+			take()
 		}
 	}
 }

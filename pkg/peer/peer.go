@@ -98,35 +98,65 @@ func (m *Manager) Problems() []Problem {
 // Run follows the directory and keeps the sessions until ctx ends; it returns
 // nil then. What peers said stays in our etcd.
 func (m *Manager) Run(ctx context.Context) error {
-	started, stopAnnounce := false, func() {}
-	watchDirectory(ctx, m.cfg.Dir, func() {
-		found, err := readDirectory(m.cfg.Dir, m.cfg.Cluster.Name)
-		m.report(found, err)
-		if err != nil {
-			return // not an empty directory: everything stays
-		}
-		if !started {
-			err := m.forgetOrphans(ctx, found)
-			if ctx.Err() != nil {
-				return // the end, and no failure
-			}
-			if err != nil {
-				m.cfg.Logger.Warn("peers of an earlier run are not forgotten, will retry", "error", err)
-				return
-			}
-		}
-		m.reconcile(ctx, found)
-		if !started {
-			started = true
-			stopAnnounce = start(ctx, m.announceSeeded)
-		}
-	})
-	stopAnnounce()
+	l := &looker{Manager: m, absent: map[string]bool{}, stopAnnounce: func() {}}
+	watchDirectory(ctx, m.cfg.Dir, func() bool { return l.look(ctx) })
+	l.stopAnnounce()
 	for _, p := range m.peers { // no look runs any more
 		p.stop()
 		p.stopCache()
 	}
 	return nil
+}
+
+// looker is what Run remembers from one look at the directory to the next.
+type looker struct {
+	*Manager
+	tidied       bool // peers of an earlier run that have no file are forgotten
+	announced    bool // all peers were added once
+	stopAnnounce func()
+	// absent are peers whose file was not there at the last look.
+	absent map[string]bool
+}
+
+// look makes the sessions what the directory says; again means that it has to
+// look once more to be done.
+func (l *looker) look(ctx context.Context) (again bool) {
+	found, err := readDirectory(l.cfg.Dir, l.cfg.Cluster.Name)
+	l.report(found, err)
+	if err != nil {
+		// Not an empty directory: everything stays, also what an earlier run knew.
+		if l.announced {
+			return false
+		}
+		if found, err = l.remembered(ctx, err); err != nil {
+			return ctx.Err() == nil
+		}
+	} else if !l.tidied {
+		if err := l.forgetOrphans(ctx, found); err != nil {
+			if ctx.Err() == nil {
+				l.cfg.Logger.Warn("peers of an earlier run are not forgotten, will retry", "error", err)
+			}
+			return ctx.Err() == nil
+		}
+		l.tidied = true
+	}
+	all, missing := l.reconcile(ctx, found, l.absent)
+	if all && !l.announced {
+		l.announced = true
+		l.stopAnnounce = start(ctx, l.announceSeeded)
+	}
+	return !all || missing
+}
+
+// remembered lists the peers of an earlier run as peers whose file can not be
+// read.
+func (m *Manager) remembered(ctx context.Context, why error) (listing, error) {
+	names, err := m.cachedPeers(ctx)
+	out := listing{problems: map[string]error{}}
+	for _, name := range names {
+		out.problems[name] = why
+	}
+	return out, err
 }
 
 // report replaces what is wrong with the directory, and logs what is new.
@@ -148,24 +178,29 @@ func (m *Manager) report(found listing, err error) {
 	m.problems = problems
 }
 
-// forgetOrphans drops what is cached of clusters whose file went while no API
-// server ran.
-func (m *Manager) forgetOrphans(ctx context.Context, found listing) error {
-	var orphans []string
+// cachedPeers returns the clusters of which our own etcd holds a config.
+func (m *Manager) cachedPeers(ctx context.Context) (names []string, err error) {
 	prefix := strings.TrimSuffix(wire.ConfigKey("x"), "x")
-	err := m.cfg.Etcd.List(ctx, kvstore.Prefix(prefix), func(item kvstore.Item) error {
-		name := strings.TrimPrefix(item.Key, prefix)
-		_, good := found.files[name]
-		_, bad := found.problems[name]
-		if name != m.cfg.Cluster.Name && !good && !bad {
-			orphans = append(orphans, name)
+	err = m.cfg.Etcd.List(ctx, kvstore.Prefix(prefix), func(item kvstore.Item) error {
+		if name := strings.TrimPrefix(item.Key, prefix); name != m.cfg.Cluster.Name {
+			names = append(names, name)
 		}
 		return nil
 	})
+	return names, err
+}
+
+// forgetOrphans drops what is cached of clusters whose file went while no API
+// server ran.
+func (m *Manager) forgetOrphans(ctx context.Context, found listing) error {
+	names, err := m.cachedPeers(ctx)
 	if err != nil {
 		return err
 	}
-	for _, name := range orphans {
+	for _, name := range names {
+		if found.has(name) || m.peers[name] != nil {
+			continue
+		}
 		if err := purge(ctx, name, m.cfg.Etcd, m.cfg.Logger); err != nil {
 			return err
 		}
@@ -174,21 +209,29 @@ func (m *Manager) forgetOrphans(ctx context.Context, found listing) error {
 	return nil
 }
 
-// reconcile makes the sessions what the directory says.
-func (m *Manager) reconcile(ctx context.Context, found listing) {
+// reconcile makes the sessions what the directory says. A peer is removed when
+// its file is not there at two looks in a row, since whoever replaces a file may
+// take it away first. all says that every peer has its session, missing that a
+// file was not there for the first time.
+func (m *Manager) reconcile(ctx context.Context, found listing, absent map[string]bool) (all, missing bool) {
+	all = true
 	for _, name := range slices.Sorted(maps.Keys(m.peers)) {
-		_, good := found.files[name]
-		_, bad := found.problems[name]
-		if !good && !bad {
+		switch {
+		case found.has(name):
+			delete(absent, name)
+		case absent[name]:
+			delete(absent, name)
 			m.remove(ctx, name)
+		default:
+			absent[name], missing = true, true
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(found.files)) {
-		m.keep(ctx, name, found.files[name])
+		all = m.keep(ctx, name, found.files[name]) && all
 	}
 	for _, name := range slices.Sorted(maps.Keys(found.problems)) {
 		if cluster.ValidateName(name) == nil && name != m.cfg.Cluster.Name && m.peers[name] == nil {
-			m.add(ctx, name, File{}, found.problems[name])
+			all = m.add(ctx, name, File{}, found.problems[name]) && all
 		}
 	}
 	// What was cached of all of them is in use before any is asked: of two that
@@ -198,6 +241,7 @@ func (m *Manager) reconcile(ctx context.Context, found listing) {
 			p.stop = m.begin(ctx, p)
 		}
 	}
+	return all, missing
 }
 
 // begin runs the session with a peer whose file is good.
@@ -210,28 +254,30 @@ func (m *Manager) begin(ctx context.Context, p *peer) (stop func()) {
 }
 
 // keep begins, or begins anew, the session with a peer whose file is good.
-func (m *Manager) keep(ctx context.Context, name string, file File) {
+func (m *Manager) keep(ctx context.Context, name string, file File) (ok bool) {
 	p := m.peers[name]
 	switch {
 	case p == nil:
-		m.add(ctx, name, file, nil)
+		return m.add(ctx, name, file, nil)
 	case p.broken || !reflect.DeepEqual(p.file, file):
 		m.cfg.Logger.Info("peer file changed", "cluster", name)
 		p.stop()
 		p.file, p.broken = file, false
 		p.stop = m.begin(ctx, p)
 	}
+	return true
 }
 
 // add makes a session of which what is cached is in use, which is all with broken.
-func (m *Manager) add(ctx context.Context, name string, file File, broken error) {
+// It reports false when that could not be read, which the next look tries again.
+func (m *Manager) add(ctx context.Context, name string, file File, broken error) bool {
 	s := newSession(name, m)
 	m.cfg.Engine.Hear(name, s.contest.ruled)
 	whole, err := s.seed(ctx)
 	if err != nil {
 		m.cfg.Engine.Remove(name) // the next look begins anew
 		m.cfg.Logger.Warn("cached state of the peer is not read, will retry", "cluster", name, "error", err)
-		return // the next look tries again
+		return false
 	}
 	p := &peer{session: s, file: file, broken: broken != nil}
 	s.change(func() { s.whole, s.facts.setup = whole, broken })
@@ -243,6 +289,7 @@ func (m *Manager) add(ctx context.Context, name string, file File, broken error)
 	m.mu.Lock()
 	m.peers[name] = p
 	m.mu.Unlock()
+	return true
 }
 
 // remove ends a session and takes all that the peer said out of use.

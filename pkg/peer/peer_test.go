@@ -133,6 +133,46 @@ func TestMissingDirectory(t *testing.T) {
 	l.awaitState("west", Synced, "")
 }
 
+// Also at a start: what an earlier run knew is in use, and nothing waits for it.
+func TestMissingDirectoryAtTheStart(t *testing.T) {
+	l, west := newLocal(t), newRemote(t, "west", 2)
+	l.connect(west)
+	l.awaitCache("west")
+	l.stop()
+	away := l.dir + ".away"
+	if err := os.Rename(l.dir, away); err != nil {
+		t.Fatal(err)
+	}
+	l.start()
+	<-l.Seeded()
+	l.awaitNodes("west", "n1", "n2")
+	if err := os.Rename(away, l.dir); err != nil {
+		t.Fatal(err)
+	}
+	west.node("n3")
+	l.awaitNodes("west", "n1", "n2", "n3")
+}
+
+// A file that is a link to what is not mounted is not a file that was removed.
+func TestDanglingLink(t *testing.T) {
+	l, west := newLocal(t), newRemote(t, "west", 2)
+	l.connect(west)
+	l.awaitNodes("west", "n1", "n2")
+	l.remove("west")
+	if err := os.Symlink(filepath.Join(t.TempDir(), "away"), filepath.Join(l.dir, "west")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if p := l.Problems(); len(p) != 1 || p[0].File != "west" {
+			return fmt.Errorf("problems: %+v", p)
+		}
+		return nil
+	})
+	if got := l.nodes("west"); len(got) != 2 {
+		t.Errorf("nodes %v are left in use", got)
+	}
+}
+
 // A file that is broken keeps the session of the good one; a wrong one beside it
 // costs nothing; a good one again is taken up.
 func TestBrokenFile(t *testing.T) {
