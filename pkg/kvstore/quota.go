@@ -26,7 +26,13 @@ type quota struct {
 	bytes int64
 	log   *slog.Logger
 	told  bool // that it does not help
+	skip  int  // looks that do nothing, after that
 }
+
+// skipLooks is how many looks pass, after one that did not help, before making
+// room is tried whatever the size says: pages that compaction freed count as
+// used until the next write, and there is none.
+const skipLooks = 10
 
 // run looks after the quota until ctx ends.
 func (q *quota) run(ctx context.Context, period time.Duration) {
@@ -47,14 +53,19 @@ func (q *quota) look(ctx context.Context) error {
 		q.told = false
 		return nil
 	}
-	if q.told && !q.roomy() {
+	if q.told && q.skip > 0 && !q.roomy() {
+		q.skip--
 		return nil
 	}
+	q.skip = skipLooks
 	if err := q.shrink(ctx); err != nil {
 		return err
 	}
 	size := q.etcd.Backend().Size()
 	if !q.roomy() {
+		if q.told {
+			return nil
+		}
 		q.told = true
 		q.log.Error("etcd is out of quota and accepts no writes: give it a larger quota", "quota_bytes", q.bytes, "used_bytes", size)
 		return nil

@@ -134,7 +134,12 @@ func (s *Server) serve(ctx context.Context, dir *dataDir) error {
 	close(s.serving)
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return server.Serve(listener) })
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, grpc.ErrServerStopped) { // that, when it was stopped first
+			return err
+		}
+		return nil
+	})
 	group.Go(func() error {
 		(&quota{etcd: etcd.Server, bytes: s.cfg.QuotaBytes, log: s.log}).run(ctx, s.period)
 		return nil

@@ -14,16 +14,19 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 )
 
-func newAllocator(t *testing.T, etcd *kvstore.Client, now func() time.Time) *allocator {
+// testAllocator is an allocator that has had its turn.
+func testAllocator(t *testing.T, etcd *kvstore.Client, now func() time.Time, change ...func(*Config)) *allocator {
 	t.Helper()
-	a := &allocator{
-		id: 1, size: cluster.Size255, etcd: etcd, now: now,
-		writer: kvstore.NewWriter(kvstore.WriterConfig{Client: etcd, Prefixes: []string{ClaimPrefix}, Name: "claims", Logger: quiet()}),
+	cfg := Config{Cluster: cluster.Config{Name: "east", ID: 1, Size: cluster.Size255}, Etcd: etcd, Logger: quiet()}
+	for _, fn := range change {
+		fn(&cfg)
 	}
-	run(t, a.writer.Run)
-	if err := a.load(t.Context()); err != nil {
+	a := newAllocator(cfg, func() {})
+	a.now = now
+	if _, err := a.turn(context.Background()); err != nil && !errors.Is(err, errStandby) {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { a.stop() })
 	return a
 }
 
@@ -43,7 +46,7 @@ func TestAllocatorsAgree(t *testing.T) {
 	results := make([]map[identity.Labels]identity.Number, 4)
 	var wg sync.WaitGroup
 	for i := range results {
-		a := newAllocator(t, etcd, time.Now)
+		a := testAllocator(t, etcd, time.Now)
 		random := rand.New(rand.NewPCG(1, uint64(i)))
 		wg.Go(func() {
 			results[i] = map[identity.Labels]identity.Number{}
@@ -87,11 +90,11 @@ func TestAllocatorsAgree(t *testing.T) {
 func TestAllocatorKeepsNumbersOverARestart(t *testing.T) {
 	etcd := openEtcd(t)
 	sets := labelSets(200)
-	before, err := newAllocator(t, etcd, time.Now).assign(t.Context(), sets)
+	before, err := testAllocator(t, etcd, time.Now).assign(t.Context(), sets)
 	if err != nil {
 		t.Fatal(err)
 	}
-	after, err := newAllocator(t, etcd, time.Now).assign(t.Context(), sets)
+	after, err := testAllocator(t, etcd, time.Now).assign(t.Context(), sets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +109,7 @@ func TestAllocatorRestsFreedNumbers(t *testing.T) {
 	etcd := openEtcd(t)
 	clock := time.Unix(1_800_000_000, 0)
 	now := func() time.Time { return clock }
-	a := newAllocator(t, etcd, now)
+	a := testAllocator(t, etcd, now)
 	labels := identity.Labels("k8s:app=a;")
 	first := one(t, a, labels)
 	a.free(first)
@@ -129,7 +132,7 @@ func TestAllocatorRestsFreedNumbers(t *testing.T) {
 	if err := a.writer.Synced(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, claimed := newAllocator(t, etcd, now).claims[first]; !claimed {
+	if _, claimed := testAllocator(t, etcd, now).claims[first]; !claimed {
 		t.Error("a restart forgets a resting number")
 	}
 	clock = clock.Add(2 * time.Second)
@@ -145,7 +148,7 @@ func TestAllocatorRestsFreedNumbers(t *testing.T) {
 }
 
 func TestAllocatorFullRange(t *testing.T) {
-	a := newAllocator(t, openEtcd(t), time.Now)
+	a := testAllocator(t, openEtcd(t), time.Now)
 	first, last := identity.Range(a.id, a.size)
 	for n := first; n < last; n++ { // all but one
 		a.keep(n, claim{Labels: identity.Labels("k8s:n=" + n.String() + ";")})
@@ -175,8 +178,8 @@ func TestAllocatorPassesOverWhatItCanNotRead(t *testing.T) {
 	if err := etcd.Put(t.Context(), ClaimPrefix+wanted.String(), []byte("{")); err != nil {
 		t.Fatal(err)
 	}
-	a := &allocator{id: 1, size: cluster.Size255, etcd: etcd, now: time.Now}
-	if err := a.load(t.Context()); !errors.Is(err, errClaim) {
+	a := testAllocator(t, etcd, time.Now)
+	if _, err := a.load(t.Context()); !errors.Is(err, errClaim) {
 		t.Errorf("load returned %v", err)
 	}
 	if n := one(t, a, labels); n == wanted {
@@ -189,11 +192,8 @@ func TestAllocatorPassesOverWhatItCanNotRead(t *testing.T) {
 func TestAllocatorPassesOverAnotherRange(t *testing.T) {
 	etcd := openEtcd(t)
 	labels := identity.Labels("k8s:app=a;")
-	before := one(t, newAllocator(t, etcd, time.Now), labels)
-	renumbered := &allocator{id: 7, size: cluster.Size255, etcd: etcd, now: time.Now}
-	if err := renumbered.load(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	before := one(t, testAllocator(t, etcd, time.Now), labels)
+	renumbered := testAllocator(t, etcd, time.Now, func(c *Config) { c.Cluster.ID = 7 })
 	if after := one(t, renumbered, labels); after == before || after.Cluster(cluster.Size255) != 7 {
 		t.Errorf("cluster 7 uses %d, which was cluster 1's %d", after, before)
 	}

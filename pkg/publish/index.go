@@ -169,6 +169,13 @@ func (x *index) markIPs(p *corev1.Pod) {
 	}
 }
 
+// markAll marks every address.
+func (x *index) markAll() {
+	for ip := range x.podsByIP {
+		x.dirty.ips.add(ip)
+	}
+}
+
 func (x *index) service(s *corev1.Service, deleted bool) {
 	name := service.Name{Namespace: s.Namespace, Name: s.Name}
 	store(x.services, name, s, deleted)

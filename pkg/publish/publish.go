@@ -32,6 +32,9 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
+// savePeriod is how far the file of identities lags behind at most.
+const savePeriod = time.Second
+
 // The heartbeat's period and the life of its lease: a reader sees within two
 // periods that the publisher is gone.
 const (
@@ -46,9 +49,16 @@ type Config struct {
 	// Local receives the cluster's own part, from two goroutines.
 	Local func(merge.Update)
 	// Filter decides which labels make up an identity.
-	Filter     identity.Filter
-	Logger     *slog.Logger
-	Registerer prometheus.Registerer
+	Filter identity.Filter
+	// Election decides when this process writes to Etcd, where several share
+	// it; nil when no other process may. While another one writes, Local is
+	// given the same, with the identities that the writer allocates.
+	Election *kvstore.Election
+	// IdentitiesFile keeps the allocated identities outside Etcd, so that its
+	// loss renumbers nothing. Empty for none.
+	IdentitiesFile string
+	Logger         *slog.Logger
+	Registerer     prometheus.Registerer
 }
 
 // Publisher is the sink of a source. Apply and Complete may be called before
@@ -57,9 +67,7 @@ type Publisher struct {
 	cfg     Config
 	origin  origin
 	layout  wire.Layout
-	writer  *kvstore.Writer // cilium/state/...
-	markers *kvstore.Writer // config and markers, never pruned
-	claims  *kvstore.Writer // identity allocations, never pruned
+	writer  *kvstore.Writer // cilium/state/..., the config and the markers
 	objects *objects
 	pods    *workloads
 
@@ -89,18 +97,14 @@ func New(cfg Config) *Publisher {
 	for _, kind := range markedKinds() {
 		markers = append(markers, layout.Marker(kind))
 	}
-	writer := func(name string, prefixes ...string) *kvstore.Writer {
-		return kvstore.NewWriter(kvstore.WriterConfig{
-			Client: cfg.Etcd, Name: name, Prefixes: prefixes, Logger: cfg.Logger, Registerer: cfg.Registerer,
-		})
-	}
 	p := &Publisher{
-		cfg:         cfg,
-		origin:      origin{name: cfg.Cluster.Name, id: cfg.Cluster.ID},
-		layout:      layout,
-		writer:      writer("state", prefixes...),
-		markers:     writer("markers", append(markers, wire.ConfigKey(cfg.Cluster.Name))...),
-		claims:      writer("claims", ClaimPrefix),
+		cfg:    cfg,
+		origin: origin{name: cfg.Cluster.Name, id: cfg.Cluster.ID},
+		layout: layout,
+		writer: kvstore.NewWriter(kvstore.WriterConfig{
+			Client: cfg.Etcd, Name: "state", Prefixes: prefixes, Marks: append([]string{wire.ConfigKey(cfg.Cluster.Name)}, markers...),
+			Election: cfg.Election, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		}),
 		index:       newIndex(),
 		wakeObjects: make(chan struct{}, 1),
 		wakePods:    make(chan struct{}, 1),
@@ -109,9 +113,7 @@ func New(cfg Config) *Publisher {
 	}
 	p.wire = newSequence(layout, p.writer.Set, p.writer.Delete)
 	p.objects = newObjects(p.origin, layout, cfg.Logger)
-	p.pods = newWorkloads(p.origin, layout, cfg.Filter, &allocator{
-		id: cfg.Cluster.ID, size: cfg.Cluster.Size, etcd: cfg.Etcd, writer: p.claims, now: time.Now,
-	})
+	p.pods = newWorkloads(p.origin, layout, cfg.Filter, newAllocator(cfg, func() { poke(p.wakePods) }))
 	newMetrics(cfg.Registerer, p)
 	return p
 }
@@ -141,11 +143,14 @@ func (p *Publisher) Complete(context.Context) error {
 }
 
 func (p *Publisher) wake() {
-	for _, c := range []chan struct{}{p.wakeObjects, p.wakePods} {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
+	poke(p.wakeObjects)
+	poke(p.wakePods)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -172,14 +177,12 @@ func (p *Publisher) Problems() []string {
 func (p *Publisher) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.writer.Run(ctx) })
-	g.Go(func() error { return p.markers.Run(ctx) })
-	g.Go(func() error { return p.claims.Run(ctx) })
 	g.Go(func() error { return p.runObjects(ctx) })
 	g.Go(func() error { return p.runWorkloads(ctx) })
 	g.Go(func() error { return p.finish(ctx) })
 	g.Go(func() error {
 		now := func() []byte { return wire.EncodeTime(time.Now()) }
-		return p.cfg.Etcd.Heartbeat(ctx, nil, wire.HeartbeatKey, now, heartbeatInterval, heartbeatTTL)
+		return p.cfg.Etcd.Heartbeat(ctx, p.cfg.Election, wire.HeartbeatKey, now, heartbeatInterval, heartbeatTTL)
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("publish cluster %s: %w", p.cfg.Cluster.Name, err)
@@ -209,7 +212,12 @@ func (p *Publisher) runObjects(ctx context.Context) error {
 func (p *Publisher) runWorkloads(ctx context.Context) error {
 	sweep := time.NewTicker(time.Hour)
 	defer sweep.Stop()
+	// What was allocated goes to the file a moment later, many at once.
+	saving := time.NewTicker(savePeriod)
+	defer saving.Stop()
+	defer func() { p.pods.end() }()
 	retry := newBackoff(time.Second, 30*time.Second)
+	_, elected := p.cfg.Election.Term()
 	for {
 		var again <-chan time.Time
 		if retry.active() {
@@ -220,11 +228,16 @@ func (p *Publisher) runWorkloads(ctx context.Context) error {
 			return nil
 		case <-p.wakePods:
 		case <-again:
+		case <-elected:
+			_, elected = p.cfg.Election.Term()
+		case <-saving.C:
+			p.pods.save()
+			continue
 		case <-sweep.C:
 			p.pods.sweep()
 		}
 		switch err := p.syncWorkloads(ctx); {
-		case err == nil:
+		case err == nil || errors.Is(err, errStandby): // then the writer's allocation wakes us
 			retry.reset()
 		case ctx.Err() == nil:
 			delay := retry.next()
@@ -239,6 +252,12 @@ func (p *Publisher) syncWorkloads(ctx context.Context) error {
 	found := p.pods.take(p.index)
 	p.mu.Unlock()
 	out, err := p.pods.sync(ctx, found, listed > 0)
+	if p.pods.renumbered() {
+		p.mu.Lock()
+		p.index.markAll()
+		p.mu.Unlock()
+		poke(p.wakePods)
+	}
 	p.emit(sideWorkloads, state, out, err == nil)
 	if err != nil {
 		return err
@@ -263,7 +282,7 @@ func (p *Publisher) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.markers.Set(wire.ConfigKey(p.cfg.Cluster.Name), config)
+	p.writer.Set(wire.ConfigKey(p.cfg.Cluster.Name), config)
 	for _, listed := range []<-chan struct{}{p.local, p.addressed} {
 		select {
 		case <-ctx.Done():
@@ -278,15 +297,31 @@ func (p *Publisher) finish(ctx context.Context) error {
 		return nil // only ctx ends it
 	}
 	p.writer.Complete()
-	if err := p.writer.Synced(ctx); err != nil {
+	if err := p.synced(ctx); err != nil {
 		return nil // only ctx ends it
 	}
 	now := wire.EncodeTime(time.Now())
 	for _, kind := range markedKinds() {
-		p.markers.Set(p.layout.Marker(kind), now)
+		p.writer.Set(p.layout.Marker(kind), now)
 	}
 	p.cfg.Logger.Info("published the whole source", "cluster", p.cfg.Cluster.Name)
 	return nil
+}
+
+// synced waits until all is written, by this process: while another one writes,
+// that one sets the markers.
+func (p *Publisher) synced(ctx context.Context) error {
+	for {
+		_, elected := p.cfg.Election.Term()
+		if err := p.writer.Synced(ctx); !errors.Is(err, kvstore.ErrStandby) {
+			return err
+		}
+		select {
+		case <-elected:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // markedKinds are the kinds that readers wait for: service exports too, of which

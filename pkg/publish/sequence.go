@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
@@ -20,7 +21,8 @@ const (
 // (identities before addresses before services), then deletions in the reverse.
 // So a reader meets no address before its identity, and no service before the
 // addresses of its backends. One loop waits for the other on the wire alone;
-// memory has had it before.
+// memory has had it before. While changes come faster than both loops meet at one
+// state, what has waited for patience goes out with what there is.
 //
 // Safe for concurrent use. It holds the newest value of a key twice at most.
 type sequence struct {
@@ -43,9 +45,14 @@ type side struct {
 
 // batch are keys as a state of the source wants them; nil deletes.
 type batch struct {
-	state uint64
+	from  uint64 // the first state of which it says something
+	state uint64 // the last
+	since time.Time
 	keys  map[string][]byte
 }
+
+// patience is how long a batch waits for the other loop to come to its state.
+const patience = 250 * time.Millisecond
 
 func newSequence(l wire.Layout, set func(string, []byte), del func(string)) *sequence {
 	q := &sequence{set: set, delete: del, moved: make(chan struct{})}
@@ -61,24 +68,24 @@ func (q *sequence) add(from int, state uint64, keys map[string][]byte, done bool
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := &q.sides[from]
-	if done {
-		s.reached = state
-	}
 	to := &s.ready
 	if len(s.ready.keys) > 0 {
 		to = &s.next
 	}
-	to.take(state, keys)
+	to.take(s.reached+1, state, keys)
+	if done {
+		s.reached = state
+	}
 	for q.advance() {
 	}
 	close(q.moved)
 	q.moved = make(chan struct{})
 }
 
-func (b *batch) take(state uint64, keys map[string][]byte) {
+func (b *batch) take(from, state uint64, keys map[string][]byte) {
 	b.state = state
 	if len(b.keys) == 0 {
-		b.keys = keys
+		b.from, b.keys, b.since = from, keys, time.Now()
 		return
 	}
 	for key, value := range keys {
@@ -90,12 +97,17 @@ func (b *batch) take(state uint64, keys map[string][]byte) {
 // The caller holds mu.
 func (q *sequence) advance() (more bool) {
 	var out []map[string][]byte
+	state, meet := q.meeting()
 	for i := range q.sides {
 		s, other := &q.sides[i], &q.sides[sides-1-i]
 		switch {
 		case len(s.ready.keys) == 0:
 			s.emitted = s.reached
-		case s.ready.state <= other.reached:
+		case meet || s.ready.state <= other.reached && time.Since(s.ready.since) > patience:
+			if len(s.next.keys) > 0 && s.next.state <= state {
+				s.ready.take(0, s.next.state, s.next.keys)
+				s.next = batch{}
+			}
 			out = append(out, s.ready.keys)
 			s.emitted = min(s.ready.state, s.reached)
 			s.ready, s.next = s.next, batch{}
@@ -103,6 +115,27 @@ func (q *sequence) advance() (more bool) {
 	}
 	q.emit(out)
 	return len(out) > 0
+}
+
+// meeting returns the first state of which both sides can say all, if there is one.
+func (q *sequence) meeting() (state uint64, found bool) {
+	for i := range q.sides {
+		for _, b := range []batch{q.sides[i].ready, q.sides[i].next} {
+			both := q.sides[0].tells(b.state) && q.sides[1].tells(b.state)
+			if len(b.keys) > 0 && both && (!found || b.state < state) {
+				state, found = b.state, true
+			}
+		}
+	}
+	return state, found
+}
+
+// tells reports whether what waits says all of a state, and nothing of a later one.
+func (s *side) tells(state uint64) bool {
+	if s.reached < state || len(s.ready.keys) > 0 && s.ready.state > state {
+		return false
+	}
+	return len(s.next.keys) == 0 || s.next.from > state || s.next.state <= state
 }
 
 // emit writes batches that have no key in common.

@@ -21,7 +21,6 @@ type workloads struct {
 	layout    wire.Layout
 	filter    identity.Filter
 	allocator *allocator
-	loaded    bool
 
 	// pending are addresses that wait for an identity; starved those for which
 	// there was none.
@@ -38,8 +37,9 @@ type workloads struct {
 	// whole listing of the source once.
 	settled bool
 
-	mu   sync.Mutex
-	last error
+	mu      sync.Mutex
+	last    error
+	unsaved error // why the file of identities is behind
 	// contested are the addresses that more than one Pod claims, and what is
 	// wrong with that.
 	contested map[netip.Addr][]string
@@ -72,6 +72,9 @@ func (w *workloads) problems() []string {
 	var out []string
 	if w.last != nil {
 		out = append(out, "identities: "+w.last.Error())
+	}
+	if w.unsaved != nil {
+		out = append(out, "identities: "+w.unsaved.Error())
 	}
 	for _, texts := range w.contested {
 		out = append(out, texts...)
@@ -148,11 +151,12 @@ func (w *workloads) sync(ctx context.Context, found map[netip.Addr]*workload, li
 
 // assign gives every pending address its identity.
 func (w *workloads) assign(ctx context.Context, out publication) error {
-	if !w.loaded {
-		if err := w.allocator.load(ctx); err != nil && !errors.Is(err, errClaim) {
-			return err
-		}
-		w.loaded = true
+	began, err := w.allocator.turn(ctx)
+	if err != nil {
+		return err
+	}
+	if began {
+		w.settled = false // what another replica allocated may have no user any more
 	}
 	if len(w.pending) == 0 {
 		if len(w.starved) > 0 {
@@ -174,14 +178,17 @@ func (w *workloads) assign(ctx context.Context, out publication) error {
 	}
 	for ip, wl := range w.pending {
 		n, ok := numbers[wl.labels]
-		if !ok {
+		switch {
+		case !ok && errors.Is(err, errStandby):
+			continue
+		case !ok:
 			n = identity.Unmanaged
 			w.starved[ip] = wl
 		}
 		w.place(ip, wl, n, out)
+		delete(w.pending, ip)
 	}
-	clear(w.pending)
-	if len(w.starved) > 0 {
+	if err == nil && len(w.starved) > 0 {
 		return errRangeFull
 	}
 	return err
@@ -257,19 +264,23 @@ func (w *workloads) touch(n identity.Number) {
 // lost their last. Reserved ones are everybody's and never published. With
 // complete, claims that nobody uses go to rest.
 func (w *workloads) identities(out publication, complete bool) {
+	for n := range w.allocator.moved {
+		w.touch(n)
+	}
 	for n, before := range w.touched {
 		now := w.usage(n)
-		if n.Reserved() || before == now {
+		_, moved := w.allocator.moved[n]
+		if n.Reserved() || before == now && !moved {
 			continue
 		}
 		labels := w.allocator.claims[n].Labels
-		if before.used != now.used {
+		if before.used != now.used || moved {
 			out.update.Identities[n] = nil
 			if now.used {
 				out.update.Identities[n] = &identity.Identity{Number: n, Labels: labels}
 			}
 		}
-		if before.shown != now.shown {
+		if before.shown != now.shown || moved {
 			key := w.layout.IdentityKey(n)
 			out.keys[key] = nil
 			if now.shown {
@@ -302,4 +313,33 @@ func (w *workloads) sweep() {
 		w.pending[ip] = wl
 	}
 	clear(w.starved)
+}
+
+// save brings the file of identities up to date.
+func (w *workloads) save() {
+	err := w.allocator.save()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if (err == nil) != (w.unsaved == nil) {
+		if err != nil {
+			w.allocator.log.Warn("identities are not saved outside etcd, will retry", "error", err)
+		} else {
+			w.allocator.log.Info("identities are saved outside etcd again")
+		}
+	}
+	w.unsaved = err
+}
+
+// end stops what the allocator runs.
+func (w *workloads) end() {
+	w.allocator.stop()
+	w.save()
+}
+
+// renumbered reports, once, whether addresses may have another identity than
+// they were given: another replica, or another state of etcd, says so.
+func (w *workloads) renumbered() bool {
+	moved := len(w.allocator.moved) > 0
+	clear(w.allocator.moved)
+	return moved
 }

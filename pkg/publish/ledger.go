@@ -1,0 +1,153 @@
+package publish
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+)
+
+// ledgerVersion is what this program writes, and all that it reads.
+const ledgerVersion = 1
+
+// ledger keeps the allocations in a file, outside etcd: who loses etcd with all
+// that is in it still knows which number meant what. The file is a line that
+// says whose it is, with the checksum of what follows, and a line for each
+// number. A ledger without a path keeps nothing.
+type ledger struct {
+	path    string
+	cluster cluster.Config
+}
+
+// ledgerHead is the first line.
+type ledgerHead struct {
+	Version int    `json:"version"`
+	Cluster string `json:"cluster"`
+	ID      uint32 `json:"id"`
+	Size    uint32 `json:"max_connected_clusters"`
+	SHA256  string `json:"sha256"`
+}
+
+// ledgerLine is one number.
+type ledgerLine struct {
+	Number identity.Number `json:"number"`
+	claim
+}
+
+func (l ledger) head(body []byte) ledgerHead {
+	sum := sha256.Sum256(body)
+	return ledgerHead{
+		Version: ledgerVersion, Cluster: l.cluster.Name, ID: uint32(l.cluster.ID), Size: uint32(l.cluster.Size),
+		SHA256: hex.EncodeToString(sum[:]),
+	}
+}
+
+// load returns what was saved last; nothing when nothing was. Errors wrap
+// errLedger for a file that is torn, or another cluster's: it was moved aside.
+func (l ledger) load() (map[identity.Number]claim, error) {
+	if l.path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the saved identities: %w", err)
+	}
+	claims, err := l.parse(text)
+	if err != nil {
+		aside := l.path + ".aside"
+		if err := os.Rename(l.path, aside); err != nil {
+			return nil, fmt.Errorf("set the saved identities aside: %w", err)
+		}
+		return nil, fmt.Errorf("%s: %w: %w; it was moved to %s", l.path, errLedger, err, aside)
+	}
+	return claims, nil
+}
+
+func (l ledger) parse(text []byte) (map[identity.Number]claim, error) {
+	first, body, _ := bytes.Cut(text, []byte("\n"))
+	var head ledgerHead
+	if err := json.Unmarshal(first, &head); err != nil {
+		return nil, fmt.Errorf("its first line does not parse: %w", err)
+	}
+	if want := l.head(body); head != want {
+		switch {
+		case head.Version != want.Version:
+			return nil, fmt.Errorf("it is of version %d, not %d", head.Version, want.Version)
+		case head.SHA256 != want.SHA256:
+			return nil, errors.New("its checksum is wrong")
+		}
+		return nil, fmt.Errorf("it is of cluster %s, id %d of %d, not of %s, id %d of %d",
+			head.Cluster, head.ID, head.Size, want.Cluster, want.ID, want.Size)
+	}
+	claims := map[identity.Number]claim{}
+	for line := range bytes.Lines(body) {
+		var entry ledgerLine
+		if err := json.Unmarshal(line, &entry); err != nil {
+			return nil, fmt.Errorf("line %d: %w", len(claims)+2, err)
+		}
+		claims[entry.Number] = entry.claim
+	}
+	return claims, nil
+}
+
+// save replaces the file, whole or not at all.
+func (l ledger) save(claims map[identity.Number]claim) error {
+	if l.path == "" {
+		return nil
+	}
+	var body bytes.Buffer
+	lines := json.NewEncoder(&body)
+	for _, n := range slices.Sorted(maps.Keys(claims)) {
+		if claims[n].Labels == "" {
+			continue // somebody else's, only kept from being used
+		}
+		if err := lines.Encode(ledgerLine{Number: n, claim: claims[n]}); err != nil {
+			return fmt.Errorf("save the identities: %w", err)
+		}
+	}
+	if err := l.write(body.Bytes()); err != nil {
+		return fmt.Errorf("save the identities: %w", err)
+	}
+	return nil
+}
+
+func (l ledger) write(body []byte) error {
+	head, err := json.Marshal(l.head(body))
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(l.path), filepath.Base(l.path)+".tmp") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // there is none once it has its name
+	w := bufio.NewWriter(tmp)
+	for _, part := range [][]byte{head, []byte("\n"), body} {
+		_, _ = w.Write(part) // Flush has the error
+	}
+	if err := errors.Join(w.Flush(), tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), l.path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(l.path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
