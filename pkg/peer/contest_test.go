@@ -115,6 +115,7 @@ func (l *local) own(ip, pod string) {
 // Two peers claim one address: the first has it, also after a restart in which
 // the other is asked first; the other takes over when it goes.
 func TestTwoPeersClaimOneAddress(t *testing.T) {
+	t.Parallel()
 	const ip = "10.9.0.1"
 	l, south, west := newLocal(t), newRemote(t, "south", 3), newRemote(t, "west", 2)
 	l.connect(west)
@@ -165,6 +166,7 @@ func TestTwoPeersClaimOneAddress(t *testing.T) {
 // Our own address is ours, whoever was first, and the peer has it again when ours
 // has gone.
 func TestPeerClaimsOurAddress(t *testing.T) {
+	t.Parallel()
 	const ip = "10.9.0.1"
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
@@ -195,6 +197,7 @@ func TestPeerClaimsOurAddress(t *testing.T) {
 // A peer with another id is drained first: nothing of the old one is in use or
 // cached as whole when the first of the new one comes, and its old id is free.
 func TestChangedID(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	west.claims("10.9.0.1", "w")
@@ -238,6 +241,7 @@ func TestChangedID(t *testing.T) {
 // An id that changed while this process was away drains what was cached; two
 // peers that swap theirs do not wait for each other.
 func TestChangedIDOverARestart(t *testing.T) {
+	t.Parallel()
 	l, west, south := newLocal(t), newRemote(t, "west", 2), newRemote(t, "south", 3)
 	for _, r := range []*remote{west, south} {
 		l.connect(r)

@@ -13,6 +13,7 @@ import (
 )
 
 func TestFollowPeer(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitState("west", Synced, "")
@@ -27,6 +28,7 @@ func TestFollowPeer(t *testing.T) {
 // Neither the name of one peer, nor what is cached of it, gets into that of
 // another whose name begins alike.
 func TestPeerWhoseNameIsAPrefix(t *testing.T) {
+	t.Parallel()
 	l, west, west2 := newLocal(t), newRemote(t, "west", 2), newRemote(t, "west2", 3)
 	west2.node("other")
 	l.connect(west)
@@ -51,6 +53,7 @@ func TestPeerWhoseNameIsAPrefix(t *testing.T) {
 // What a peer said is in use after a restart while the peer is away, and what it
 // deleted meanwhile goes when it is back.
 func TestRestartWhileThePeerIsAway(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitNodes("west", "n1", "n2")
@@ -72,6 +75,7 @@ func TestRestartWhileThePeerIsAway(t *testing.T) {
 // A peer whose store was wiped is listed anew; nothing is dropped before it says
 // again that it is complete.
 func TestWipedPeer(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitNodes("west", "n1", "n2")
@@ -90,6 +94,7 @@ func TestWipedPeer(t *testing.T) {
 }
 
 func TestRemovedPeerIsForgottenWithoutAProcess(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitCache("west")
@@ -106,6 +111,7 @@ func TestRemovedPeerIsForgottenWithoutAProcess(t *testing.T) {
 
 // A directory that is away is not an empty one.
 func TestMissingDirectory(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitNodes("west", "n1", "n2")
@@ -135,6 +141,7 @@ func TestMissingDirectory(t *testing.T) {
 
 // Also at a start: what an earlier run knew is in use, and nothing waits for it.
 func TestMissingDirectoryAtTheStart(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitCache("west")
@@ -155,6 +162,7 @@ func TestMissingDirectoryAtTheStart(t *testing.T) {
 
 // A file that is a link to what is not mounted is not a file that was removed.
 func TestDanglingLink(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitNodes("west", "n1", "n2")
@@ -176,6 +184,7 @@ func TestDanglingLink(t *testing.T) {
 // A file that is broken keeps the session of the good one; a wrong one beside it
 // costs nothing; a good one again is taken up.
 func TestBrokenFile(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitNodes("west", "n1", "n2")
@@ -212,6 +221,7 @@ func TestBrokenFile(t *testing.T) {
 }
 
 func TestRefusedPeers(t *testing.T) {
+	t.Parallel()
 	l, west, south := newLocal(t), newRemote(t, "west", 2), newRemote(t, "south", 2)
 	l.connect(west)
 	l.awaitState("west", Synced, "")
@@ -240,6 +250,7 @@ func TestRefusedPeers(t *testing.T) {
 }
 
 func TestWaitingForMarkers(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	west.delete(west.layout().Marker(wire.Services))
 	l.connect(west)
@@ -253,6 +264,7 @@ func TestWaitingForMarkers(t *testing.T) {
 
 // One bad key costs no other, and not what it said before.
 func TestBadKeys(t *testing.T) {
+	t.Parallel()
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitNodes("west", "n1", "n2")
@@ -277,6 +289,7 @@ func TestBadKeys(t *testing.T) {
 }
 
 func TestWrongAuthority(t *testing.T) {
+	t.Parallel()
 	l, west, south := newLocal(t), newRemote(t, "west", 2), newRemote(t, "south", 3)
 	l.connect(west)
 	l.awaitState("west", Synced, "")
