@@ -31,9 +31,12 @@ import (
 
 const name = "clustermesh-apiserver"
 
-// adminTTL is how long the command line's certificate is good; each start of
-// the API server makes a new one.
-const adminTTL = 365 * 24 * time.Hour
+// The command line's certificate is good for adminTTL; a new one is written every
+// adminRenewal and at each start.
+const (
+	adminTTL     = 90 * 24 * time.Hour
+	adminRenewal = 24 * time.Hour
+)
 
 func main() {
 	var cfg config
@@ -155,18 +158,39 @@ func openFeed(ctx context.Context, nodes *feed.Server, publisher *publish.Publis
 	return nil
 }
 
-// welcome writes what the command line needs once the gateway listens.
+// welcome keeps what the command line needs in the data directory while the
+// gateway listens.
 func welcome(ctx context.Context, cfg *config, authority *pki.Authority, door *gateway.Gateway, open *process.Condition, log *slog.Logger) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-door.Listening():
 	}
+	path := filepath.Join(cfg.dataDir, "admin.yaml")
+	if err := writeAdmin(path, cfg, authority, door); err != nil {
+		return err
+	}
+	open.SetReady()
+	log.Info("ready for the command line", "admin_file", path)
+	renewal := time.NewTicker(adminRenewal)
+	defer renewal.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-renewal.C:
+			if err := writeAdmin(path, cfg, authority, door); err != nil {
+				log.Warn("admin file is not renewed, will retry", "admin_file", path, "error", err)
+			}
+		}
+	}
+}
+
+func writeAdmin(path string, cfg *config, authority *pki.Authority, door *gateway.Gateway) error {
 	pair, err := authority.Issue(pki.Request{Role: pki.RoleAdmin, Name: "admin", TTL: adminTTL})
 	if err != nil {
 		return fmt.Errorf("issue the admin certificate: %w", err)
 	}
-	path := filepath.Join(cfg.dataDir, "admin.yaml")
 	err = pki.WriteAdmin(path, pki.Admin{
 		Endpoint: dialable(door.Addr()), ClusterName: cfg.clusterName,
 		CA: string(authority.CertPEM()), Cert: string(pair.CertPEM), Key: string(pair.KeyPEM),
@@ -174,8 +198,6 @@ func welcome(ctx context.Context, cfg *config, authority *pki.Authority, door *g
 	if err != nil {
 		return fmt.Errorf("write what the command line needs: %w", err)
 	}
-	open.SetReady()
-	log.Info("ready for the command line", "admin_file", path)
 	return nil
 }
 
