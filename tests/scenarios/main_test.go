@@ -132,7 +132,8 @@ func commands() map[string]command {
 		"certificate":    {"CLUSTER ROLE NAME PREFIX [LIFETIME]", 4, false, certificate},
 
 		// What clients see.
-		"answers":  {"[-mapped] [-ports] CLIENT TARGET [POD...]", 2, true, answers},
+		"answers":  {"[-mapped|-udp] [-ports] CLIENT TARGET [POD...]", 2, true, answers},
+		"sticky":   {"CLIENT TARGET POD...", 3, false, sticky},
 		"load":     {"NAME CLIENT TARGET", 3, false, startLoad},
 		"served":   {"NAME COUNT", 2, false, served},
 		"unharmed": {"NAME", 1, false, unharmed},

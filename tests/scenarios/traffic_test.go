@@ -28,6 +28,8 @@ func answers(ctx context.Context, c *call) error {
 		switch args[0] {
 		case "-mapped":
 			protocol = workload.Mapped
+		case "-udp":
+			protocol = workload.UDP
 		case "-ports":
 			ports = true
 		default:
@@ -52,6 +54,35 @@ func answers(ctx context.Context, c *call) error {
 			return err
 		}
 		return compare(want, results, ports)
+	})
+}
+
+// sticky waits until all requests from a pod are answered by one and the same of
+// the pods that are named, however many there are.
+func sticky(ctx context.Context, c *call) error {
+	client, err := c.pod(c.args[0])
+	if err != nil {
+		return err
+	}
+	pods, err := c.podNames(c.args[2:])
+	if err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		results, err := client.Get(ctx, workload.HTTP, c.args[1], 5*enough(len(pods)))
+		if err != nil {
+			return err
+		}
+		got, failures := lab.Count(results)
+		if len(failures) > 0 || len(got) != 1 {
+			return fmt.Errorf("answers: %v, failures: %v; want those of one pod", got, failures)
+		}
+		for pod := range got {
+			if !pods[pod] {
+				return fmt.Errorf("%s answers", pod)
+			}
+		}
+		return nil
 	})
 }
 
