@@ -2,9 +2,9 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,36 +23,24 @@ const cachePace = time.Second
 type cache struct {
 	layout wire.Layout
 	etcd   *kvstore.Client
-	state  *kvstore.Writer
-	// marks are the peer's config and the markers that say that the state is
-	// whole.
-	marks *kvstore.Writer
-	// whole wakes run with the turn in which everything has been set.
-	whole chan int
-
-	mu sync.Mutex
-	// turn counts the times that the cache was withdrawn.
-	turn int
+	// state has, as its marks, the peer's config and the markers that say that the
+	// rest is whole.
+	state *kvstore.Writer
 }
 
-func newCache(peer string, etcd *kvstore.Client, log *slog.Logger) *cache {
+func newCache(peer string, etcd *kvstore.Client, election *kvstore.Election, log *slog.Logger) *cache {
 	l := wire.Layout{Cluster: peer, Cached: true}
 	var state, marks []string
 	for _, kind := range wire.Kinds() {
 		state = append(state, l.Prefix(kind))
 		marks = append(marks, l.Marker(kind))
 	}
-	// The writers' own metrics would be one series a peer, for ever: the
+	// The writer's own metrics would be one series a peer, for ever: the
 	// session counts what it passes on.
-	writer := func(name string, prefixes []string) *kvstore.Writer {
-		return kvstore.NewWriter(kvstore.WriterConfig{Client: etcd, Name: name, Prefixes: prefixes, Pace: cachePace, Logger: log})
-	}
-	return &cache{
-		layout: l, etcd: etcd,
-		state: writer("cache of "+peer, state),
-		marks: writer("marks of "+peer, append(marks, wire.ConfigKey(peer))),
-		whole: make(chan int, 1),
-	}
+	return &cache{layout: l, etcd: etcd, state: kvstore.NewWriter(kvstore.WriterConfig{
+		Client: etcd, Name: "cache/" + peer, Prefixes: state, Marks: append([]string{wire.ConfigKey(peer)}, marks...),
+		Election: election, Pace: cachePace, Logger: log,
+	})}
 }
 
 // config returns the config that an earlier run cached, nil for none: then what
@@ -92,43 +80,33 @@ func (c *cache) load(ctx context.Context, fn func(kvstore.Item) error) (whole bo
 	return whole, nil
 }
 
-// complete says that everything that the peer has was Set.
+// complete says that everything that the peer has was Set. The markers are
+// written after it.
 func (c *cache) complete() {
 	c.state.Complete()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	select {
-	case <-c.whole: // one that is not taken yet: this one is newer
-	default:
+	now := wire.EncodeTime(time.Now())
+	for _, kind := range wire.Kinds() {
+		c.state.Set(c.layout.Marker(kind), now)
 	}
-	c.whole <- c.turn
 }
 
 // withdraw takes back that the cache is whole, and returns when nobody can read
 // any more that it is. What is in it stays. Only then may keys go that do not
 // come back: a reader, such as our own next start, must not take the rest for all.
+// Where another replica writes, its session does the same.
 func (c *cache) withdraw(ctx context.Context) error {
-	c.mu.Lock()
-	c.turn++
-	for _, kind := range wire.Kinds() {
-		c.marks.Delete(c.layout.Marker(kind))
+	c.unmark()
+	if err := c.state.Synced(ctx); !errors.Is(err, kvstore.ErrStandby) {
+		return err
 	}
-	c.marks.Delete(wire.ConfigKey(c.layout.Cluster))
-	c.mu.Unlock()
-	return c.marks.Synced(ctx)
+	return nil
 }
 
-// mark says that the cache is whole unless it was withdrawn since that turn.
-func (c *cache) mark(turn int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if turn != c.turn {
-		return
-	}
-	now := wire.EncodeTime(time.Now())
+func (c *cache) unmark() {
 	for _, kind := range wire.Kinds() {
-		c.marks.Set(c.layout.Marker(kind), now)
+		c.state.Delete(c.layout.Marker(kind))
 	}
+	c.state.Delete(wire.ConfigKey(c.layout.Cluster))
 }
 
 // setConfig keeps the peer's config, which says from then on that it is cached.
@@ -138,50 +116,32 @@ func (c *cache) setConfig(config cluster.Config) error {
 	if err != nil {
 		return fmt.Errorf("cache the config of %s: %w", config.Name, err)
 	}
-	c.marks.Set(wire.ConfigKey(config.Name), value)
+	c.state.Set(wire.ConfigKey(config.Name), value)
 	return nil
 }
 
-// run writes until ctx ends. The markers come when the state is whole in etcd.
-func (c *cache) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.state.Run(ctx) })
-	g.Go(func() error { return c.marks.Run(ctx) })
-	g.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case turn := <-c.whole:
-				if c.state.Synced(ctx) != nil {
-					return nil // only ctx ends it
-				}
-				c.mark(turn)
-			}
-		}
-	})
-	return g.Wait()
-}
+// run writes until ctx ends, while this replica is the one that writes.
+func (c *cache) run(ctx context.Context) error { return c.state.Run(ctx) }
 
 // purge deletes all that is cached of a peer: the markers first, so that a
-// purge that is cut short leaves no cache that says it is whole.
-func purge(ctx context.Context, peer string, etcd *kvstore.Client, log *slog.Logger) error {
-	c := newCache(peer, etcd, log)
-	ctx, cancel := context.WithCancel(ctx)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.marks.Run(ctx) })
-	g.Go(func() error { return c.state.Run(ctx) })
+// purge that is cut short leaves no cache that says it is whole. Errors wrap
+// kvstore.ErrStandby where another replica writes, which does it.
+func purge(ctx context.Context, peer string, etcd *kvstore.Client, election *kvstore.Election, log *slog.Logger) error {
+	c := newCache(peer, etcd, election, log)
+	c.unmark()
+	c.state.Complete()
+	running, cancel := context.WithCancel(ctx)
+	g, running := errgroup.WithContext(running)
+	g.Go(func() error { return c.run(running) })
 	g.Go(func() error {
 		defer cancel()
-		for _, w := range []*kvstore.Writer{c.marks, c.state} {
-			w.Complete()
-			if err := w.Synced(ctx); err != nil {
-				return err
-			}
-		}
-		return nil
+		return c.state.Synced(running)
 	})
-	if err := g.Wait(); err != nil {
+	err := g.Wait()
+	if err == nil {
+		err = c.state.Retire(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("purge the cache of %s: %w", peer, err)
 	}
 	return nil

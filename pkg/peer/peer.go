@@ -10,6 +10,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"reflect"
@@ -33,8 +34,11 @@ const seedTimeout = 10 * time.Second
 type Config struct {
 	Cluster cluster.Config
 	// Dir holds a file for each peer, see ParseFile.
-	Dir        string
-	Etcd       *kvstore.Client
+	Dir  string
+	Etcd *kvstore.Client
+	// Election decides when this process writes to Etcd, where several share
+	// it; nil when no other process may.
+	Election   *kvstore.Election
 	Engine     Engine
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -111,8 +115,8 @@ func (m *Manager) Run(ctx context.Context) error {
 // looker is what Run remembers from one look at the directory to the next.
 type looker struct {
 	*Manager
-	tidied       bool // peers of an earlier run that have no file are forgotten
-	announced    bool // all peers were added once
+	tidied       kvstore.Term // in which peers of an earlier run that have no file were forgotten
+	announced    bool         // all peers were added once
 	stopAnnounce func()
 	// absent are peers whose file was not there at the last look.
 	absent map[string]bool
@@ -131,14 +135,14 @@ func (l *looker) look(ctx context.Context) (again bool) {
 		if found, err = l.remembered(ctx, err); err != nil {
 			return ctx.Err() == nil
 		}
-	} else if !l.tidied {
+	} else if term, _ := l.cfg.Election.Term(); term.Writes() && term != l.tidied {
 		if err := l.forgetOrphans(ctx, found); err != nil {
 			if ctx.Err() == nil {
 				l.cfg.Logger.Warn("peers of an earlier run are not forgotten, will retry", "error", err)
 			}
 			return ctx.Err() == nil
 		}
-		l.tidied = true
+		l.tidied = term
 	}
 	all, missing := l.reconcile(ctx, found, l.absent)
 	if all && !l.announced {
@@ -201,7 +205,7 @@ func (m *Manager) forgetOrphans(ctx context.Context, found listing) error {
 		if found.has(name) || m.peers[name] != nil {
 			continue
 		}
-		if err := purge(ctx, name, m.cfg.Etcd, m.cfg.Logger); err != nil {
+		if err := purge(ctx, name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger); err != nil {
 			return err
 		}
 		m.cfg.Logger.Info("removed peer is forgotten", "cluster", name)
@@ -305,8 +309,8 @@ func (m *Manager) remove(ctx context.Context, name string) {
 	m.mu.Unlock()
 	m.metrics.forget(name)
 	m.cfg.Logger.Info("peer is removed", "cluster", name)
-	if err := purge(ctx, name, m.cfg.Etcd, m.cfg.Logger); err != nil {
-		m.cfg.Logger.Warn("cache of the removed peer is left until the next start", "cluster", name, "error", err)
+	if err := purge(ctx, name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger); err != nil && !errors.Is(err, kvstore.ErrStandby) {
+		m.cfg.Logger.Warn("cache of the removed peer is left until the next start, or until another replica writes", "cluster", name, "error", err)
 	}
 }
 

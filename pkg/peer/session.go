@@ -65,7 +65,7 @@ type session struct {
 func newSession(name string, m *Manager) *session {
 	s := &session{
 		name: name, ours: m.cfg.Cluster, engine: m.cfg.Engine, registry: m.registry,
-		cache: newCache(name, m.cfg.Etcd, m.cfg.Logger), log: m.cfg.Logger.With("cluster", name), metrics: m.metrics, progress: m.progress,
+		cache: newCache(name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger), log: m.cfg.Logger.With("cluster", name), metrics: m.metrics, progress: m.progress,
 		known: map[string]uint64{}, nudge: make(chan struct{}, 1),
 		since: time.Now(), lastState: Connecting, refused: map[string]int{},
 	}
