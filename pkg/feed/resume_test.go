@@ -76,7 +76,7 @@ func TestSameServer(t *testing.T) {
 // Another server with the same content sends nothing: agents come back to it
 // for less than 1 % of what one of them was sent at first.
 func TestAnotherServerWithTheSame(t *testing.T) {
-	const count = 40
+	const count = 10
 	m, first := newMesh(t), opened(plenty(100))
 	target, stop := m.serve(first, "127.0.0.1:0")
 	sinks := make([]*sink, count)

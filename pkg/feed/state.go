@@ -204,7 +204,10 @@ func (s *State) count(c *Counts) {
 func (s *State) whole() (Batch, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := Batch{Revision: s.revision, Snapshot: true, Delta: newDelta()}
+	b := Batch{Revision: s.revision, Snapshot: true, Delta: service.Delta{
+		Views:  make(map[service.Name]*service.View, s.shelves[View].count),
+		Slices: make(map[service.BackendSliceKey]*service.BackendSlice, s.shelves[Slice].count),
+	}}
 	var err error
 	for _, kind := range []Kind{View, Slice} {
 		s.shelves[kind].all(func(have record) {

@@ -47,6 +47,11 @@ func TestResume(t *testing.T) {
 	}
 	check(t, await(ctx, agents, 1))
 	whole := r.taken() / count
+	who, err := east.Causeway(ctx, "status", "--addresses", "--label", "app=web", "--pod", "web-1")
+	check(t, err)
+	if !regexp.MustCompile(`10\.1\.0\.11 +east +e1 +shop/web-1 +\d+ +app=web`).Match(who) || strings.Contains(string(who), "web-2") {
+		t.Errorf("who is who:\n%s", who)
+	}
 	agent := east.Nodes()[0]
 	before := dumpMaps(ctx, t, agent)
 
