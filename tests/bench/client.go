@@ -16,29 +16,35 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/pkg/datapath"
 )
 
 // dial is the client of one case: for each line it reads, a number, it makes
 // and closes so many connections and prints the CPU time of its thread in ns.
-// Its arguments are the first address and the count of those that follow it,
-// among which it chooses at random.
+// Its arguments are the protocol, the first address, and the count of those
+// that follow it, among which it chooses at random.
 func dial(args []string, stdin io.Reader, stdout io.Writer) error {
-	if len(args) != 2 {
-		return fmt.Errorf("address:port and count are expected, not %q", args)
+	if len(args) != 3 {
+		return fmt.Errorf("protocol, address:port and count are expected, not %q", args)
 	}
-	first, err := netip.ParseAddrPort(args[0])
+	protocol := datapath.TCP
+	if args[0] == datapath.UDP.String() {
+		protocol = datapath.UDP
+	}
+	first, err := netip.ParseAddrPort(args[1])
 	if err != nil {
 		return err
 	}
-	count, err := strconv.ParseUint(args[1], 10, 32)
+	count, err := strconv.ParseUint(args[2], 10, 32)
 	if err != nil || count == 0 {
-		return fmt.Errorf("count %q is not a number of 1 or more", args[1])
+		return fmt.Errorf("count %q is not a number of 1 or more", args[2])
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	pin(firstCPU)
 	debug.SetGCPercent(-1) // the loop allocates nothing
-	dialer := newDialer(first, uint32(count))
+	dialer := newDialer(protocol, first, uint32(count))
 	lines := bufio.NewScanner(stdin)
 	for lines.Scan() {
 		n, err := strconv.Atoi(lines.Text())
@@ -61,15 +67,20 @@ type dialer struct {
 	random  uint64
 	address unix.RawSockaddrInet4
 	linger  unix.Linger
+	kind    uintptr // of the socket
 }
 
-func newDialer(first netip.AddrPort, count uint32) *dialer {
+func newDialer(protocol datapath.Protocol, first netip.AddrPort, count uint32) *dialer {
 	ip := first.Addr().As4()
 	d := &dialer{
 		first: binary.BigEndian.Uint32(ip[:]), count: count, random: 0x9e3779b97f4a7c15,
 		address: unix.RawSockaddrInet4{Family: unix.AF_INET},
 		// Closing resets: neither side keeps a port in TIME-WAIT.
 		linger: unix.Linger{Onoff: 1},
+		kind:   unix.SOCK_STREAM | unix.SOCK_CLOEXEC,
+	}
+	if protocol == datapath.UDP {
+		d.kind = unix.SOCK_DGRAM | unix.SOCK_CLOEXEC
 	}
 	port := binary.BigEndian.AppendUint16(nil, first.Port())
 	d.address.Port = binary.NativeEndian.Uint16(port)
@@ -98,12 +109,14 @@ func (d *dialer) connect() syscall.Errno {
 	d.random ^= d.random >> 7
 	d.random ^= d.random << 17
 	binary.BigEndian.PutUint32(d.address.Addr[:], d.first+uint32(d.random>>32)%d.count)
-	fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, d.kind, 0)
 	if errno != 0 {
 		return errno
 	}
-	_, _, errno = syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_LINGER,
-		uintptr(unsafe.Pointer(&d.linger)), unsafe.Sizeof(d.linger), 0)
+	if d.kind&unix.SOCK_STREAM != 0 {
+		_, _, errno = syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_LINGER,
+			uintptr(unsafe.Pointer(&d.linger)), unsafe.Sizeof(d.linger), 0)
+	}
 	if errno == 0 {
 		_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&d.address)), unsafe.Sizeof(d.address))
 	}

@@ -8,10 +8,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -25,69 +23,6 @@ type connectConfig struct {
 
 func defaultConnect() connectConfig {
 	return connectConfig{Rounds: 60, Connections: 1000, MaxServices: 100_000, Dir: filepath.Join("out", "bench")}
-}
-
-// testCase is one way by which a connection reaches a backend.
-type testCase struct {
-	name     string
-	services int // 0: the backends themselves are dialled
-	backends int // of a service; without services, in all
-	// prepare sets up what translates, in the case's namespace and cgroup.
-	prepare func(b *bench, n *namespace, cgroup string, c testCase) error
-	// routed asks for a namespace of its own, with rules.
-	routed bool
-
-	cgroup string
-	client *part
-	values []float64 // CPU time of one connection, ns, by round
-}
-
-// The case to which all ratios are.
-const direct = "direct"
-
-// connectCases returns the cases that can be measured here; missing names the
-// programs for want of which others are left out.
-func connectCases(maxServices int) (cases []*testCase, missing []string) {
-	cases = []*testCase{
-		{name: direct, backends: 20},
-		{name: "direct-again", backends: 20},
-		{name: "direct, 200,000 backends", backends: 200_000},
-		{name: "empty program", backends: 20, prepare: (*bench).prepareEmpty},
-	}
-	for _, services := range []int{10, 10_000, 100_000} {
-		for _, backends := range []int{2, 50} {
-			cases = append(cases, &testCase{
-				name:     fmt.Sprintf("causeway %d services, %d backends", services, backends),
-				services: services, backends: backends, prepare: (*bench).prepareOurs,
-			})
-		}
-	}
-	for _, proxy := range []struct{ name, program, rules string }{
-		{"iptables", "iptables-nft-restore", "iptables"},
-		{"iptables-legacy", "iptables-legacy-restore", "iptables"},
-		{"nftables", "nft", "nftables"},
-	} {
-		if _, err := exec.LookPath(proxy.program); err != nil {
-			missing = append(missing, proxy.program)
-			continue
-		}
-		for _, services := range []int{10, 10_000} {
-			cases = append(cases, &testCase{
-				name:     fmt.Sprintf("%s %d services, %d backends", proxy.name, services, chainBackends),
-				services: services, backends: chainBackends, routed: true,
-				prepare: func(b *bench, n *namespace, _ string, c testCase) error {
-					return b.prepareRules(n, proxy.program, proxy.rules, c)
-				},
-			})
-		}
-	}
-	var kept []*testCase
-	for _, c := range cases {
-		if c.services <= maxServices {
-			kept = append(kept, c)
-		}
-	}
-	return kept, missing
 }
 
 // bench is what a run of the benchmark holds, and gives back at its end.
@@ -133,7 +68,7 @@ func connect(ctx context.Context, config connectConfig, out io.Writer) (err erro
 		return err
 	}
 	result.Rows = rows(cases)
-	hooks, err := profile(ctx, cases, 20*config.Connections, result.Rows[0].Value)
+	hooks, err := profile(ctx, cases, 20*config.Connections)
 	if err != nil {
 		return err
 	}
@@ -141,7 +76,7 @@ func connect(ctx context.Context, config connectConfig, out io.Writer) (err erro
 	if err := result.print(out); err != nil {
 		return err
 	}
-	conclude(out, result.Rows)
+	conclude(out, result.Rows, config.Connections)
 	name, err := writeResult(config.Dir, result.Name, result)
 	if err != nil {
 		return err
@@ -196,7 +131,7 @@ func (b *bench) openCase(c *testCase) error {
 	}
 	defer cgroup.Close() // needed for the start only
 	first, count := c.targets()
-	c.client, err = startPart(b.ctx, n, cgroup, partClient, first.String(), strconv.Itoa(count))
+	c.client, err = startPart(b.ctx, n, cgroup, partClient, c.protocol.String(), first.String(), strconv.Itoa(count))
 	if err != nil {
 		return err
 	}
@@ -249,7 +184,7 @@ func (b *bench) prepareEmpty(_ *namespace, cgroup string, _ testCase) error {
 }
 
 func (b *bench) prepareOurs(_ *namespace, cgroup string, c testCase) error {
-	d, err := program(filepath.Join(bpffs, filepath.Base(cgroup)), cgroup, c.services, c.backends)
+	d, err := program(filepath.Join(bpffs, filepath.Base(cgroup)), cgroup, c)
 	if err != nil {
 		return err
 	}
@@ -293,46 +228,33 @@ func measure(ctx context.Context, cases []*testCase, config connectConfig) error
 	return nil
 }
 
-// rows returns the figures of the cases; the first is the direct one. A ratio
-// is taken within each round, then its median.
+// rows returns the figures of the cases. Ratios, to the direct case, and
+// differences, to the empty program, are taken within each round, then their median.
 func rows(cases []*testCase) []row {
 	random := rand.New(rand.NewPCG(3, 4))
 	var rows []row
 	for _, c := range cases {
-		ratio := bootstrap(quotients(c.values, cases[0].values), random)
+		base := baseOf(cases, c)
+		ratio := bootstrap(quotients(c.values, base.values), random)
 		rows = append(rows, row{
-			Case: c.name, Metric: "CPU time of a connection", Value: median(c.values), Unit: "ns",
+			Case: c.name, Metric: wholeTime, Value: median(c.values), Unit: "ns",
+			Ratio: ratio.Value, RatioLow: ratio.Low, RatioHigh: ratio.High,
+		})
+		if !c.isOurs() {
+			continue
+		}
+		over := differences(c.values, emptyOf(cases, c).values)
+		ratio = bootstrap(quotients(over, base.values), random)
+		rows = append(rows, row{
+			Case: c.name, Metric: overEmpty, Value: median(over), Unit: "ns",
 			Ratio: ratio.Value, RatioLow: ratio.Low, RatioHigh: ratio.High,
 		})
 	}
 	return rows
 }
 
-// conclude says what the table means for the budget: a hundred thousand
-// services cost a connection no more than ten.
-func conclude(out io.Writer, rows []row) {
-	find := func(prefix string) (interval, bool) {
-		for _, r := range rows {
-			if strings.HasPrefix(r.Case, prefix) {
-				return interval{r.Ratio, r.RatioLow, r.RatioHigh}, true
-			}
-		}
-		return interval{}, false
-	}
-	fmt.Fprintf(out, "\nA value is the CPU time of the connecting thread for socket, connect and close, the median of the rounds;\n"+
-		"a ratio is to %q in the same round. \"direct-again\" is the noise, \"direct, 200,000 backends\" what many\n"+
-		"destinations cost without any service. All services are dialled at random; of those with 50 backends,\n"+
-		"the %d that have them. The hook's own run time is the kernel's figure, its ratio is to the whole of %[1]q.\n", direct, manyBackends)
-	for _, backends := range []int{2, 50} {
-		few, ok := find(fmt.Sprintf("causeway 10 services, %d ", backends))
-		many, ok2 := find(fmt.Sprintf("causeway 100000 services, %d ", backends))
-		if !ok || !ok2 {
-			continue
-		}
-		verdict := "overlap: within the budget"
-		if !few.overlaps(many) {
-			verdict = "do not overlap: outside the budget"
-		}
-		fmt.Fprintf(out, "%d backends: the intervals of 10 and of 100,000 services %s\n", backends, verdict)
-	}
-}
+// wholeTime is the metric of a whole connection.
+const wholeTime = "CPU time of a connection"
+
+// overEmpty is the metric of what the hooks cost by themselves.
+const overEmpty = "over an empty program"

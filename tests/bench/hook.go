@@ -103,9 +103,10 @@ func backendsOf(i, backends int) int {
 	return min(backends, 2)
 }
 
-// program opens a data plane on the cgroup and fills it.
-func program(pins, cgroup string, services, backends int) (*datapath.Datapath, error) {
-	d, err := datapath.Open(datapath.Config{BPFFS: pins, Cgroup: cgroup, Logger: slog.New(slog.DiscardHandler)})
+// program opens a data plane on the cgroup and fills it as the case says.
+func program(pins, cgroup string, c testCase) (*datapath.Datapath, error) {
+	services, backends := c.services, c.backends
+	d, err := datapath.Open(datapath.Config{BPFFS: pins, Cgroup: cgroup, Reverse: c.reverse, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +118,7 @@ func program(pins, cgroup string, services, backends int) (*datapath.Datapath, e
 			next++
 		}
 		service := datapath.Service{
-			Frontend: datapath.Frontend{Addr: serviceAddress(i), Protocol: datapath.TCP},
+			Frontend: datapath.Frontend{Addr: serviceAddress(i), Protocol: c.protocol},
 			Groups:   []datapath.Group{group},
 		}
 		if err := d.Update(service); err != nil {

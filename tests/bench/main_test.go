@@ -26,8 +26,8 @@ func TestRunRefuses(t *testing.T) {
 		"-rounds 0 and -connections 1000":     {"connect", "-rounds=0"},
 		`invalid value "many"`:                {partInside, "-connections=many"},
 		"address:port and count are":          {partClient},
-		`count "0" is not a number`:           {partClient, "10.0.0.1:80", "0"},
-		`not an ip:port`:                      {partClient, "here", "1"},
+		`count "0" is not a number`:           {partClient, "tcp", "10.0.0.1:80", "0"},
+		`not an ip:port`:                      {partClient, "udp", "here", "1"},
 		"flag provided but not defined: -all": {"connect", "-all"},
 	} {
 		var out bytes.Buffer

@@ -14,8 +14,8 @@ import (
 // profile returns what the hooks themselves take of a connection, by the
 // kernel's own clock around each run of a program, of n connections. It is measured apart: the
 // clock costs something too. Cases without a program have no row; a ratio is to
-// the CPU time of a whole direct connection, in ns.
-func profile(ctx context.Context, cases []*testCase, n int, direct float64) (result []row, err error) {
+// the CPU time of a whole direct connection.
+func profile(ctx context.Context, cases []*testCase, n int) (result []row, err error) {
 	statistics, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
 	if err != nil {
 		return nil, fmt.Errorf("enable statistics of programs: %w", err)
@@ -36,7 +36,7 @@ func profile(ctx context.Context, cases []*testCase, n int, direct float64) (res
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
-		result = append(result, row{Case: c.name, Metric: "run time of the hook", Value: value, Unit: "ns", Ratio: value / direct})
+		result = append(result, row{Case: c.name, Metric: "run time of the hook", Value: value, Unit: "ns", Ratio: value / median(baseOf(cases, c).values)})
 	}
 	return result, nil
 }
@@ -70,24 +70,27 @@ func (c *testCase) runTime(programs []*ebpf.Program, n int) (float64, error) {
 	return (after - before) / float64(n), err
 }
 
-// attached returns the programs at the IPv4 connect hook of a cgroup.
+// attached returns the programs that a connection of IPv4 runs at a cgroup: when
+// it is made, and when its socket ends.
 func attached(cgroup string) ([]*ebpf.Program, error) {
 	dir, err := os.Open(cgroup)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close() // read only
-	found, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: ebpf.AttachCGroupInet4Connect})
-	if err != nil {
-		return nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
-	}
 	var programs []*ebpf.Program
-	for _, p := range found.Programs {
-		program, err := ebpf.NewProgramFromID(p.ID)
+	for _, hook := range []ebpf.AttachType{ebpf.AttachCGroupInet4Connect, ebpf.AttachCgroupInetSockRelease} {
+		found, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: hook})
 		if err != nil {
-			return nil, fmt.Errorf("open program %d: %w", p.ID, err)
+			return nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
 		}
-		programs = append(programs, program)
+		for _, p := range found.Programs {
+			program, err := ebpf.NewProgramFromID(p.ID)
+			if err != nil {
+				return nil, fmt.Errorf("open program %d: %w", p.ID, err)
+			}
+			programs = append(programs, program)
+		}
 	}
 	return programs, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,20 +55,45 @@ func TestThisMachine(t *testing.T) {
 }
 
 func TestConclude(t *testing.T) {
-	few := row{Case: "causeway 10 services, 2 backends", Ratio: 1.05, RatioLow: 1, RatioHigh: 1.1}
+	few := row{Case: "causeway 10 services, 2 backends", Metric: wholeTime, Ratio: 1.05, RatioLow: 1, RatioHigh: 1.1}
+	name := "causeway 100000 services, 2 backends"
 	for want, many := range map[string]row{
-		"overlap: within":         {Case: "causeway 100000 services, 2 backends", Ratio: 1.1, RatioLow: 1.08, RatioHigh: 1.2},
-		"do not overlap: outside": {Case: "causeway 100000 services, 2 backends", Ratio: 1.3, RatioLow: 1.2, RatioHigh: 1.4},
+		"overlap: within":         {Case: name, Metric: wholeTime, Ratio: 1.1, RatioLow: 1.08, RatioHigh: 1.2},
+		"do not overlap: outside": {Case: name, Metric: wholeTime, Ratio: 1.3, RatioLow: 1.2, RatioHigh: 1.4},
 	} {
 		var out bytes.Buffer
-		conclude(&out, []row{few, many})
+		conclude(&out, []row{few, many}, 1)
 		if !strings.Contains(out.String(), "2 backends: the intervals of 10 and of 100,000 services "+want) {
 			t.Errorf("%q is missing in %s", want, out.String())
 		}
 	}
 	var out bytes.Buffer
-	conclude(&out, []row{few})
+	conclude(&out, []row{few}, 1)
 	if strings.Contains(out.String(), "intervals of 10 and") {
 		t.Errorf("a conclusion without rows: %s", out.String())
+	}
+}
+
+func TestConcludeUDP(t *testing.T) {
+	var rows []row
+	for services, value := range map[int]float64{10: 690, 100_000: 710} {
+		name := fmt.Sprintf("UDP causeway %d services, 2 backends", services)
+		rows = append(rows,
+			row{Case: name, Metric: wholeTime, Value: 9310 + value}, row{Case: name, Metric: overEmpty, Value: value},
+			row{Case: name + ", reverse entry", Metric: wholeTime, Value: 10_000 + 2*float64(services)/100}, row{Case: name + ", reverse entry", Metric: overEmpty, Value: 1750},
+		)
+	}
+	var out bytes.Buffer
+	conclude(&out, rows, 1)
+	for _, want := range []string{
+		"UDP causeway 10 services, 2 backends: 690 ns over an empty program: within the budget of 700",
+		"UDP causeway 100000 services, 2 backends: 710 ns over an empty program: outside the budget of 700",
+		"UDP causeway 100000 services, 2 backends: +0.2 % to 10 services: within the budget of 3 %",
+		"reverse entry: 1750 ns over an empty program: within the budget of 1800",
+		"reverse entry: +20.0 % to 10 services: outside the budget of 3 %",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in %s", want, out.String())
+		}
 	}
 }

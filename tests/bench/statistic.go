@@ -49,6 +49,15 @@ func quotients(a, b []float64) []float64 {
 	return result
 }
 
+// differences returns a[i] - b[i].
+func differences(a, b []float64) []float64 {
+	result := make([]float64, len(a))
+	for i := range a {
+		result[i] = a[i] - b[i]
+	}
+	return result
+}
+
 // milliseconds returns durations in order, in ms.
 func milliseconds(durations []time.Duration) []float64 {
 	values := make([]float64, len(durations))
