@@ -91,7 +91,7 @@ func (in *incoming) add(b *feedpb.Batch) (last bool, err error) {
 			return false, fmt.Errorf("revision %d: %w", in.revision.N, err)
 		}
 		if r.value != nil && r.key.kind != View && r.key.kind != Slice {
-			r.name, r.value = nil, valid // kept as it came, which is much smaller
+			r.name, r.value = nil, valid{} // kept as it came, which is much smaller
 		}
 		in.changes[r.key] = told{r, encoded}
 	}
@@ -99,7 +99,7 @@ func (in *incoming) add(b *feedpb.Batch) (last bool, err error) {
 }
 
 // valid stands for a value that was read and is not needed.
-var valid = struct{}{}
+type valid struct{}
 
 // accept makes a change part of the state, on file first, and returns what of it
 // is different.
