@@ -104,7 +104,7 @@ func writeStatus(out io.Writer, r *adminpb.StatusResponse, now time.Time) error 
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	c := r.Cluster
 	fmt.Fprintf(w, "Cluster %s, id %d of %d, version %s, up %s\n\n", c.Name, c.Id, c.MaxConnectedClusters, c.Version, age(c.Started, now))
-	writeConditions(w, r)
+	writeConditions(w, r, now)
 	writePeers(w, r, now)
 	writeAgents(w, r, now)
 	writeProblems(w, r)
@@ -116,7 +116,7 @@ func writeStatus(out io.Writer, r *adminpb.StatusResponse, now time.Time) error 
 	return w.Flush()
 }
 
-func writeConditions(w io.Writer, r *adminpb.StatusResponse) {
+func writeConditions(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 	for _, c := range r.Conditions {
 		state := "ready"
 		if !c.Ready {
@@ -124,9 +124,26 @@ func writeConditions(w io.Writer, r *adminpb.StatusResponse) {
 		}
 		fmt.Fprintf(w, "  %s\t%s\n", c.Name, state)
 	}
+	if r.Writer != nil {
+		fmt.Fprintf(w, "  writer\t%s\n", writer(r.Writer, now))
+	}
 	n := r.Cluster.Counts
 	fmt.Fprintf(w, "  own state\t%d nodes, %d addresses, %d identities, %d services, %d endpoint slices of global services\n",
 		n.Nodes, n.Addresses, n.Identities, n.Services, n.EndpointSlices)
+}
+
+// writer says which replica writes.
+func writer(r *adminpb.Writer, now time.Time) string {
+	switch {
+	case r.Error != "":
+		return "not known: " + r.Error
+	case r.Replica == "":
+		return "none at present, for " + age(r.Since, now)
+	case r.Self:
+		return fmt.Sprintf("this replica, %s, for %s", r.Replica, age(r.Since, now))
+	default:
+		return fmt.Sprintf("replica %s, for %s", r.Replica, age(r.Since, now))
+	}
 }
 
 func writePeers(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
@@ -210,6 +227,9 @@ func notReady(r *adminpb.StatusResponse) []string {
 		if !c.Ready {
 			out = append(out, c.Name)
 		}
+	}
+	if w := r.Writer; w != nil && (w.Replica == "" || w.Error != "") {
+		out = append(out, "writer")
 	}
 	for _, p := range r.Peers {
 		if !p.Ready {

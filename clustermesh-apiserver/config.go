@@ -13,6 +13,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/pki"
 )
 
 // config is what flags and config file say.
@@ -28,6 +29,8 @@ type config struct {
 	listenHTTP           string
 	pprof                bool
 	etcdQuota            int64
+	etcdEndpoints        []string
+	etcdFiles            pki.ClientFiles
 	excludedLabels       []string
 }
 
@@ -42,7 +45,12 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.advertise, "advertise", nil, "names and addresses by which the gateway is reached, for its certificate, besides that of --listen")
 	f.StringVar(&c.listenHTTP, "listen-http", "127.0.0.1:9878", "host:port for /healthz, /readyz and /metrics, plain HTTP; empty for none")
 	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")
-	f.Int64Var(&c.etcdQuota, "etcd-quota-bytes", 2<<30, "size of etcd's database at which it takes no more writes")
+	f.Int64Var(&c.etcdQuota, "etcd-quota-bytes", 2<<30, "size of the embedded etcd's database at which it takes no more writes")
+	f.StringSliceVar(&c.etcdEndpoints, "etcd-endpoints", nil,
+		"https://host:port of an external etcd, several with commas; several API servers of the cluster may share it, and one of them writes (default: embedded in <data-dir>/etcd)")
+	f.StringVar(&c.etcdFiles.CAFile, "etcd-ca-file", "", "`file` with the CA that signed the external etcd's certificate")
+	f.StringVar(&c.etcdFiles.CertFile, "etcd-cert-file", "", "`file` with the certificate to show to the external etcd")
+	f.StringVar(&c.etcdFiles.KeyFile, "etcd-key-file", "", "`file` with the certificate's private key")
 	f.StringSliceVar(&c.excludedLabels, "identity-excluded-labels", identity.DefaultExcluded(),
 		"pod labels that do not count for identities; an entry that ends in '*' is a prefix; replaces the default")
 }
@@ -78,6 +86,9 @@ func (c *config) validate() error {
 		if err := validAddress(c.listenHTTP); err != nil {
 			return fmt.Errorf("--listen-http: %w", err)
 		}
+	}
+	if err := c.validateStore(); err != nil {
+		return err
 	}
 	if c.etcdQuota < 16<<20 {
 		return errors.New("--etcd-quota-bytes: at least 16777216 (16 MiB)")

@@ -58,33 +58,36 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err := cfg.makeDirs(); err != nil {
 		return err
 	}
-	store := kvstore.NewServer(kvstore.ServerConfig{Dir: filepath.Join(cfg.dataDir, "etcd"), QuotaBytes: cfg.etcdQuota, Logger: log})
+	store, err := newStore(cfg, log)
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return status.Run(ctx) })
-	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return store.run(ctx) })
 	g.Go(func() error { return serve(ctx, cfg, log, registry, status, store) })
 	return g.Wait()
 }
 
 // serve is the list of the parts that need etcd, and how they are joined.
-func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometheus.Registry, status *process.Status, store *kvstore.Server) error {
+func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometheus.Registry, status *process.Status, store *store) error {
 	etcdReady, listed, seeded, open := status.Condition("etcd"), status.Condition("source"), status.Condition("peers"), status.Condition("gateway")
-	etcd, err := store.Dial(ctx)
+	etcd, release, err := store.dial(ctx)
 	if err != nil {
 		if errors.Is(err, kvstore.ErrStopped) || ctx.Err() != nil {
 			return nil // why it stopped is its own Run's to say
 		}
 		return err
 	}
-	defer func() { _ = etcd.Close() }()
-	etcdReady.SetReady()
+	defer release()
 
 	filter, err := identity.NewFilter(cfg.excludedLabels)
 	if err != nil {
 		return err
 	}
 	// Only who holds the data directory may write in it, so these come after etcd.
-	authority, err := pki.OpenAuthority(filepath.Join(cfg.dataDir, "pki"), cfg.clusterName)
+	pkiDir := filepath.Join(cfg.dataDir, "pki")
+	authority, err := pki.OpenAuthority(pkiDir, cfg.clusterName)
 	if err != nil {
 		return err
 	}
@@ -93,10 +96,22 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		return err
 	}
 
+	g, ctx := errgroup.WithContext(ctx)
+	election := store.election(cfg, etcd, registry)
+	claimed := make(chan struct{})
+	g.Go(func() error { return ownerOf(authority).guard(ctx, store, etcd, election, pkiDir, etcdReady, claimed) })
+	select {
+	case <-claimed:
+	case <-ctx.Done():
+		return g.Wait()
+	}
+	g.Go(func() error { return election.Run(ctx) })
+
 	nodes := feed.NewServer(feed.ServerConfig{Logger: log, Registerer: registry})
 	engine := merge.NewEngine(cfg.clusterName, nodes)
 	publisher := publish.New(publish.Config{
-		Cluster: cfg.cluster(), Etcd: etcd, Filter: filter, Logger: log, Registerer: registry,
+		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),
+		Filter: filter, Logger: log, Registerer: registry,
 		Local: func(u merge.Update) { engine.Apply(cfg.clusterName, u) },
 	})
 	manifests := source.NewManifests(source.ManifestsConfig{
@@ -104,12 +119,13 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Sink: publisher, Logger: log, Registerer: registry,
 	})
 	peers := peer.New(peer.Config{
-		Cluster: cfg.cluster(), Dir: cfg.peers(), Etcd: etcd, Engine: engine, Logger: log, Registerer: registry,
+		Cluster: cfg.cluster(), Dir: cfg.peers(), Etcd: etcd, Election: election, Engine: engine, Logger: log, Registerer: registry,
 	})
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Listed: publisher.Listed(),
 		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems,
+		Etcd: cfg.etcdEndpoints, Writer: election.Standing,
 	})
 	door := gateway.New(gateway.Config{
 		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: tls, Etcd: etcd.Etcd().ActiveConnection(),
@@ -120,7 +136,6 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Logger: log, Registerer: registry,
 	})
 
-	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return publisher.Run(ctx) })
 	g.Go(func() error { return manifests.Run(ctx) })
 	g.Go(func() error { return peers.Run(ctx) })

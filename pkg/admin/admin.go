@@ -14,6 +14,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/process"
@@ -35,6 +36,10 @@ type Config struct {
 	Listed          <-chan struct{}
 	SourceProblems  func() []source.Problem
 	PublishProblems func() []string
+	// Etcd are the endpoints of an external etcd; nil for the embedded one.
+	// Writer says which of the replicas that share it writes.
+	Etcd   []string
+	Writer func() kvstore.Standing
 }
 
 // Server implements the admin service.
@@ -67,6 +72,9 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 		Agents:          mergeAgents(nodes, s.cfg.Agents()),
 		PublishProblems: s.cfg.PublishProblems(),
 	}
+	if len(s.cfg.Etcd) > 0 {
+		out.Writer = s.writer()
+	}
 	for _, c := range s.cfg.Status.Conditions() {
 		out.Conditions = append(out.Conditions, &adminpb.Condition{Name: c.Name, Ready: c.Reason == "", Reason: c.Reason})
 	}
@@ -95,7 +103,19 @@ func ready(r *adminpb.StatusResponse) bool {
 			return false
 		}
 	}
+	if w := r.Writer; w != nil && (w.Replica == "" || w.Error != "") {
+		return false
+	}
 	return r.Source.Listed && len(r.Source.Problems) == 0 && len(r.PeerProblems) == 0
+}
+
+func (s *Server) writer() *adminpb.Writer {
+	now := s.cfg.Writer()
+	out := &adminpb.Writer{Etcd: s.cfg.Etcd, Replica: now.Writer, Self: now.Self, Since: protoTime(now.Since)}
+	if now.Err != nil {
+		out.Error = now.Err.Error()
+	}
+	return out
 }
 
 func (s *Server) source() *adminpb.Source {

@@ -60,6 +60,17 @@ func socketPath(path string, dir *os.File) string {
 	return socket
 }
 
+// HoldDir takes a data directory, made when missing, for this process, which
+// keeps its etcd elsewhere. It returns ErrDirInUse, wrapped, when another
+// process has it.
+func HoldDir(ctx context.Context, path string) (release func(), err error) {
+	d, err := openDir(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return d.close, nil
+}
+
 func (d *dataDir) close() {
 	d.dir.Close()
 	d.lock.Close()

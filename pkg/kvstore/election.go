@@ -112,6 +112,9 @@ func (e *Election) Standing() Standing {
 // Run stands for election until ctx ends, then resigns, so that another process
 // writes at once, and returns nil.
 func (e *Election) Run(ctx context.Context) error {
+	if e == nil {
+		return nil
+	}
 	defer e.resign()
 	for {
 		period := standbyPeriod

@@ -72,8 +72,11 @@ type StatusResponse struct {
 	Agents       []*Agent       `protobuf:"bytes,7,rep,name=agents,proto3" json:"agents,omitempty"`
 	// objects of the source that are wrong, and keys that etcd refuses
 	PublishProblems []string `protobuf:"bytes,8,rep,name=publish_problems,json=publishProblems,proto3" json:"publish_problems,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// writer is absent where etcd is embedded: then there is one API server, which
+	// writes.
+	Writer        *Writer `protobuf:"bytes,9,opt,name=writer,proto3" json:"writer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -162,6 +165,13 @@ func (x *StatusResponse) GetPublishProblems() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetWriter() *Writer {
+	if x != nil {
+		return x.Writer
+	}
+	return nil
+}
+
 type Cluster struct {
 	state                protoimpl.MessageState `protogen:"open.v1"`
 	Name                 string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -246,6 +256,85 @@ func (x *Cluster) GetCounts() *Counts {
 	return nil
 }
 
+// Writer says which of the replicas that share an external etcd writes to it.
+type Writer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Etcd  []string               `protobuf:"bytes,1,rep,name=etcd,proto3" json:"etcd,omitempty"`
+	// replica is empty when there is none at present.
+	Replica string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	Self    bool                   `protobuf:"varint,3,opt,name=self,proto3" json:"self,omitempty"`
+	Since   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// error says why it is not known at present.
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Writer) Reset() {
+	*x = Writer{}
+	mi := &file_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Writer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Writer) ProtoMessage() {}
+
+func (x *Writer) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Writer.ProtoReflect.Descriptor instead.
+func (*Writer) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Writer) GetEtcd() []string {
+	if x != nil {
+		return x.Etcd
+	}
+	return nil
+}
+
+func (x *Writer) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *Writer) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
+func (x *Writer) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Writer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type Condition struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -257,7 +346,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +358,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +371,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Condition) GetName() string {
@@ -319,7 +408,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +420,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +433,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Counts) GetNodes() uint32 {
@@ -393,7 +482,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -405,7 +494,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -418,7 +507,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Source) GetManifestsDir() string {
@@ -454,7 +543,7 @@ type SourceProblem struct {
 
 func (x *SourceProblem) Reset() {
 	*x = SourceProblem{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +555,7 @@ func (x *SourceProblem) String() string {
 func (*SourceProblem) ProtoMessage() {}
 
 func (x *SourceProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +568,7 @@ func (x *SourceProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceProblem.ProtoReflect.Descriptor instead.
 func (*SourceProblem) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SourceProblem) GetFile() string {
@@ -530,7 +619,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +631,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +644,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Peer) GetName() string {
@@ -652,7 +741,7 @@ type PeerProblem struct {
 
 func (x *PeerProblem) Reset() {
 	*x = PeerProblem{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +753,7 @@ func (x *PeerProblem) String() string {
 func (*PeerProblem) ProtoMessage() {}
 
 func (x *PeerProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +766,7 @@ func (x *PeerProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerProblem.ProtoReflect.Descriptor instead.
 func (*PeerProblem) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PeerProblem) GetFile() string {
@@ -715,7 +804,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +816,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +829,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Agent) GetNode() string {
@@ -831,7 +920,7 @@ type ServicesRequest struct {
 
 func (x *ServicesRequest) Reset() {
 	*x = ServicesRequest{}
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +932,7 @@ func (x *ServicesRequest) String() string {
 func (*ServicesRequest) ProtoMessage() {}
 
 func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +945,7 @@ func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesRequest.ProtoReflect.Descriptor instead.
 func (*ServicesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ServicesRequest) GetNamespace() string {
@@ -882,7 +971,7 @@ type ServicesResponse struct {
 
 func (x *ServicesResponse) Reset() {
 	*x = ServicesResponse{}
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +983,7 @@ func (x *ServicesResponse) String() string {
 func (*ServicesResponse) ProtoMessage() {}
 
 func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +996,7 @@ func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesResponse.ProtoReflect.Descriptor instead.
 func (*ServicesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ServicesResponse) GetServices() []*Service {
@@ -940,7 +1029,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1041,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1054,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Service) GetNamespace() string {
@@ -1048,7 +1137,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1149,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1162,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Frontend) GetIp() string {
@@ -1101,7 +1190,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1202,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1215,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Port) GetName() string {
@@ -1167,7 +1256,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1268,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1281,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ServiceCluster) GetCluster() string {
@@ -1250,7 +1339,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1351,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1364,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Backend) GetIp() string {
@@ -1331,7 +1420,7 @@ type AddressesRequest struct {
 
 func (x *AddressesRequest) Reset() {
 	*x = AddressesRequest{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1432,7 @@ func (x *AddressesRequest) String() string {
 func (*AddressesRequest) ProtoMessage() {}
 
 func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1445,7 @@ func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressesRequest.ProtoReflect.Descriptor instead.
 func (*AddressesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddressesRequest) GetWithin() string {
@@ -1417,7 +1506,7 @@ type AddressesResponse struct {
 
 func (x *AddressesResponse) Reset() {
 	*x = AddressesResponse{}
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1518,7 @@ func (x *AddressesResponse) String() string {
 func (*AddressesResponse) ProtoMessage() {}
 
 func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1531,7 @@ func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressesResponse.ProtoReflect.Descriptor instead.
 func (*AddressesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddressesResponse) GetAddresses() []*Address {
@@ -1470,7 +1559,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1571,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1584,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Address) GetAddress() string {
@@ -1552,7 +1641,7 @@ var File_admin_proto protoreflect.FileDescriptor
 const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"\vadmin.proto\x12\x11causeway.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\x9e\x03\n" +
+	"\rStatusRequest\"\xd1\x03\n" +
 	"\x0eStatusResponse\x124\n" +
 	"\acluster\x18\x01 \x01(\v2\x1a.causeway.admin.v1.ClusterR\acluster\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12<\n" +
@@ -1563,14 +1652,21 @@ const file_admin_proto_rawDesc = "" +
 	"\x05peers\x18\x05 \x03(\v2\x17.causeway.admin.v1.PeerR\x05peers\x12C\n" +
 	"\rpeer_problems\x18\x06 \x03(\v2\x1e.causeway.admin.v1.PeerProblemR\fpeerProblems\x120\n" +
 	"\x06agents\x18\a \x03(\v2\x18.causeway.admin.v1.AgentR\x06agents\x12)\n" +
-	"\x10publish_problems\x18\b \x03(\tR\x0fpublishProblems\"\xe6\x01\n" +
+	"\x10publish_problems\x18\b \x03(\tR\x0fpublishProblems\x121\n" +
+	"\x06writer\x18\t \x01(\v2\x19.causeway.admin.v1.WriterR\x06writer\"\xe6\x01\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x124\n" +
 	"\x16max_connected_clusters\x18\x03 \x01(\rR\x14maxConnectedClusters\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x124\n" +
 	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x121\n" +
-	"\x06counts\x18\x06 \x01(\v2\x19.causeway.admin.v1.CountsR\x06counts\"M\n" +
+	"\x06counts\x18\x06 \x01(\v2\x19.causeway.admin.v1.CountsR\x06counts\"\x92\x01\n" +
+	"\x06Writer\x12\x12\n" +
+	"\x04etcd\x18\x01 \x03(\tR\x04etcd\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\x12\x12\n" +
+	"\x04self\x18\x03 \x01(\bR\x04self\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"M\n" +
 	"\tCondition\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12\x16\n" +
@@ -1699,67 +1795,70 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: causeway.admin.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: causeway.admin.v1.StatusResponse
 	(*Cluster)(nil),               // 2: causeway.admin.v1.Cluster
-	(*Condition)(nil),             // 3: causeway.admin.v1.Condition
-	(*Counts)(nil),                // 4: causeway.admin.v1.Counts
-	(*Source)(nil),                // 5: causeway.admin.v1.Source
-	(*SourceProblem)(nil),         // 6: causeway.admin.v1.SourceProblem
-	(*Peer)(nil),                  // 7: causeway.admin.v1.Peer
-	(*PeerProblem)(nil),           // 8: causeway.admin.v1.PeerProblem
-	(*Agent)(nil),                 // 9: causeway.admin.v1.Agent
-	(*ServicesRequest)(nil),       // 10: causeway.admin.v1.ServicesRequest
-	(*ServicesResponse)(nil),      // 11: causeway.admin.v1.ServicesResponse
-	(*Service)(nil),               // 12: causeway.admin.v1.Service
-	(*Frontend)(nil),              // 13: causeway.admin.v1.Frontend
-	(*Port)(nil),                  // 14: causeway.admin.v1.Port
-	(*ServiceCluster)(nil),        // 15: causeway.admin.v1.ServiceCluster
-	(*Backend)(nil),               // 16: causeway.admin.v1.Backend
-	(*AddressesRequest)(nil),      // 17: causeway.admin.v1.AddressesRequest
-	(*AddressesResponse)(nil),     // 18: causeway.admin.v1.AddressesResponse
-	(*Address)(nil),               // 19: causeway.admin.v1.Address
-	nil,                           // 20: causeway.admin.v1.Peer.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*Writer)(nil),                // 3: causeway.admin.v1.Writer
+	(*Condition)(nil),             // 4: causeway.admin.v1.Condition
+	(*Counts)(nil),                // 5: causeway.admin.v1.Counts
+	(*Source)(nil),                // 6: causeway.admin.v1.Source
+	(*SourceProblem)(nil),         // 7: causeway.admin.v1.SourceProblem
+	(*Peer)(nil),                  // 8: causeway.admin.v1.Peer
+	(*PeerProblem)(nil),           // 9: causeway.admin.v1.PeerProblem
+	(*Agent)(nil),                 // 10: causeway.admin.v1.Agent
+	(*ServicesRequest)(nil),       // 11: causeway.admin.v1.ServicesRequest
+	(*ServicesResponse)(nil),      // 12: causeway.admin.v1.ServicesResponse
+	(*Service)(nil),               // 13: causeway.admin.v1.Service
+	(*Frontend)(nil),              // 14: causeway.admin.v1.Frontend
+	(*Port)(nil),                  // 15: causeway.admin.v1.Port
+	(*ServiceCluster)(nil),        // 16: causeway.admin.v1.ServiceCluster
+	(*Backend)(nil),               // 17: causeway.admin.v1.Backend
+	(*AddressesRequest)(nil),      // 18: causeway.admin.v1.AddressesRequest
+	(*AddressesResponse)(nil),     // 19: causeway.admin.v1.AddressesResponse
+	(*Address)(nil),               // 20: causeway.admin.v1.Address
+	nil,                           // 21: causeway.admin.v1.Peer.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
 	2,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
-	3,  // 1: causeway.admin.v1.StatusResponse.conditions:type_name -> causeway.admin.v1.Condition
-	5,  // 2: causeway.admin.v1.StatusResponse.source:type_name -> causeway.admin.v1.Source
-	7,  // 3: causeway.admin.v1.StatusResponse.peers:type_name -> causeway.admin.v1.Peer
-	8,  // 4: causeway.admin.v1.StatusResponse.peer_problems:type_name -> causeway.admin.v1.PeerProblem
-	9,  // 5: causeway.admin.v1.StatusResponse.agents:type_name -> causeway.admin.v1.Agent
-	21, // 6: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
-	4,  // 7: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
-	6,  // 8: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
-	21, // 9: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
-	21, // 10: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	21, // 11: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
-	21, // 12: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
-	4,  // 13: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
-	20, // 14: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
-	21, // 15: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
-	12, // 16: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
-	13, // 17: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
-	15, // 18: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
-	13, // 19: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
-	14, // 20: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
-	16, // 21: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
-	14, // 22: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
-	19, // 23: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
-	0,  // 24: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	10, // 25: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	17, // 26: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
-	1,  // 27: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	11, // 28: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	18, // 29: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
-	27, // [27:30] is the sub-list for method output_type
-	24, // [24:27] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	4,  // 1: causeway.admin.v1.StatusResponse.conditions:type_name -> causeway.admin.v1.Condition
+	6,  // 2: causeway.admin.v1.StatusResponse.source:type_name -> causeway.admin.v1.Source
+	8,  // 3: causeway.admin.v1.StatusResponse.peers:type_name -> causeway.admin.v1.Peer
+	9,  // 4: causeway.admin.v1.StatusResponse.peer_problems:type_name -> causeway.admin.v1.PeerProblem
+	10, // 5: causeway.admin.v1.StatusResponse.agents:type_name -> causeway.admin.v1.Agent
+	3,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
+	22, // 7: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
+	5,  // 8: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
+	22, // 9: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
+	7,  // 10: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
+	22, // 11: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
+	22, // 12: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	22, // 13: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
+	22, // 14: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
+	5,  // 15: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
+	21, // 16: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
+	22, // 17: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
+	13, // 18: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
+	14, // 19: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
+	16, // 20: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
+	14, // 21: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
+	15, // 22: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
+	17, // 23: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
+	15, // 24: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
+	20, // 25: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
+	0,  // 26: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	11, // 27: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	18, // 28: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	1,  // 29: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	12, // 30: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	19, // 31: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	29, // [29:32] is the sub-list for method output_type
+	26, // [26:29] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -1773,7 +1872,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
