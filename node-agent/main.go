@@ -27,7 +27,7 @@ func main() {
 		Summary:  "Translates connections to global services on one node.",
 		Flags:    cfg.flags,
 		Validate: cfg.validate,
-		Headroom: process.Headroom{Least: 16 << 20, Most: 64 << 20},
+		Headroom: process.Headroom{Least: 16 << 20, Most: 256 << 20},
 		Run:      func(ctx context.Context, log *slog.Logger) error { return run(ctx, &cfg, log) },
 	}))
 }

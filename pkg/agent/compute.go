@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -15,8 +16,10 @@ type self struct{ cluster, node string }
 // and the backends that any cluster offers for it. Either may be missing while
 // the other is there.
 type offer struct {
-	view   *service.View
-	slices map[service.BackendSliceKey]*service.BackendSlice
+	view *service.View
+	// slices are sorted by key. Most services have one: a map of their own
+	// would be most of what the agent holds.
+	slices []*service.BackendSlice
 	// shares are what was made of the slices of a large service, so that a
 	// change of one costs no look at the others. nil for all others.
 	shares map[shareKey]share
@@ -105,8 +108,8 @@ func protocolOf(p service.Protocol) (datapath.Protocol, bool) {
 // such as the other IP family, is left out.
 func (o *offer) group(g service.Group, s *datapath.Service, port service.Port, ports []service.Port, nodeLocal bool, where self) datapath.Group {
 	out := datapath.Group{Tier: g.Tier, Weight: g.Weight}
-	for key, slice := range o.slices {
-		if !slices.Contains(g.Clusters, key.Cluster) {
+	for _, slice := range o.slices {
+		if !slices.Contains(g.Clusters, slice.Cluster) {
 			continue
 		}
 		number, ok := service.MatchPort(port, ports, slice.Ports)
@@ -121,7 +124,7 @@ func (o *offer) group(g service.Group, s *datapath.Service, port service.Port, p
 		}
 		s.Terminating = append(s.Terminating, share.terminating...)
 	}
-	// The order of a map is none; the data plane compares this with the last.
+	// Those of another order would be others to the data plane.
 	slices.SortFunc(s.Terminating, netip.AddrPort.Compare)
 	return out
 }
@@ -148,6 +151,27 @@ func (o *offer) share(slice *service.BackendSlice, f datapath.Frontend, u use, w
 		o.shares[key] = made
 	}
 	return made
+}
+
+// set puts a slice in the place of the one of that key; nil takes that out.
+func (o *offer) set(key service.BackendSliceKey, slice *service.BackendSlice) {
+	o.forget(key)
+	i, found := slices.BinarySearchFunc(o.slices, key, func(s *service.BackendSlice, key service.BackendSliceKey) int {
+		return compareKeys(s.BackendSliceKey, key)
+	})
+	switch {
+	case slice == nil && found:
+		o.slices = slices.Delete(o.slices, i, i+1)
+	case slice != nil && found:
+		o.slices[i] = slice
+	case slice != nil:
+		o.slices = slices.Insert(o.slices, i, slice)
+	}
+}
+
+// compareKeys orders the slices of one service.
+func compareKeys(a, b service.BackendSliceKey) int {
+	return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Slice, b.Slice), cmp.Compare(a.Part, b.Part))
 }
 
 // forget drops what was made of a slice.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -46,9 +47,9 @@ func slice(name service.Name, cluster string, ports []service.Port, ips ...strin
 }
 
 func offerOf(v *service.View, parts ...*service.BackendSlice) *offer {
-	o := &offer{view: v, slices: map[service.BackendSliceKey]*service.BackendSlice{}}
+	o := &offer{view: v}
 	for _, s := range parts {
-		o.slices[s.BackendSliceKey] = s
+		o.set(s.BackendSliceKey, s)
 	}
 	return o
 }
@@ -305,5 +306,33 @@ func TestClaims(t *testing.T) {
 	wantOwner(service.Name{})
 	if len(c.byFrontend)+len(c.byService) != 0 {
 		t.Errorf("left: %+v", c)
+	}
+}
+
+// TestOfferSet compares with a map what is left after each of many changes.
+func TestOfferSet(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	o, model := &offer{}, map[service.BackendSliceKey]*service.BackendSlice{}
+	for range 500 {
+		key := service.BackendSliceKey{
+			Service: service.Name{Namespace: "shop", Name: "web"}, Cluster: string('a' + rune(random.IntN(3))),
+			Slice: string('x' + rune(random.IntN(3))), Part: random.IntN(2),
+		}
+		if random.IntN(3) == 0 {
+			o.set(key, nil)
+			delete(model, key)
+		} else {
+			s := &service.BackendSlice{BackendSliceKey: key}
+			o.set(key, s)
+			model[key] = s
+		}
+		if len(o.slices) != len(model) {
+			t.Fatalf("%d slices, want %d", len(o.slices), len(model))
+		}
+		for i, s := range o.slices {
+			if model[s.BackendSliceKey] != s || i > 0 && compareKeys(o.slices[i-1].BackendSliceKey, s.BackendSliceKey) >= 0 {
+				t.Fatalf("slice %d is %+v, which is out of order or another", i, s)
+			}
+		}
 	}
 }

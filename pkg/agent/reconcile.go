@@ -10,7 +10,6 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/datapath"
 	"github.com/causeway-mesh/causeway/pkg/feed"
-	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
 // pass is the work of one reconcile.
@@ -70,12 +69,11 @@ func (a *Agent) collect() (*pass, bool) {
 // look works out the services that are dirty. One that gives up a frontend may
 // make another dirty that had claimed it too.
 func (a *Agent) look(p *pass) {
-	dirty := slices.SortedFunc(maps.Keys(a.state.dirty), compareNames)
-	clear(a.state.dirty)
-	all := make(map[service.Name][]datapath.Service, len(dirty))
-	for _, name := range dirty {
-		all[name] = a.state.services(name)
-		for _, f := range a.claims.set(name, all[name]) {
+	dirty := a.state.takeDirty()
+	all := make([][]datapath.Service, len(dirty))
+	for i, name := range dirty {
+		all[i] = a.state.services(name)
+		for _, f := range a.claims.set(name, all[i]) {
 			p.released[f] = true
 			delete(p.updates, f)
 			if owner, ok := a.claims.owner(f); ok {
@@ -83,8 +81,8 @@ func (a *Agent) look(p *pass) {
 			}
 		}
 	}
-	for _, name := range dirty {
-		for _, s := range all[name] {
+	for i, name := range dirty {
+		for _, s := range all[i] {
 			if owner, _ := a.claims.owner(s.Frontend); owner == name {
 				p.updates[s.Frontend] = s
 			}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/causeway-mesh/causeway/pkg/datapath"
@@ -26,30 +27,35 @@ func (s *state) apply(d service.Delta) {
 		s.change(name, func(o *offer) { o.view = view })
 	}
 	for key, slice := range d.Slices {
-		s.change(key.Service, func(o *offer) {
-			o.forget(key)
-			if slice == nil {
-				delete(o.slices, key)
-			} else {
-				o.slices[key] = slice
-			}
-		})
+		s.change(key.Service, func(o *offer) { o.set(key, slice) })
 	}
 }
 
 // replace makes d the whole state.
 func (s *state) replace(d service.Delta) {
+	if len(s.dirty) == 0 {
+		s.dirty = make(map[service.Name]bool, max(len(s.offers), len(d.Views)))
+	}
 	for name := range s.offers {
 		s.dirty[name] = true
 	}
-	s.offers = map[service.Name]*offer{}
+	s.offers = make(map[service.Name]*offer, len(d.Views))
 	s.apply(d)
+}
+
+// takeDirty returns the services that have changed, sorted, and forgets that
+// they have. The map is not cleared: one that was large once is slow to walk
+// ever after.
+func (s *state) takeDirty() []service.Name {
+	dirty := slices.SortedFunc(maps.Keys(s.dirty), compareNames)
+	s.dirty = map[service.Name]bool{}
+	return dirty
 }
 
 func (s *state) change(name service.Name, fn func(*offer)) {
 	o := s.offers[name]
 	if o == nil {
-		o = &offer{slices: map[service.BackendSliceKey]*service.BackendSlice{}}
+		o = &offer{}
 		s.offers[name] = o
 	}
 	fn(o)
@@ -81,23 +87,32 @@ func newClaims() *claims {
 
 // set makes name claim these frontends alone, and returns those that it gave up.
 func (c *claims) set(name service.Name, services []datapath.Service) (released []datapath.Frontend) {
-	wanted := make(map[datapath.Frontend]bool, len(services))
+	wanted := make([]datapath.Frontend, 0, len(services))
 	for _, s := range services {
-		wanted[s.Frontend] = true
+		if !slices.Contains(wanted, s.Frontend) {
+			wanted = append(wanted, s.Frontend)
+		}
 	}
-	for _, f := range c.byService[name] {
-		if !wanted[f] {
+	had := c.byService[name]
+	for _, f := range had {
+		if !slices.Contains(wanted, f) {
 			c.release(f, name)
 			released = append(released, f)
 		}
 	}
-	delete(c.byService, name)
-	for f := range wanted {
+	if slices.Equal(had, wanted) {
+		return nil
+	}
+	for _, f := range wanted {
 		names := c.byFrontend[f]
 		if i, found := slices.BinarySearchFunc(names, name, compareNames); !found {
 			c.byFrontend[f] = slices.Insert(names, i, name)
 		}
-		c.byService[name] = append(c.byService[name], f)
+	}
+	if len(wanted) == 0 {
+		delete(c.byService, name)
+	} else {
+		c.byService[name] = wanted
 	}
 	return released
 }
