@@ -16,7 +16,7 @@ import (
 )
 
 // rowTimeout bounds one row; none takes half of it.
-const rowTimeout = 3 * time.Minute
+const rowTimeout = 5 * time.Minute
 
 // syncConfig says what is measured.
 type syncConfig struct {

@@ -163,6 +163,9 @@ func (b *syncBench) restart(ctx context.Context, w *world, what string) error {
 			return err
 		}
 		done := b.profile(ctx, w)
+		if err := w.awaitAgent(ctx); err != nil {
+			return err
+		}
 		if err := w.awaitMaps(ctx); err != nil {
 			return err
 		}

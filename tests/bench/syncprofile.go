@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/causeway-mesh/causeway/tests/lab"
@@ -29,7 +30,7 @@ func (b *syncBench) profile(ctx context.Context, w *world) (done func()) {
 		all.Go(func() {
 			name := filepath.Join(b.config.Profiles, fmt.Sprintf("%s-%s-%d", b.row, p.name, time.Now().Unix()))
 			client := p.node.HTTPClient()
-			for _, page := range []string{"profile?seconds=8", "heap?gc=1"} {
+			for _, page := range []string{"profile?seconds=20", "heap?gc=1"} {
 				err := download(ctx, client, "http://"+p.status+"/debug/pprof/"+page, name+"-"+page[:4])
 				if err != nil {
 					step(b.out, "no profile of the %s: %v", p.name, err)
@@ -46,6 +47,9 @@ func download(ctx context.Context, client *http.Client, url, name string) error 
 		return err
 	}
 	response, err := client.Do(request)
+	for errors.Is(err, syscall.ECONNREFUSED) && sleep(ctx, lookEvery) == nil { // it has just been started
+		response, err = client.Do(request)
+	}
 	if err != nil {
 		return err
 	}

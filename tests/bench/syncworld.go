@@ -167,14 +167,20 @@ func (w *world) startOwn(ctx context.Context) (err error) {
 		return err
 	}
 	w.undo = append(w.undo, w.ownStore.Close)
-	return w.startAgent(ctx)
+	if err := w.startAgent(ctx); err != nil {
+		return err
+	}
+	return w.awaitAgent(ctx)
 }
 
 func (w *world) startAgent(ctx context.Context) (err error) {
 	flags := []string{"--pprof", "--map-capacity", strconv.Itoa(datapath.DefaultCapacity)}
-	if w.agent, err = w.worker.StartAgent(ctx, append(flags, w.worldConfig.agent...)...); err != nil {
-		return err
-	}
+	w.agent, err = w.worker.StartAgent(ctx, append(flags, w.worldConfig.agent...)...)
+	return err
+}
+
+// awaitAgent returns once the agent has its first complete state in the maps.
+func (w *world) awaitAgent(ctx context.Context) (err error) {
 	if err := w.here.AwaitReady(ctx); err != nil {
 		return err
 	}
