@@ -7,16 +7,16 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
 
 // TestMain lets this test binary be the parts that the benchmark starts.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{partInside, partServer, partClient}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{partInside, partServer, partClient, partPeer}, os.Args[1]) {
 		main()
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	labtest.Main(m, "clustermesh-apiserver", "node-agent")
 }
 
 func TestRunRefuses(t *testing.T) {
@@ -29,6 +29,8 @@ func TestRunRefuses(t *testing.T) {
 		`count "0" is not a number`:           {partClient, "tcp", "10.0.0.1:80", "0"},
 		`not an ip:port`:                      {partClient, "udp", "here", "1"},
 		"flag provided but not defined: -all": {"connect", "-all"},
+		`no row is called "disk": there are `: {"sync", "-rows=peer,disk"},
+		"kind, cluster, folder and address":   {partPeer, "hub"},
 	} {
 		var out bytes.Buffer
 		err := run(t.Context(), args, strings.NewReader(""), &out)

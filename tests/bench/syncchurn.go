@@ -257,6 +257,12 @@ func (b *syncBench) burst(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
+	before := map[netip.AddrPort]uint32{}
+	for _, f := range w.frontends() {
+		if before[f], err = w.maps.generation(f); err != nil {
+			return err
+		}
+	}
 	m, err := measureUse(ctx, w.pids())
 	if err != nil {
 		return err
@@ -267,14 +273,9 @@ func (b *syncBench) burst(ctx context.Context, w *world) error {
 	if err := w.api.Resume(); err != nil {
 		return err
 	}
-	// All services were written once, when their backends came.
-	before, err := w.maps.generation(r.Frontend(0))
-	if err != nil {
-		return err
-	}
 	err = w.await(ctx, w.frontends(), func(f netip.AddrPort) (bool, error) {
 		n, err := w.maps.generation(f)
-		return n > before, err
+		return n != before[f], err
 	})
 	if err != nil {
 		return err
