@@ -61,8 +61,7 @@ func Dial(cfg ClientConfig) (*Client, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	connect := backoff.DefaultConfig
-	connect.BaseDelay = 200 * time.Millisecond
-	connect.MaxDelay = 5 * time.Second
+	connect.BaseDelay, connect.MaxDelay = firstDelay, lastDelay
 	etcd, err := clientv3.New(clientv3.Config{
 		Endpoints:            cfg.Endpoints,
 		TLS:                  cfg.TLS,

@@ -6,9 +6,11 @@ import (
 	"time"
 )
 
+// The last delay is short: a store that stood still and goes on is followed again
+// within a second, and an attempt costs little.
 const (
 	firstDelay = 100 * time.Millisecond
-	lastDelay  = 5 * time.Second
+	lastDelay  = time.Second
 )
 
 // retry is capped exponential backoff with jitter. The zero value is ready.
