@@ -25,7 +25,7 @@ demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
 
 .PHONY: test
 test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
-	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iptables nftables; fi
+	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iptables nftables e2fsprogs util-linux; fi
 	@$(MAKE) --no-print-directory lint verify test-conformance
 	@race=-race; \
 	if [ "$$(go env CGO_ENABLED)" != 1 ]; then \
@@ -37,6 +37,10 @@ test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 .PHONY: test-conformance
 test-conformance: ## hold what we publish and read against Cilium itself (built once, minutes)
 	@tests/conformance/run.sh
+
+.PHONY: test-stall
+test-stall: ## hold up each stage of the sync for 30 s under load (root; 5 s in make test)
+	go test -count=1 -v -run TestStall ./tests/stall -stall 30s
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## gofumpt, go vet, staticcheck and a short list more
