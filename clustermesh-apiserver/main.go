@@ -124,7 +124,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Listed: publisher.Listed(),
-		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems,
+		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing,
 	})
 	door := gateway.New(gateway.Config{

@@ -4,6 +4,7 @@ package admin
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,6 +37,8 @@ type Config struct {
 	Listed          <-chan struct{}
 	SourceProblems  func() []source.Problem
 	PublishProblems func() []string
+	// Writes says why peers are not told what is new at present.
+	Writes func() error
 	// Etcd are the endpoints of an external etcd; nil for the embedded one.
 	// Writer says which of the replicas that share it writes.
 	Etcd   []string
@@ -78,11 +81,20 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 	for _, c := range s.cfg.Status.Conditions() {
 		out.Conditions = append(out.Conditions, &adminpb.Condition{Name: c.Name, Ready: c.Reason == "", Reason: c.Reason})
 	}
+	out.Conditions = append(out.Conditions, condition("publishing", s.cfg.Writes()))
 	for _, p := range s.cfg.Peers.Problems() {
 		out.PeerProblems = append(out.PeerProblems, &adminpb.PeerProblem{File: p.File, Message: p.Message})
 	}
 	out.Ready = ready(out)
 	return out, nil
+}
+
+func condition(name string, err error) *adminpb.Condition {
+	c := &adminpb.Condition{Name: name, Ready: err == nil}
+	if err != nil {
+		c.Reason = strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	return c
 }
 
 // ready holds when nothing waits for a person or for time. A Service with a

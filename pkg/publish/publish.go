@@ -172,6 +172,10 @@ func (p *Publisher) Problems() []string {
 	return out
 }
 
+// Err says why peers are not told what is new at present, nil when they are: etcd
+// takes no writes, or there are no identities to give. Safe for concurrent use.
+func (p *Publisher) Err() error { return errors.Join(p.writer.Err(), p.pods.err()) }
+
 // Run publishes until ctx ends and returns nil then. What is in etcd stays:
 // the cluster is still there when its API server is not.
 func (p *Publisher) Run(ctx context.Context) error {

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -294,6 +295,12 @@ func TestPublishServicesWhileEtcdIsAway(t *testing.T) {
 	w.edit("east.yaml", func(text string) string { return text })
 	p := w.start()
 	<-p.Listed()
+	eventually(t, func() error {
+		if p.Err() == nil {
+			return errors.New("etcd is away, and peers are said to be told")
+		}
+		return nil
+	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.local.Services) != 7 || len(w.local.Addresses) != 0 {

@@ -66,13 +66,20 @@ func newWorkloads(o origin, l wire.Layout, f identity.Filter, a *allocator) *wor
 	}
 }
 
+// err says why addresses lack an identity, nil when none does.
+func (w *workloads) err() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last == nil {
+		return nil
+	}
+	return fmt.Errorf("identities: %w", w.last)
+}
+
 func (w *workloads) problems() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var out []string
-	if w.last != nil {
-		out = append(out, "identities: "+w.last.Error())
-	}
 	if w.unsaved != nil {
 		out = append(out, "identities: "+w.unsaved.Error())
 	}
