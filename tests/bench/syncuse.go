@@ -116,7 +116,7 @@ func (m *meter) stop() (map[string]use, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		found[name] = use{cpu: cpu - m.begun[name], memory: memory, peak: m.peak[name]}
+		found[name] = use{cpu: cpu - m.begun[name], memory: memory, peak: max(memory, m.peak[name])}
 	}
 	return found, nil
 }
