@@ -15,6 +15,7 @@
 
 /* Make the enums part of the object, so that Go gets their values. */
 const enum layout *unused_layout __attribute__((unused));
+const enum group_bits *unused_group_bits __attribute__((unused));
 const enum service_flags *unused_service_flags __attribute__((unused));
 const enum backend_state *unused_backend_state __attribute__((unused));
 const enum affinity_kind *unused_affinity_kind __attribute__((unused));

@@ -52,14 +52,14 @@ const (
 	SocketBackendStateBACKEND_GONE SocketBackendState = 1
 )
 
-type SocketGroup struct {
-	_      structs.HostLayout
-	Count  uint32
-	Until  uint32
-	Weight uint16
-	Tier   uint8
-	Pad    uint8
-}
+type SocketGroupBits uint32
+
+const (
+	SocketGroupBitsGROUP_NUMBER_BITS  SocketGroupBits = 22
+	SocketGroupBitsGROUP_UNTIL_SHIFT  SocketGroupBits = 22
+	SocketGroupBitsGROUP_WEIGHT_SHIFT SocketGroupBits = 44
+	SocketGroupBitsGROUP_TIER_SHIFT   SocketGroupBits = 60
+)
 
 type SocketInlineBackend struct {
 	_       structs.HostLayout
@@ -72,9 +72,10 @@ type SocketInlineBackend struct {
 type SocketLayout uint32
 
 const (
-	SocketLayoutLAYOUT_VERSION SocketLayout = 2
+	SocketLayoutLAYOUT_VERSION SocketLayout = 3
 	SocketLayoutMAX_GROUPS     SocketLayout = 8
-	SocketLayoutMAX_INLINE     SocketLayout = 4
+	SocketLayoutMAX_INLINE     SocketLayout = 3
+	SocketLayoutSEAL_LANES     SocketLayout = 4
 	SocketLayoutSEAL_FACTOR    SocketLayout = 1540483477
 )
 
@@ -112,8 +113,8 @@ type SocketService struct {
 	Inlined        uint16
 	Total          uint32
 	Pad            uint32
-	Groups         [8]SocketGroup
-	Backends       [4]SocketInlineBackend
+	Groups         [8]uint64
+	Backends       [3]SocketInlineBackend
 	Seal           uint64
 }
 
@@ -168,6 +169,7 @@ const (
 	SocketVarReversed           = "reversed"
 	SocketVarUnusedAffinityKind = "unused_affinity_kind"
 	SocketVarUnusedBackendState = "unused_backend_state"
+	SocketVarUnusedGroupBits    = "unused_group_bits"
 	SocketVarUnusedLayout       = "unused_layout"
 	SocketVarUnusedReverseKinds = "unused_reverse_kinds"
 	SocketVarUnusedServiceFlags = "unused_service_flags"
@@ -244,6 +246,7 @@ type SocketVariableSpecs struct {
 	Reversed           *ebpf.VariableSpec `ebpf:"reversed"`
 	UnusedAffinityKind *ebpf.VariableSpec `ebpf:"unused_affinity_kind"`
 	UnusedBackendState *ebpf.VariableSpec `ebpf:"unused_backend_state"`
+	UnusedGroupBits    *ebpf.VariableSpec `ebpf:"unused_group_bits"`
 	UnusedLayout       *ebpf.VariableSpec `ebpf:"unused_layout"`
 	UnusedReverseKinds *ebpf.VariableSpec `ebpf:"unused_reverse_kinds"`
 	UnusedServiceFlags *ebpf.VariableSpec `ebpf:"unused_service_flags"`
@@ -293,6 +296,7 @@ type SocketVariables struct {
 	Reversed           *ebpf.Variable `ebpf:"reversed"`
 	UnusedAffinityKind *ebpf.Variable `ebpf:"unused_affinity_kind"`
 	UnusedBackendState *ebpf.Variable `ebpf:"unused_backend_state"`
+	UnusedGroupBits    *ebpf.Variable `ebpf:"unused_group_bits"`
 	UnusedLayout       *ebpf.Variable `ebpf:"unused_layout"`
 	UnusedReverseKinds *ebpf.Variable `ebpf:"unused_reverse_kinds"`
 	UnusedServiceFlags *ebpf.Variable `ebpf:"unused_service_flags"`

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { sandbox.Main(m) }
 func TestLayout(t *testing.T) {
 	for name, size := range map[string][2]uintptr{
 		"service key": {unsafe.Sizeof(SocketServiceKey{}), 20},
-		"service":     {unsafe.Sizeof(SocketService{}), 224},
+		"service":     {unsafe.Sizeof(SocketService{}), 168},
 		"slot key":    {unsafe.Sizeof(SocketSlotKey{}), 12},
 		"slot":        {unsafe.Sizeof(SocketSlot{}), 32},
 		"backend":     {unsafe.Sizeof(SocketBackend{}), 32},

@@ -14,6 +14,24 @@ static __always_inline __u64 seal_step(__u64 seal, __u64 word)
 }
 
 /*
+ * A seal is made in lanes, word after word in turn, so that the processor can
+ * work on all of them at once; then the lanes are joined.
+ */
+struct lanes {
+	__u64 lane[SEAL_LANES];
+};
+
+static __always_inline __u64 join(const struct lanes *l)
+{
+	__u64 seal = l->lane[0];
+
+#pragma unroll
+	for (__u32 i = 1; i < SEAL_LANES; i++)
+		seal = seal_step(seal, l->lane[i]);
+	return seal;
+}
+
+/*
  * take copies a value out of its map and returns the seal that the copy should
  * carry, given the seal of its key. The loads are volatile: were the compiler
  * to read the map a second time, it would use what was never checked.
@@ -21,14 +39,27 @@ static __always_inline __u64 seal_step(__u64 seal, __u64 word)
 static __always_inline __u64 take(__u64 *copy, const void *value, __u32 words, __u64 seal)
 {
 	const volatile __u64 *from = value;
+	struct lanes l = {{seal}};
 
 #pragma unroll
 	for (__u32 i = 0; i < words; i++) {
 		copy[i] = from[i];
-		seal = seal_step(seal, copy[i]);
+		l.lane[i % SEAL_LANES] = seal_step(l.lane[i % SEAL_LANES], copy[i]);
 	}
 	copy[words] = from[words];
-	return seal;
+	return join(&l);
+}
+
+/* seal_value returns the seal of a value that a program makes. */
+static __always_inline __u64 seal_value(const void *value, __u32 words, __u64 seal)
+{
+	const __u64 *from = value;
+	struct lanes l = {{seal}};
+
+#pragma unroll
+	for (__u32 i = 0; i < words; i++)
+		l.lane[i % SEAL_LANES] = seal_step(l.lane[i % SEAL_LANES], from[i]);
+	return join(&l);
 }
 
 static __always_inline __u64 seal_service_key(const struct service_key *key)
@@ -61,17 +92,6 @@ static __always_inline __u64 seal_reverse_key(const struct reverse_key *key)
 #pragma unroll
 	for (__u32 i = 0; i < sizeof(*key) / 8; i++)
 		seal = seal_step(seal, words[i]);
-	return seal;
-}
-
-/* seal returns the seal of a value that a program makes. */
-static __always_inline __u64 seal_value(const void *value, __u32 words, __u64 seal)
-{
-	const __u64 *from = value;
-
-#pragma unroll
-	for (__u32 i = 0; i < words; i++)
-		seal = seal_step(seal, from[i]);
 	return seal;
 }
 

@@ -39,6 +39,8 @@ struct target {
 	__u32 backend;
 };
 
+#define GROUP_NUMBER ((1ULL << GROUP_NUMBER_BITS) - 1)
+
 /* draw returns a number below limit. */
 static __always_inline __u32 draw(__u32 limit)
 {
@@ -67,9 +69,10 @@ static __always_inline void pick(const struct service *service, struct slot_key 
 
 #pragma unroll
 	for (__u32 i = 0; i < MAX_GROUPS; i++) {
-		__u64 under = below(number, service->groups[i].until);
+		__u64 bits = service->groups[i];
+		__u64 under = below(number, bits >> GROUP_UNTIL_SHIFT & GROUP_NUMBER);
 
-		count |= service->groups[i].count & under & passed;
+		count |= bits & GROUP_NUMBER & under & passed;
 		passed &= ~under;
 		group += passed & 1;
 	}

@@ -18,9 +18,10 @@
 enum layout {
 	/* Raise it with every change of a struct or of its meaning: maps that
 	 * are pinned with another layout are filled anew beside the old ones. */
-	LAYOUT_VERSION = 2,
+	LAYOUT_VERSION = 3,
 	MAX_GROUPS = 8,
-	MAX_INLINE = 4,
+	MAX_INLINE = 3,
+	SEAL_LANES = 4,
 	/* Odd, so that a step of the seal loses nothing. */
 	SEAL_FACTOR = 0x5bd1e995,
 };
@@ -54,19 +55,17 @@ struct service_key {
 _Static_assert(sizeof(struct service_key) == 20, "no hidden padding");
 
 /*
- * Backends that are alike. Its slots are 0 to count - 1, without holes. Go works
- * out from weights, counts and tiers which groups are used at all and how often:
- * a draw below until, and not below the until of the group before, is this
- * group's. So the programs need no branch to find it.
+ * A group is backends that are alike, in one word. Its slots are 0 to count - 1,
+ * without holes. Go works out from weights, counts and tiers which groups are
+ * used at all and how often: a draw below until, and not below the until of the
+ * group before, is this group's. So the programs need no branch to find it.
  */
-struct group {
-	__u32 count;
-	__u32 until;
-	__u16 weight; /* share among the groups of its tier; 0: its count */
-	__u8 tier;    /* the lowest tier that has a backend is used */
-	__u8 pad;
+enum group_bits {
+	GROUP_NUMBER_BITS = 22, /* of count, which is lowest, and of until */
+	GROUP_UNTIL_SHIFT = 22,
+	GROUP_WEIGHT_SHIFT = 44, /* share among the groups of its tier; 0: its count */
+	GROUP_TIER_SHIFT = 60,   /* the lowest tier that has a backend is used */
 };
-_Static_assert(sizeof(struct group) == 12, "no hidden padding");
 
 /* A backend inside its service's value: saves two lookups. */
 struct inline_backend {
@@ -86,11 +85,13 @@ struct service {
 	                  in backends as well */
 	__u32 total;   /* draws are below this; 0: no backend */
 	__u32 pad;
-	struct group groups[MAX_GROUPS];
+	__u64 groups[MAX_GROUPS]; /* enum group_bits */
 	struct inline_backend backends[MAX_INLINE];
 	__u64 seal;
 };
-_Static_assert(sizeof(struct service) == 224, "no hidden padding");
+/* With the key and what the kernel adds it just fits into 256 bytes, the size in
+ * which the kernel hands out its elements: larger, it would take twice as much. */
+_Static_assert(sizeof(struct service) == 168, "no hidden padding");
 
 struct slot_key {
 	__u32 service;

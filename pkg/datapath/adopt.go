@@ -64,9 +64,9 @@ func adoptService(k bpf.SocketServiceKey, v bpf.SocketService, slots map[bpf.Soc
 		settings: settings{session: v.SessionTimeout, flags: v.Flags},
 	}
 	last := 0
-	for i, g := range v.Groups {
-		e.groups[i] = group{tier: g.Tier, weight: g.Weight, slots: make([]backend, g.Count)}
-		if (g != bpf.SocketGroup{}) {
+	for i, bits := range v.Groups {
+		e.groups[i] = decodeGroup(bits)
+		if bits != 0 {
 			last = i + 1
 		}
 		for j := range e.groups[i].slots {

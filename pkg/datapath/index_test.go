@@ -153,7 +153,7 @@ func TestLargeService(t *testing.T) {
 		update(t, d, next)
 		s = next
 		wantLarge(t, d, s)
-		if _, err := d.sweep(time.Now().Add(2*grace)); err != nil {
+		if _, err := d.sweep(time.Now().Add(2 * grace)); err != nil {
 			t.Fatal(err)
 		}
 	}

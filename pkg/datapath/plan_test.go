@@ -286,6 +286,18 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestRanked(t *testing.T) {
+	same := []Group{{Tier: maxTier}, {Tier: 0}}
+	if got := ranked(same); &got[0] != &same[0] {
+		t.Errorf("got %+v", got)
+	}
+	high := []Group{{Tier: 255, Weight: 7}, {Tier: 3}, {Tier: 99}, {Tier: 3}}
+	want := []Group{{Tier: 2, Weight: 7}, {Tier: 0}, {Tier: 1}, {Tier: 0}}
+	if diff := cmp.Diff(want, ranked(high)); diff != "" || high[0].Tier != 255 {
+		t.Error(diff)
+	}
+}
+
 func BenchmarkPlanOneChangeOf10000(b *testing.B) {
 	const n = 10_000
 	all := make([]netip.AddrPort, n+1)

@@ -24,8 +24,14 @@ type sealed interface {
 // sealOf returns the seal that v should carry, given its key's.
 func sealOf[V sealed](v *V, seal uint64) uint64 {
 	words := unsafe.Slice((*uint64)(unsafe.Pointer(v)), unsafe.Sizeof(*v)/8)
-	for _, word := range words[:len(words)-1] {
-		seal = sealStep(seal, word)
+	lanes := [bpf.SocketLayoutSEAL_LANES]uint64{seal}
+	for i, word := range words[:len(words)-1] {
+		lane := &lanes[i%len(lanes)]
+		*lane = sealStep(*lane, word)
+	}
+	seal = lanes[0]
+	for _, lane := range lanes[1:] {
+		seal = sealStep(seal, lane)
 	}
 	return seal
 }
@@ -110,7 +116,7 @@ func encodeService(key bpf.SocketServiceKey, e *entry) bpf.SocketService {
 		if len(g.slots) > 0 && int(g.tier) == best {
 			v.Total += g.share()
 		}
-		v.Groups[i] = bpf.SocketGroup{Count: uint32(len(g.slots)), Until: v.Total, Weight: g.weight, Tier: g.tier}
+		v.Groups[i] = g.encode(v.Total)
 	}
 	if len(filled) == 1 {
 		slots := filled[0].slots
@@ -122,6 +128,24 @@ func encodeService(key bpf.SocketServiceKey, e *entry) bpf.SocketService {
 	}
 	v.Seal = sealOf(&v, sealServiceKey(&key))
 	return v
+}
+
+// maxGroup is how many backends fit into a group, and into all of them.
+const maxGroup = 1<<bpf.SocketGroupBitsGROUP_NUMBER_BITS - 1
+
+// encode returns the group's word; until is where its draws end.
+func (g group) encode(until uint32) uint64 {
+	return uint64(len(g.slots)) | uint64(until)<<bpf.SocketGroupBitsGROUP_UNTIL_SHIFT |
+		uint64(g.weight)<<bpf.SocketGroupBitsGROUP_WEIGHT_SHIFT | uint64(g.tier)<<bpf.SocketGroupBitsGROUP_TIER_SHIFT
+}
+
+// decodeGroup returns a group with slots of unknown content.
+func decodeGroup(bits uint64) group {
+	return group{
+		tier:   uint8(bits >> bpf.SocketGroupBitsGROUP_TIER_SHIFT),
+		weight: uint16(bits >> bpf.SocketGroupBitsGROUP_WEIGHT_SHIFT),
+		slots:  make([]backend, bits&maxGroup),
+	}
 }
 
 // share is the group's part of the draws of its tier.

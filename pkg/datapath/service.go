@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/causeway-mesh/causeway/bpf"
@@ -115,13 +116,34 @@ func (g Group) Size() int {
 func (s Service) groups() []Group {
 	for _, g := range s.Groups {
 		if g.Size() > 0 {
-			return s.Groups
+			return ranked(s.Groups)
 		}
 	}
 	if len(s.Terminating) == 0 {
-		return s.Groups
+		return ranked(s.Groups)
 	}
 	return []Group{{Backends: s.Terminating}}
+}
+
+// maxTier is the highest tier that the maps can express. There are fewer groups.
+const maxTier = 1<<(64-bpf.SocketGroupBitsGROUP_TIER_SHIFT) - 1
+
+// ranked returns groups with tiers that the maps can express, in the same order.
+func ranked(groups []Group) []Group {
+	var tiers []uint8
+	for _, g := range groups {
+		tiers = append(tiers, g.Tier)
+	}
+	if len(tiers) == 0 || slices.Max(tiers) <= maxTier {
+		return groups
+	}
+	slices.Sort(tiers)
+	tiers = slices.Compact(tiers)
+	groups = slices.Clone(groups)
+	for i := range groups {
+		groups[i].Tier = uint8(slices.Index(tiers, groups[i].Tier))
+	}
+	return groups
 }
 
 // target is an address and port as the maps have them: IPv4 mapped into IPv6.
@@ -177,6 +199,13 @@ func (s Service) validate(known *index) error {
 	}
 	if s.Session < 0 || s.Session > MaxSession || s.Session%time.Second != 0 {
 		return fmt.Errorf("%v: a session of %v is no whole number of seconds in range: %w", s.Frontend, s.Session, ErrService)
+	}
+	size := len(s.Terminating)
+	for _, g := range s.Groups {
+		size += g.Size()
+	}
+	if size > maxGroup {
+		return fmt.Errorf("%v: %d backends, %d fit: %w", s.Frontend, size, maxGroup, ErrService)
 	}
 	if err := s.validateBackends(s.Terminating); err != nil {
 		return err

@@ -35,21 +35,23 @@ func TestEncodeService(t *testing.T) {
 		{"none", nil, nil, 0},
 		{"empty", []group{of(0, 0, 0)}, []uint32{0}, 0},
 		{"one", []group{of(0, 0, 3)}, []uint32{3}, 3},
-		{"more than fit in the value", []group{of(0, 0, 9)}, []uint32{9}, 4},
+		{"more than fit in the value", []group{of(0, 0, 9)}, []uint32{9}, uint16(maxInline)},
 		{"the only one with any", []group{of(0, 5, 0), of(1, 0, 2), of(2, 0, 0)}, []uint32{0, 2, 2}, 2},
 		{"by count", []group{of(0, 0, 3), of(0, 0, 1)}, []uint32{3, 4}, 0},
 		{"by weight", []group{of(0, 90, 3), of(0, 10, 1)}, []uint32{90, 100}, 0},
 		{"lower tier last", []group{of(3, 0, 3), of(1, 0, 2), of(1, 7, 1), of(2, 0, 1)}, []uint32{0, 2, 9, 9}, 0},
 		{"lowest tier is empty", []group{of(0, 9, 0), of(1, 0, 2), of(2, 0, 2)}, []uint32{0, 2, 2}, 0},
-		{"greatest numbers", []group{of(255, math.MaxUint16, 1), of(255, math.MaxUint16, 1)}, []uint32{math.MaxUint16, 2 * math.MaxUint16}, 0},
+		{"greatest numbers", []group{of(maxTier, math.MaxUint16, 1), of(maxTier, math.MaxUint16, 1)}, []uint32{math.MaxUint16, 2 * math.MaxUint16}, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			v := encodeService(encodeKey(frontend("10.96.0.1:80")), &entry{id: 1, groups: test.groups})
 			total := uint32(0)
 			for i, want := range test.until {
-				if v.Groups[i].Until != want || int(v.Groups[i].Count) != len(test.groups[i].slots) {
-					t.Errorf("group %d: %+v, want until %d", i, v.Groups[i], want)
+				until := uint32(v.Groups[i]>>bpf.SocketGroupBitsGROUP_UNTIL_SHIFT) & maxGroup
+				got, asked := decodeGroup(v.Groups[i]), test.groups[i]
+				if until != want || len(got.slots) != len(asked.slots) || got.tier != asked.tier || got.weight != asked.weight {
+					t.Errorf("group %d: %+v, until %d, want %d", i, got, until, want)
 				}
 				total = want
 			}
