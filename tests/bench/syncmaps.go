@@ -47,7 +47,7 @@ func (m *agentMaps) count() (services, backends int, err error) {
 		for _, v := range values[:n] {
 			services++
 			for _, g := range v.Groups {
-				backends += int(g.Count)
+				backends += int(g & (1<<bpf.SocketGroupBitsGROUP_NUMBER_BITS - 1))
 			}
 		}
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -78,7 +78,7 @@ func (m *agentMaps) backends(frontend netip.AddrPort) (int, error) {
 	value, _, err := m.lookup(frontend)
 	n := 0
 	for _, g := range value.Groups {
-		n += int(g.Count)
+		n += int(g & (1<<bpf.SocketGroupBitsGROUP_NUMBER_BITS - 1))
 	}
 	return n, err
 }
