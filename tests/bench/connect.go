@@ -150,6 +150,8 @@ func (c *testCase) targets() (first netip.AddrPort, count int) {
 	switch {
 	case c.services == 0:
 		return backendAddress(0), c.backends
+	case c.dialled > 0:
+		return serviceAddress(0), c.dialled
 	case c.backends > 2:
 		return serviceAddress(0), min(c.services, manyBackends)
 	}

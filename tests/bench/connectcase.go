@@ -14,6 +14,7 @@ type testCase struct {
 	protocol datapath.Protocol
 	services int // 0: the backends themselves are dialled
 	backends int // of a service; without services, in all
+	dialled  int // services that are dialled, the first ones; 0: all of them
 	reverse  datapath.Reverse
 	// prepare sets up what translates, in the case's namespace and cgroup.
 	prepare func(b *bench, n *namespace, cgroup string, c testCase) error
@@ -110,8 +111,15 @@ func ourCases(p datapath.Protocol, reverse datapath.Reverse, suffix string) []*t
 			})
 		}
 	}
-	return cases
+	return append(cases, &testCase{
+		name:     fmt.Sprintf("%scauseway 100000 services, 2 backends, %d dialled%s", prefix(p), fewDialled, suffix),
+		protocol: p, services: 100_000, backends: 2, dialled: fewDialled, reverse: reverse, prepare: (*bench).prepareOurs,
+	})
 }
+
+// fewDialled is how many services are dialled where the rest only lies there: as
+// many as there are in the smallest case.
+const fewDialled = 10
 
 // isOurs reports whether the case measures our hooks.
 func (c *testCase) isOurs() bool { return strings.Contains(c.name, "causeway") }
