@@ -81,7 +81,7 @@ fuzz: ## run each fuzz test for FUZZTIME (1m), those of FUZZ only if given
 	done
 
 .PHONY: bench-connect
-bench-connect: ## what a TCP connection to a service costs (root)
+bench-connect: ## what a connection to a service costs, TCP and UDP (root)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make bench-connect" iptables nftables; fi
 	@mkdir -p $(BIN)
 	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
