@@ -51,7 +51,14 @@ func newStore(cfg *config, log *slog.Logger) (*store, error) {
 	}
 	s.external = kvstore.ClientConfig{Endpoints: cfg.etcdEndpoints, Logger: log}
 	if cfg.etcdFiles.CAFile != "" {
-		tls, err := pki.ClientConfig(cfg.etcdFiles)
+		// Certificates of an etcd name addresses as often as names.
+		names := make([]string, 0, len(cfg.etcdEndpoints))
+		for _, e := range cfg.etcdEndpoints {
+			if u, err := url.Parse(e); err == nil { // validate has seen it
+				names = append(names, u.Hostname())
+			}
+		}
+		tls, err := pki.ClientConfig(cfg.etcdFiles, names...)
 		if err != nil {
 			return nil, fmt.Errorf("client of etcd: %w", err)
 		}

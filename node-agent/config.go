@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -42,7 +43,7 @@ func (c *config) reverse() datapath.Reverse {
 func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.node, "node-name", "", "`name` of this node, as its certificate says (required)")
 	f.StringVar(&c.cluster, "cluster-name", "", "`name` of the cluster that this node belongs to (required)")
-	f.StringVar(&c.apiServer, "api-server", "", "`host:port` of the gateway of the cluster's API server (required)")
+	f.StringVar(&c.apiServer, "api-server", "", "`host:port` of the gateway of the cluster's API server, several with commas where it has replicas (required)")
 	f.StringVar(&c.files.CAFile, "ca-file", "", "`file` with the cluster's CA certificate (required)")
 	f.StringVar(&c.files.CertFile, "cert-file", "", "`file` with this node's certificate (required)")
 	f.StringVar(&c.files.KeyFile, "key-file", "", "`file` with the certificate's private key (required)")
@@ -72,8 +73,10 @@ func (c *config) validate() error {
 	if err := cluster.ValidateName(c.cluster); err != nil {
 		return fmt.Errorf("--cluster-name: %w", err)
 	}
-	if _, _, err := net.SplitHostPort(c.apiServer); err != nil {
-		return fmt.Errorf("--api-server: %w", err)
+	for target := range strings.SplitSeq(c.apiServer, ",") {
+		if _, _, err := net.SplitHostPort(target); err != nil {
+			return fmt.Errorf("--api-server: %w", err)
+		}
 	}
 	if c.getpeername != "" && c.getpeername != peerBackend && c.getpeername != peerService {
 		return fmt.Errorf("--getpeername: %q is neither %s nor %s", c.getpeername, peerBackend, peerService)

@@ -77,6 +77,7 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 	}
 	if len(s.cfg.Etcd) > 0 {
 		out.Writer = s.writer()
+		elsewhere(out.Agents)
 	}
 	for _, c := range s.cfg.Status.Conditions() {
 		out.Conditions = append(out.Conditions, &adminpb.Condition{Name: c.Name, Ready: c.Reason == "", Reason: c.Reason})
@@ -119,6 +120,16 @@ func ready(r *adminpb.StatusResponse) bool {
 		return false
 	}
 	return r.Source.Listed && len(r.Source.Problems) == 0 && len(r.PeerProblems) == 0
+}
+
+// elsewhere marks the agents that this replica does not see. They may be with
+// another one, so they are no reason not to be ready.
+func elsewhere(agents []*adminpb.Agent) {
+	for _, a := range agents {
+		if !a.Connected {
+			a.Ready, a.Error = true, "not connected to this replica; ask the others"
+		}
+	}
 }
 
 func (s *Server) writer() *adminpb.Writer {

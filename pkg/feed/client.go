@@ -33,7 +33,8 @@ const (
 
 // ClientConfig is what a Client needs.
 type ClientConfig struct {
-	// Target is the gateway's host:port.
+	// Target is the gateway's host:port, or those of several replicas with
+	// commas: the next one is tried when one is lost.
 	Target string
 	// TLS is used for each connection anew, so a certificate that it reads at
 	// the handshake may change meanwhile.
@@ -60,6 +61,8 @@ type Client struct {
 	// reported has one element when applied was not sent yet.
 	reported chan struct{}
 
+	// attempts counts the connections that were tried. It is Run's own.
+	attempts int
 	// handed says that the Sink has all that is in the State. It is Run's own.
 	handed bool
 }
@@ -167,22 +170,25 @@ func (c *Client) subscribe(ctx context.Context) (connected bool, err error) {
 	if err := c.hand(ctx); err != nil {
 		return false, err
 	}
+	targets := strings.Split(c.cfg.Target, ",")
+	target := targets[c.attempts%len(targets)]
+	c.attempts++
 	// A connection of its own for each attempt: nothing of a failed one stays.
-	conn, err := grpc.NewClient("passthrough:///"+c.cfg.Target,
+	conn, err := grpc.NewClient("passthrough:///"+target,
 		grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(credentials.NewTLS(c.cfg.TLS)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
 	)
 	if err != nil {
-		return false, fmt.Errorf("connect to %s: %w", c.cfg.Target, err)
+		return false, fmt.Errorf("connect to %s: %w", target, err)
 	}
 	defer func() { _ = conn.Close() }()
 
 	group, ctx := errgroup.WithContext(ctx)
 	stream, err := feedpb.NewFeedClient(conn).Subscribe(ctx)
 	if err != nil {
-		return false, fmt.Errorf("subscribe at %s: %w", c.cfg.Target, err)
+		return false, fmt.Errorf("subscribe at %s: %w", target, err)
 	}
 	answers := make(chan *feedpb.Buckets)
 	group.Go(func() error { return c.report(ctx, stream, answers) })

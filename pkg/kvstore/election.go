@@ -217,7 +217,7 @@ func (e *Election) learn(writer string, revision int64, ours bool) {
 		if now.Writes() {
 			e.log.Info("this replica writes now", "revision", revision)
 		} else {
-			e.log.Info("this replica does not write any more", "writer", writer)
+			e.log.Info("this replica does not write any more")
 		}
 	} else if !ours && writer != e.standing.Writer && writer != "" {
 		e.log.Info("another replica writes", "writer", writer)

@@ -44,6 +44,7 @@ func run(ctx context.Context, c config) error {
 	peer := url.URL{Scheme: "unix", Host: "etcd-peer-" + fmt.Sprint(os.Getpid())} // it has none
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ListenPeerUrls = nil
+	cfg.EnableGRPCGateway = false
 	cfg.AdvertisePeerUrls = []url.URL{peer}
 	cfg.InitialCluster = cfg.Name + "=" + peer.String()
 	cfg.ClientTLSInfo = transport.TLSInfo{

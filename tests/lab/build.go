@@ -33,7 +33,7 @@ func Build(ctx context.Context, config BuildConfig) (string, error) {
 	}
 	packages := config.Packages
 	if len(packages) == 0 {
-		packages = []string{"clustermesh-apiserver", "node-agent", "causeway", "tests/echo"}
+		packages = []string{"clustermesh-apiserver", "node-agent", "causeway", "tests/echo", "tests/etcd"}
 	}
 	if err := os.MkdirAll(output, 0o755); err != nil {
 		return "", fmt.Errorf("make the folder of binaries: %w", err)
