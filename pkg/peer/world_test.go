@@ -199,7 +199,22 @@ type local struct {
 	engine engine
 	*Manager
 	stop func()
+	// tap is told of each change that is put in use; nil for nobody.
+	tap func(cluster string, u merge.Update)
 }
+
+// tapped is an Engine that tells the tap first.
+type tapped struct{ *local }
+
+func (t tapped) Apply(cluster string, u merge.Update) {
+	if t.tap != nil {
+		t.tap(cluster, u)
+	}
+	t.engine.Apply(cluster, u)
+}
+
+func (t tapped) Remove(cluster string)                      { t.engine.Remove(cluster) }
+func (t tapped) Hear(cluster string, fn func(merge.Ruling)) { t.engine.Hear(cluster, fn) }
 
 func newLocal(t *testing.T) *local {
 	t.Helper()
@@ -220,7 +235,7 @@ func (l *local) start() {
 	l.engine = engine{merge.NewEngine("east", noSink{})}
 	l.Manager = New(Config{
 		Cluster: cluster.Config{Name: "east", ID: 1, Size: 255}, Dir: l.dir, Etcd: l.etcd,
-		Engine: l.engine.Engine, Logger: quiet(),
+		Engine: tapped{l}, Logger: quiet(),
 	})
 	l.stop = run(l.t, l.Run)
 }
