@@ -51,6 +51,31 @@ func (f field) string(to *string) error {
 	return nil
 }
 
+// stringLike is string, but takes usual itself when the text is that.
+func (f field) stringLike(to *string, usual string) error {
+	if f.typ == protowire.BytesType && string(f.bytes) == usual {
+		*to = usual
+		return nil
+	}
+	return f.string(to)
+}
+
+// countFields returns how often a field stands in a message, as far as that
+// can be read.
+func countFields(b []byte, number protowire.Number) (count int) {
+	for len(b) > 0 {
+		found, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return count
+		}
+		if found == number {
+			count++
+		}
+		b = b[n:]
+	}
+	return count
+}
+
 func (f field) varint(limit uint64) (uint64, error) {
 	if f.typ != protowire.VarintType || f.value > limit {
 		return 0, malformed("protobuf: field %d is not a number up to %d", f.number, limit)

@@ -11,7 +11,7 @@ import (
 // parseSlice reads what appendSlice writes, in any order and with fields that
 // it does not know, which it leaves out. Lists are bounded while they are read.
 func parseSlice(b []byte) (*service.Slice, error) {
-	s := &service.Slice{}
+	s := &service.Slice{Endpoints: make([]service.Endpoint, 0, min(countFields(b, sliceEndpoints), maxSliceEndpoints))}
 	var family string
 	err := eachField(b, func(f field) (err error) {
 		switch f.number {
@@ -32,7 +32,9 @@ func parseSlice(b []byte) (*service.Slice, error) {
 		case sliceAddressType:
 			err = f.string(&family)
 		case sliceEndpoints:
-			err = appendParsed(f, &s.Endpoints, "endpoints of a slice", maxSliceEndpoints, parseEndpoint)
+			err = appendParsed(f, &s.Endpoints, "endpoints of a slice", maxSliceEndpoints, func(b []byte) (service.Endpoint, error) {
+				return parseEndpoint(b, s.Namespace)
+			})
 		case slicePorts:
 			err = appendParsed(f, &s.Ports, "ports of a slice", maxSlicePorts, parsePort)
 		}
@@ -41,6 +43,9 @@ func parseSlice(b []byte) (*service.Slice, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(s.Endpoints) == 0 {
+		s.Endpoints = nil
+	}
 	if family != addressTypeIPv4 && family != addressTypeIPv6 {
 		return nil, malformed("address type %q is neither IPv4 nor IPv6", family)
 	}
@@ -48,7 +53,9 @@ func parseSlice(b []byte) (*service.Slice, error) {
 	return s, nil
 }
 
-func parseEndpoint(b []byte) (service.Endpoint, error) {
+// parseEndpoint shares what most endpoints of a slice have alike: there may be
+// a million of them.
+func parseEndpoint(b []byte, namespace string) (service.Endpoint, error) {
 	e := service.Endpoint{}
 	var set conditions
 	err := eachField(b, func(f field) error {
@@ -60,7 +67,7 @@ func parseEndpoint(b []byte) (service.Endpoint, error) {
 		case endpointHostname:
 			return f.string(&e.Hostname)
 		case endpointTarget:
-			return f.message(func(t field) error { return parseTarget(&e, t) })
+			return f.message(func(t field) error { return parseTarget(&e, t, namespace) })
 		case endpointNode:
 			return f.string(&e.Node)
 		case endpointZone:
@@ -80,10 +87,20 @@ func parseEndpoint(b []byte) (service.Endpoint, error) {
 }
 
 // conditions are those that a publisher set.
-type conditions struct{ ready, serving, terminating *bool }
+type conditions struct{ ready, serving, terminating condition }
+
+// condition is a bool that may not be set.
+type condition struct{ set, value bool }
+
+func (c condition) or(otherwise bool) bool {
+	if c.set {
+		return c.value
+	}
+	return otherwise
+}
 
 func (c *conditions) parse(f field) error {
-	var to **bool
+	var to *condition
 	switch f.number {
 	case conditionReady:
 		to = &c.ready
@@ -95,30 +112,23 @@ func (c *conditions) parse(f field) error {
 		return nil
 	}
 	v, err := f.varint(math.MaxUint64)
-	set := v != 0
-	*to = &set
+	*to = condition{set: true, value: v != 0}
 	return err
 }
 
 // condition gives what is not set the meaning that Kubernetes gives it: ready,
 // serving when ready, not terminating.
 func (c *conditions) condition() service.Condition {
-	or := func(set *bool, otherwise bool) bool {
-		if set == nil {
-			return otherwise
-		}
-		return *set
-	}
-	ready := or(c.ready, true)
-	return service.Condition{Ready: ready, Serving: or(c.serving, ready), Terminating: or(c.terminating, false)}
+	ready := c.ready.or(true)
+	return service.Condition{Ready: ready, Serving: c.serving.or(ready), Terminating: c.terminating.or(false)}
 }
 
-func parseTarget(e *service.Endpoint, f field) error {
+func parseTarget(e *service.Endpoint, f field, namespace string) error {
 	switch f.number {
 	case targetKind:
-		return f.string(&e.TargetKind)
+		return f.stringLike(&e.TargetKind, "Pod")
 	case targetNamespace:
-		return f.string(&e.TargetNamespace)
+		return f.stringLike(&e.TargetNamespace, namespace)
 	case targetName:
 		return f.string(&e.TargetName)
 	case targetUID:
