@@ -102,8 +102,10 @@ func TestWriteServices(t *testing.T) {
 				{Cluster: "west", Reason: "not shared by west"},
 			},
 		},
-		{Namespace: "data", Name: "dns", Here: true, Global: true, Affinity: "none", Frontends: []*adminpb.Frontend{{Ip: "10.97.0.2", Ports: []*adminpb.Port{{Protocol: "UDP", Port: 53}}}}, External: []*adminpb.Frontend{{Ip: "192.0.2.1"}}, SessionSeconds: 10800, NodeLocal: true,
-			Clusters: []*adminpb.ServiceCluster{{Cluster: "east", Used: true, Terminating: true, Backends: []*adminpb.Backend{{Ip: "10.1.0.3", State: "terminating"}, {Ip: "10.1.0.4", State: "not ready"}}}}},
+		{
+			Namespace: "data", Name: "dns", Here: true, Global: true, Affinity: "none", Frontends: []*adminpb.Frontend{{Ip: "10.97.0.2", Ports: []*adminpb.Port{{Protocol: "UDP", Port: 53}}}}, External: []*adminpb.Frontend{{Ip: "192.0.2.1"}}, SessionSeconds: 10800, NodeLocal: true,
+			Clusters: []*adminpb.ServiceCluster{{Cluster: "east", Used: true, Terminating: true, Backends: []*adminpb.Backend{{Ip: "10.1.0.3", State: "terminating"}, {Ip: "10.1.0.4", State: "not ready"}}}},
+		},
 		{Namespace: "data", Name: "sig", Here: true, Global: true, Affinity: "none", Frontends: []*adminpb.Frontend{{Ip: "10.97.0.3", Ports: []*adminpb.Port{{Protocol: "SCTP", Port: 54}}}}},
 		{Namespace: "data", Name: "db", Here: true, Global: true, Affinity: "none"},
 		{Namespace: "data", Name: "home", Here: true},

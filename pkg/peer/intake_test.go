@@ -64,8 +64,12 @@ func TestIntakeOrder(t *testing.T) {
 	a := &applied{}
 	q := a.intake()
 	err := q.add(t.Context(), []kvstore.Change{
-		put1("4/service", "x"), {Key: "0/old", Deleted: true}, put1("2/address", "x"), put1("0/identity", "1"),
-		{Key: "4/old", Deleted: true}, {Key: "2/old", Deleted: true}, put1("0/identity", "2"), put1("3/slice", "x"),
+		put1("4/service", "x"),
+		{Key: "0/old", Deleted: true},
+		put1("2/address", "x"), put1("0/identity", "1"),
+		{Key: "4/old", Deleted: true},
+		{Key: "2/old", Deleted: true},
+		put1("0/identity", "2"), put1("3/slice", "x"),
 	})
 	if err != nil {
 		t.Fatal(err)

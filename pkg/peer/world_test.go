@@ -326,7 +326,7 @@ func (l *local) awaitCache(peer string) {
 		c := wire.Layout{Cluster: peer, Cached: true}
 		for _, kind := range wire.Kinds() {
 			if _, found, err := l.etcd.Get(l.t.Context(), c.Marker(kind)); err != nil || !found {
-				return fmt.Errorf("no marker for %s in the cache of %s: %v", kind, peer, err)
+				return fmt.Errorf("no marker for %s in the cache of %s: %w", kind, peer, err)
 			}
 		}
 		return nil

@@ -215,7 +215,7 @@ func session(s *corev1.Service) time.Duration {
 	if s.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
 		return 0
 	}
-	seconds := int32(corev1.DefaultClientIPServiceAffinitySeconds)
+	seconds := corev1.DefaultClientIPServiceAffinitySeconds
 	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && deref(c.ClientIP.TimeoutSeconds) > 0 {
 		seconds = *c.ClientIP.TimeoutSeconds
 	}

@@ -39,8 +39,10 @@ func TestServiceRules(t *testing.T) {
 				}
 			},
 			service.Rules{External: []service.Frontend{
-				{IP: ip("192.0.2.1"), Ports: ports}, {IP: ip("192.0.2.2"), Ports: ports},
-				{IP: ip("192.0.2.9"), Ports: ports}, {IP: ip("2001:db8::9"), Ports: ports},
+				{IP: ip("192.0.2.1"), Ports: ports},
+				{IP: ip("192.0.2.2"), Ports: ports},
+				{IP: ip("192.0.2.9"), Ports: ports},
+				{IP: ip("2001:db8::9"), Ports: ports},
 			}},
 		},
 		{"session", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }, service.Rules{Session: 3 * time.Hour}},

@@ -59,23 +59,23 @@ func (m *agentMaps) count() (services, backends int, err error) {
 	}
 }
 
-// lookup returns what the programs find for a frontend; false for nothing.
-func (m *agentMaps) lookup(frontend netip.AddrPort) (value bpf.SocketService, found bool, err error) {
+// lookup returns what the programs find for a frontend; zero for nothing.
+func (m *agentMaps) lookup(frontend netip.AddrPort) (value bpf.SocketService, err error) {
 	port := frontend.Port()
 	key := bpf.SocketServiceKey{Address: frontend.Addr().As16(), PortBe: port<<8 | port>>8, Protocol: unix.IPPROTO_TCP}
 	err = m.service.Lookup(&key, &value)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return value, false, nil
+		return value, nil
 	}
 	if err != nil {
-		return value, false, fmt.Errorf("read map %s: %w", bpf.SocketMapService, err)
+		return value, fmt.Errorf("read map %s: %w", bpf.SocketMapService, err)
 	}
-	return value, true, nil
+	return value, nil
 }
 
 // backends returns how many backends a frontend has.
 func (m *agentMaps) backends(frontend netip.AddrPort) (int, error) {
-	value, _, err := m.lookup(frontend)
+	value, err := m.lookup(frontend)
 	n := 0
 	for _, g := range value.Groups {
 		n += int(g & (1<<bpf.SocketGroupBitsGROUP_NUMBER_BITS - 1))
@@ -86,6 +86,6 @@ func (m *agentMaps) backends(frontend netip.AddrPort) (int, error) {
 // generation returns the number of the newest write of a frontend, 0 for one
 // that is not in effect.
 func (m *agentMaps) generation(frontend netip.AddrPort) (uint32, error) {
-	value, _, err := m.lookup(frontend)
+	value, err := m.lookup(frontend)
 	return value.Generation, err
 }

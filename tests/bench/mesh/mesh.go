@@ -86,8 +86,11 @@ func (r Remote) State() iter.Seq2[Pair, error] {
 			count int
 			make  func(int) (string, []byte, error)
 		}{
-			{r.Identities, r.IdentityPair}, {r.Nodes, func(i int) (string, []byte, error) { return r.NodePair(i, 0) }}, {r.Addresses, r.AddressPair},
-			{r.Services, r.servicePair}, {r.Services * r.Slices(), r.slicePair},
+			{r.Identities, r.IdentityPair},
+			{r.Nodes, func(i int) (string, []byte, error) { return r.NodePair(i, 0) }},
+			{r.Addresses, r.AddressPair},
+			{r.Services, r.servicePair},
+			{r.Services * r.Slices(), r.slicePair},
 		} {
 			for i := range kind.count {
 				if !give(kind.make(i)) {
