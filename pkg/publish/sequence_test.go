@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -118,4 +119,43 @@ func TestSequenceDoesNotStarve(t *testing.T) {
 	if len(got) < 9 || !slices.IsSortedFunc(got, func(a, b string) int { return len(a) - len(b) }) {
 		t.Errorf("let out: %q", got)
 	}
+}
+
+// One loop skips a state that the other told apart: what was said of it goes out
+// only with what it refers to, or not at all.
+func TestSequenceMeetsAtOneState(t *testing.T) {
+	var out written
+	q := out.sequence()
+	q.add(sideObjects, 1, keys(map[string]string{"endpointslices/web-1": "=1"}), true)
+	q.add(sideWorkloads, 2, keys(map[string]string{"ip/10.0.0.2": "=2"}), true)
+	if got := out.take(); len(got) > 0 {
+		t.Errorf("the slice of a state whose addresses were never told: %q", got)
+	}
+	q.add(sideObjects, 3, keys(map[string]string{"endpointslices/web-1": "=3"}), true)
+	if got := out.take(); len(got) > 0 {
+		t.Errorf("with addresses of another state: %q", got)
+	}
+	q.add(sideWorkloads, 3, keys(map[string]string{"ip/10.0.0.2": "", "ip/10.0.0.3": "=3"}), true)
+	want := []string{"+ip/10.0.0.3=3", "+endpointslices/web-1=3", "-ip/10.0.0.2"}
+	if diff := cmp.Diff(want, out.take()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// While changes come faster than the loops meet, nothing waits for ever.
+func TestSequencePatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out written
+		q := out.sequence()
+		state := uint64(1)
+		for begin := time.Now(); len(out) == 0; state++ {
+			if time.Since(begin) > 2*patience {
+				t.Fatal("nothing went out")
+			}
+			side := int(state % sides) // always one state apart
+			kind := []string{"services/web", "ip/10.0.0.1"}[side]
+			q.add(side, state, keys(map[string]string{kind: fmt.Sprint("=", state)}), true)
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
 }
