@@ -22,11 +22,16 @@ type model struct {
 	slots    map[bpf.SocketSlotKey]uint32
 	backends map[uint32]target
 	value    []int // slots of each group, as readers see them
+	seldom   bool  // look at some moments only: there are many slots
+	moments  int
 }
 
 // check follows every slot that a reader may draw.
 func (m *model) check() {
 	m.t.Helper()
+	if m.moments++; m.seldom && m.moments%16 != 0 {
+		return
+	}
 	for i, count := range m.value {
 		for j := range count {
 			if _, ok := m.backends[m.slots[slotKey(1, i, j)]]; !ok {
@@ -114,7 +119,7 @@ func addrPort(n int) netip.AddrPort {
 func TestPlanAgainstNaiveModel(t *testing.T) {
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		m := &model{t, map[bpf.SocketSlotKey]uint32{}, map[uint32]target{}, nil}
+		m := &model{t: t, slots: map[bpf.SocketSlotKey]uint32{}, backends: map[uint32]target{}}
 		e := &entry{id: 1}
 		ids := uint32(0)
 		newID := func() (uint32, error) { ids++; return ids, nil }
