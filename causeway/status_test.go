@@ -168,3 +168,21 @@ func TestCommandRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestWriter(t *testing.T) {
+	for want, w := range map[string]*adminpb.Writer{
+		"this replica, a:1, for 3m0s": {Replica: "a:1", Self: true, Since: before(3 * time.Minute)},
+		"replica b:1, for 5s":         {Replica: "b:1", Since: before(5 * time.Second)},
+		"none at present, for 2s":     {Since: before(2 * time.Second)},
+		"not known: no route":         {Replica: "b:1", Since: before(time.Hour), Error: "no route"},
+	} {
+		if got := writer(w, now); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		var out bytes.Buffer
+		r := &adminpb.StatusResponse{Cluster: &adminpb.Cluster{Counts: &adminpb.Counts{}}, Source: &adminpb.Source{}, Writer: w}
+		if err := writeStatus(&out, r, now); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("status without %q, error %v:\n%s", want, err, out.String())
+		}
+	}
+}
