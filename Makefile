@@ -32,7 +32,11 @@ test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 		race=; echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"; \
 	fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"; fi; \
-	go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- $$race -timeout 20m ./...
+	go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- $$race -timeout 20m ./... || exit 1; \
+	if [ -n "$$race" ]; then \
+		echo "without the race detector, which would slow it down:"; \
+		go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- -run '^TestChurn$$' ./pkg/datapath; \
+	fi
 
 .PHONY: test-conformance
 test-conformance: ## hold what we publish and read against Cilium itself (built once, minutes)

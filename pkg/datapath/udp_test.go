@@ -413,3 +413,39 @@ func TestEndSocketsAfterRestart(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// With maps of another capacity, sockets that were connected before are still
+// answered by the service that they asked.
+func TestReverseIsCarriedOver(t *testing.T) {
+	d := open(t)
+	a := netip.MustParseAddrPort("10.96.0.1:53")
+	s := udp(a.String(), udpEcho(t, "10.1.0.1:5353"))
+	update(t, d, s)
+	c := newClient(t, false)
+	if err := c.connect(a); err != nil {
+		t.Fatal(err)
+	}
+	config := d.config
+	config.MapCapacity *= 2
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := tryOpen(t, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var none netip.AddrPort
+	c.want(none, s.Groups[0].Backends[0], a) // the programs of before
+	update(t, d, s)
+	if err := d.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(reverseEntries(t, d)); n != 1 {
+		t.Errorf("%d entries", n)
+	}
+	c.want(none, s.Groups[0].Backends[0], a)
+	if n, err := d.endDead(); n != 0 || err != nil {
+		t.Errorf("%d sockets ended, %v", n, err)
+	}
+	newClient(t, false).want(a, s.Groups[0].Backends[0], a)
+}
