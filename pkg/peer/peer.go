@@ -30,6 +30,11 @@ import (
 // there, before nodes are told a state without them.
 const seedTimeout = 10 * time.Second
 
+// cacheGrace is how long a start waits for the peer itself although a whole cache
+// is in use: that lags, and the nodes have newer things in effect than what was
+// not written yet when an earlier run was killed. They go on with those meanwhile.
+const cacheGrace = 3 * time.Second
+
 // Config says where peers are described and who uses what they say.
 type Config struct {
 	Cluster cluster.Config
@@ -316,12 +321,16 @@ func (m *Manager) remove(ctx context.Context, name string) {
 
 // announceSeeded closes seeded in time.
 func (m *Manager) announceSeeded(ctx context.Context) {
-	deadline := time.NewTimer(seedTimeout)
+	deadline, grace := time.NewTimer(seedTimeout), time.NewTimer(cacheGrace)
 	defer deadline.Stop()
-	for !m.allSeeded() {
+	defer grace.Stop()
+	cached := false // a whole cache is enough
+	for !m.allSeeded(cached) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-grace.C:
+			cached = true
 		case <-deadline.C:
 			m.cfg.Logger.Warn("going on without peers of which nothing is known yet")
 			close(m.seeded)
@@ -332,11 +341,11 @@ func (m *Manager) announceSeeded(ctx context.Context) {
 	close(m.seeded)
 }
 
-func (m *Manager) allSeeded() bool {
+func (m *Manager) allSeeded(cached bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.peers {
-		if !p.settled() {
+		if !p.settled(cached) {
 			return false
 		}
 	}

@@ -373,11 +373,12 @@ func (s *session) drain(ctx context.Context) error {
 }
 
 // settled reports whether nodes need not wait for this peer: what it said is in
-// use, or it has nothing to say that could be used.
-func (s *session) settled() bool {
+// use, or it has nothing to say that could be used. With cached, what it said to an
+// earlier run is enough.
+func (s *session) settled(cached bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.whole || s.facts.complete || s.facts.setup != nil || s.facts.verdict != nil
+	return cached && s.whole || s.facts.complete || s.facts.setup != nil || s.facts.verdict != nil
 }
 
 // refuse counts a key that is not taken over; what it said before stays.
