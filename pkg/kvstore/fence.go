@@ -3,6 +3,7 @@ package kvstore
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -14,12 +15,14 @@ const fencePrefix = "causeway/writer/"
 func (w *Writer) fenceKey() []byte { return []byte(fencePrefix + w.cfg.Name) }
 
 // moveFence writes the fence anew, which shuts out every request made before.
+// Its value is random, so the writer knows the store again by it, see
+// FollowConfig.Proof.
 func (w *Writer) moveFence(ctx context.Context, now *round) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	resp, err := w.cfg.Client.kv.Txn(ctx, &pb.TxnRequest{
 		Compare: now.term.conditions(),
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: w.fenceKey()}}}},
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: w.fenceKey(), Value: []byte(rand.Text())}}}},
 		Failure: now.term.witness(),
 	})
 	if err == nil && !resp.Succeeded {

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,11 @@ type FollowConfig struct {
 	// revision that is listed then. Until they are there, Trouble says
 	// ErrNotReady and what is known stays.
 	Require []string
+	// Proof is a key whose every value is a new one, like a heartbeat's. By it
+	// a store is known again after a break, and following goes on where it was.
+	// While the store has none, everything is listed again. Handler gets it only
+	// if Ranges have it.
+	Proof   string
 	Handler Handler
 	// Probe is how often the store is asked whether it is still the same and
 	// alive; one that was wiped, or is silent, is noticed within three times
@@ -77,10 +83,20 @@ func (c *Client) Follow(ctx context.Context, cfg FollowConfig) error {
 		watcher: pb.NewWatchClient(c.etcd.ActiveConnection()),
 		cfg:     cfg,
 		seed:    maphash.MakeSeed(),
+		ranges:  cfg.ranges(),
 		known:   make(map[string]known),
-		next:    make([]int64, len(cfg.Ranges)),
 	}
+	f.next = make([]int64, len(f.ranges))
 	return f.run(ctx)
+}
+
+// ranges are what is read: those that were asked for, and the proof.
+func (c *FollowConfig) ranges() []Range {
+	has := func(r Range) bool { return r.contains(c.Proof) }
+	if c.Proof == "" || slices.ContainsFunc(c.Ranges, has) {
+		return c.Ranges
+	}
+	return append(slices.Clip(c.Ranges), Key(c.Proof))
 }
 
 // known is what the handler was told of a key. The hash tells one value from
@@ -96,6 +112,7 @@ type follower struct {
 	watcher pb.WatchClient
 	cfg     FollowConfig
 	seed    maphash.Seed
+	ranges  []Range // the proof's is behind those of cfg
 
 	known map[string]known
 	turn  uint32 // counts listings
@@ -161,11 +178,11 @@ func (f *follower) session(ctx context.Context) error {
 func (f *follower) relist(ctx context.Context) error {
 	f.listed = false
 	f.turn++
-	now := store{anchor: anchor{key: f.cfg.Ranges[0].key}}
+	now := store{anchor: anchor{key: f.anchorKey()}}
 	if err := f.require(ctx, &now); err != nil {
 		return err
 	}
-	for _, r := range f.cfg.Ranges {
+	for _, r := range f.ranges {
 		header, err := f.client.list(ctx, r, now.revision, func(resp *pb.RangeResponse) error {
 			return f.page(ctx, resp, &now)
 		})
@@ -208,8 +225,13 @@ func (f *follower) page(ctx context.Context, resp *pb.RangeResponse, now *store)
 	var changes []Change
 	for _, kv := range resp.Kvs {
 		hash := maphash.Bytes(f.seed, kv.Value)
-		now.anchor.advance(f.seed, kv, hash)
 		key := string(kv.Key)
+		if key == f.cfg.Proof {
+			now.anchor.advance(f.seed, kv, hash)
+		}
+		if !f.asked(key) {
+			continue
+		}
 		old, ok := f.known[key]
 		f.known[key] = known{hash: hash, turn: f.turn}
 		if !ok || old.hash != hash {
@@ -217,6 +239,16 @@ func (f *follower) page(ctx context.Context, resp *pb.RangeResponse, now *store)
 		}
 	}
 	return f.give(ctx, changes)
+}
+
+// asked reports whether the handler is to have what is read of key.
+func (f *follower) asked(key string) bool {
+	return key != f.cfg.Proof || len(f.ranges) == len(f.cfg.Ranges)
+}
+
+// anchorKey is what a check of the store asks for.
+func (f *follower) anchorKey() string {
+	return cmp.Or(f.cfg.Proof, f.cfg.Ranges[0].key)
 }
 
 // forget gives the deletion of every key that the last listing did not have, the

@@ -2,12 +2,15 @@ package kvstore
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -171,18 +174,10 @@ func TestFollowNoticesAWipedStore(t *testing.T) {
 			r.waitComplete(t, 1)
 			id := clusterID(t, c)
 
-			token, err := os.ReadFile(filepath.Join(s.dir, "member", "token"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			token := s.token()
 			s.Wipe()
-			if sameID { // as one has it that is configured with a fixed token
-				if _, err := (&dataDir{path: s.dir}).token(); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(filepath.Join(s.dir, "member", "token"), token, 0o600); err != nil {
-					t.Fatal(err)
-				}
+			if sameID {
+				s.setToken(token)
 			}
 			c = s.Start()
 			if (clusterID(t, c) == id) != sameID {
@@ -211,6 +206,114 @@ func TestFollowNoticesAWipedStore(t *testing.T) {
 			put(t, c, "a/more", "x")
 			r.waitFor(t, "a/more", "x")
 		})
+	}
+}
+
+// token is what a store is told apart by when it has a data directory of its own.
+func (s *testStore) token() []byte {
+	s.t.Helper()
+	token, err := os.ReadFile(filepath.Join(s.dir, "member", "token"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return token
+}
+
+// setToken gives an empty data directory the token of another one, as one has
+// it that is configured with a fixed token.
+func (s *testStore) setToken(token []byte) {
+	s.t.Helper()
+	if _, err := (&dataDir{path: s.dir}).token(); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "member", "token"), token, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// A store that was wiped is filled again by a writer that has nearly the same
+// to say, in the same order: at the revision that the reader saw last stands
+// what stood there before.
+func TestFollowKnowsAStoreThatWasFilledAgain(t *testing.T) {
+	for _, proof := range []string{"", "proof", "a/proof"} {
+		t.Run("proof "+proof, func(t *testing.T) {
+			s, c := startStore(t)
+			other := proof
+			if proof == "" {
+				other = "no proof"
+			}
+			fill := func(second string) {
+				put(t, c, "a/1", "v")
+				put(t, c, other, rand.Text())
+				put(t, c, second, "v")
+				put(t, c, "a/last", "v")
+			}
+			fill("a/old")
+			r := newRecorder()
+			follow(t, c, FollowConfig{Ranges: []Range{Prefix("a/")}, Proof: proof, Handler: r})
+			r.waitComplete(t, 1)
+			token := s.token()
+			s.Wipe()
+			s.setToken(token)
+			c = s.Start()
+			fill("a/new")
+			r.waitComplete(t, 2)
+			put(t, c, "a/after", "v")
+			r.waitFor(t, "a/after", "v")
+			got := r.waitGone(t, "a/old")
+			if diff := cmp.Diff(contents(t, c, "a/"), got.state); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// messages is a log that keeps what was said.
+type messages struct {
+	slog.Handler
+	mu   sync.Mutex
+	text []string
+}
+
+func (m *messages) Enabled(context.Context, slog.Level) bool { return true }
+func (m *messages) Handle(_ context.Context, r slog.Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.text = append(m.text, r.Message)
+	return nil
+}
+
+func (m *messages) all() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return strings.Join(m.text, "\n")
+}
+
+// By its proof a store is known again: what the reader has is not listed.
+func TestFollowGoesOnByItsProof(t *testing.T) {
+	s, c := startStore(t)
+	put(t, c, "proof", "one")
+	put(t, c, "a/1", "v")
+	r := newRecorder()
+	var logged messages
+	follow(t, c, FollowConfig{Ranges: []Range{Prefix("a/")}, Proof: "proof", Handler: r, Logger: slog.New(&logged)})
+	r.waitComplete(t, 1)
+	put(t, c, "proof", "two")
+	for n := range 3 {
+		put(t, c, "a/1", fmt.Sprint(n)) // behind the proof, so that has been seen
+		r.waitFor(t, "a/1", fmt.Sprint(n))
+		c = s.Away(func(c *Client) {
+			if n == 1 {
+				put(t, c, "proof", "three")
+			}
+		})
+		r.waitComplete(t, n+2)
+	}
+	if text := logged.all(); strings.Contains(text, "list everything again") {
+		t.Error(text)
+	}
+	if _, ok := r.waitComplete(t, 1).state["proof"]; ok {
+		t.Error("the proof was given, and nobody asked for it")
 	}
 }
 

@@ -20,8 +20,11 @@ type store struct {
 	anchor   anchor
 }
 
-// anchor is the newest value that was read. That the store has, or had, just
-// this at just this revision is the proof that it is the same.
+// anchor is the newest value that was read of a key whose values are all
+// different. That the store has, or had, just this at just this revision is the
+// proof that it is the same. Another key's value would be none: a writer that
+// fills an emptied store again begins with the same keys and values, in the same
+// order.
 type anchor struct {
 	key      string
 	revision int64 // 0: there is none; then key is one that may be asked for

@@ -109,7 +109,7 @@ func receive(ctx context.Context, stream pb.Watch_WatchClient) (<-chan *pb.Watch
 // create asks for all ranges. Fragments keep a large batch from being one
 // message larger than we take. An error of Send shows, with its reason, in Recv.
 func (w *watch) create() {
-	for i, r := range w.follower.cfg.Ranges {
+	for i, r := range w.follower.ranges {
 		_ = w.stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
 			Key:           []byte(r.key),
 			RangeEnd:      []byte(r.end),
@@ -124,7 +124,7 @@ func (w *watch) create() {
 // the listing gives none, nor does etcd's own proxy.
 func (w *watch) tick() error {
 	w.quiet++
-	if w.answered && w.quiet > quietProbes || w.quiet > quietProbes && w.created < len(w.follower.cfg.Ranges) {
+	if w.answered && w.quiet > quietProbes || w.quiet > quietProbes && w.created < len(w.follower.ranges) {
 		return fmt.Errorf("watch %q: %w", w.follower.cfg.Ranges[0], ErrWatchStuck)
 	}
 	_ = w.stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
@@ -147,7 +147,7 @@ func (w *watch) receive(ctx context.Context, m *pb.WatchResponse) error {
 		return fmt.Errorf("watch %q: canceled by the server: %s", f.cfg.Ranges[0], m.CancelReason)
 	case m.Created:
 		w.created++
-		if w.resume && w.created == len(f.cfg.Ranges) {
+		if w.resume && w.created == len(f.ranges) {
 			return handled(f.cfg.Handler.Complete(ctx))
 		}
 		return nil
@@ -176,13 +176,18 @@ func (f *follower) events(ctx context.Context, m *pb.WatchResponse) error {
 // event notes what an event says and returns the change, if it is one.
 func (f *follower) event(e *mvccpb.Event) (Change, bool) {
 	key := string(e.Kv.Key)
+	hash := maphash.Bytes(f.seed, e.Kv.Value)
+	if key == f.cfg.Proof && e.Type != mvccpb.Event_DELETE {
+		f.store.anchor.advance(f.seed, e.Kv, hash)
+	}
+	if !f.asked(key) {
+		return Change{}, false
+	}
 	old, ok := f.known[key]
 	if e.Type == mvccpb.Event_DELETE {
 		delete(f.known, key)
 		return Change{Key: key, Revision: e.Kv.ModRevision, Deleted: true}, ok
 	}
-	hash := maphash.Bytes(f.seed, e.Kv.Value)
-	f.store.anchor.advance(f.seed, e.Kv, hash)
 	f.known[key] = known{hash: hash, turn: f.turn}
 	return Change{Key: key, Value: e.Kv.Value, Revision: e.Kv.ModRevision}, !ok || old.hash != hash
 }
@@ -196,7 +201,7 @@ func (f *follower) passed(m *pb.WatchResponse) {
 	if m.Fragment {
 		next--
 	}
-	for i, r := range f.cfg.Ranges {
+	for i, r := range f.ranges {
 		if r.contains(string(last.Key)) {
 			f.next[i] = max(f.next[i], next)
 		}

@@ -233,7 +233,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	followed := make(chan error, 1)
 	go func() {
 		defer cancel()
-		followed <- w.cfg.Client.Follow(ctx, FollowConfig{Ranges: w.ranges, Handler: watched{w}, Logger: w.log})
+		followed <- w.cfg.Client.Follow(ctx, FollowConfig{Ranges: w.ranges, Proof: string(w.fenceKey()), Handler: watched{w}, Logger: w.log})
 	}()
 	w.loop(ctx)
 	cancel()

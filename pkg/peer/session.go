@@ -182,7 +182,7 @@ func (s *session) run(ctx context.Context, file File) {
 				ranges = append(ranges, kvstore.Key(l.Marker(kind)))
 			}
 		}
-		return client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Handler: (*control)(s), Logger: s.log})
+		return client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Proof: wire.HeartbeatKey, Handler: (*control)(s), Logger: s.log})
 	})
 	g.Go(func() error { return s.followData(ctx, client) })
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
@@ -337,7 +337,7 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 		defer close(done)
 		d := newData(s, layout)
 		stopIntake := start(ctx, d.intake.run)
-		err := client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Require: markers, Handler: d, Logger: s.log})
+		err := client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Require: markers, Proof: wire.HeartbeatKey, Handler: d, Logger: s.log})
 		stopIntake()
 		if err != nil && !errors.Is(err, context.Canceled) {
 			s.change(func() { s.facts.trouble = err })

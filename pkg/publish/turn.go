@@ -8,6 +8,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
 // turn makes the allocator what this process is at present: the writer, which
@@ -104,7 +105,7 @@ func (a *allocator) learn(ctx context.Context) error {
 		a.inbox = &inbox{wake: a.wake, items: map[string]kvstore.Change{}}
 		box := a.inbox
 		end := running(ctx, func(ctx context.Context) error {
-			return a.etcd.Follow(ctx, kvstore.FollowConfig{Ranges: []kvstore.Range{kvstore.Prefix(ClaimPrefix)}, Handler: box, Logger: a.log})
+			return a.etcd.Follow(ctx, kvstore.FollowConfig{Ranges: []kvstore.Range{kvstore.Prefix(ClaimPrefix)}, Proof: wire.HeartbeatKey, Handler: box, Logger: a.log})
 		}, a.log)
 		a.stop = func() {
 			end()

@@ -211,6 +211,7 @@ func Readable(cluster string) (keys, prefixes []string) {
 	return []string{HeartbeatKey, ConfigKey(cluster)}, []string{stateRoot, syncedRoot + cluster + "/"}
 }
 
-// EncodeTime returns the value of a marker or a heartbeat. Readers look only
-// at its presence.
-func EncodeTime(t time.Time) []byte { return []byte(t.UTC().Format(time.RFC3339)) }
+// EncodeTime returns the value of a marker or a heartbeat. Readers look at its
+// presence, and know a store again by it: it is exact enough for no two
+// heartbeats to be the same.
+func EncodeTime(t time.Time) []byte { return []byte(t.UTC().Format(time.RFC3339Nano)) }

@@ -140,7 +140,7 @@ func TestRefusedKeys(t *testing.T) {
 
 func TestEncodeTime(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600))
-	if got := string(wire.EncodeTime(at)); got != "2026-01-02T02:04:05Z" {
+	if got := string(wire.EncodeTime(at)); got != "2026-01-02T02:04:05.000000006Z" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -3,10 +3,11 @@ package kvtest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -56,14 +57,14 @@ type rig struct {
 	writer           *kvstore.Writer
 	reader           *reader
 	want             map[string]string
-	random           *rand.Rand
+	random           *mathrand.Rand
 	turn             int
 }
 
 func newRig(t *testing.T, b backend) *rig {
-	seed := rand.Uint64()
+	seed := mathrand.Uint64()
 	t.Logf("seed %d", seed)
-	r := &rig{t: t, store: b, writing: b.wire(), reading: b.wire(), want: map[string]string{}, random: rand.New(rand.NewPCG(seed, 0))}
+	r := &rig{t: t, store: b, writing: b.wire(), reading: b.wire(), want: map[string]string{}, random: mathrand.New(mathrand.NewPCG(seed, 0))}
 	b.start()
 	r.direct, r.client = b.dial(b.wire()), b.dial(r.writing)
 	r.writer = kvstore.NewWriter(kvstore.WriterConfig{Client: r.client, Prefixes: []string{"a/", "b/"}, Marks: []string{"mark"}, Name: "kvtest"})
@@ -72,12 +73,16 @@ func newRig(t *testing.T, b backend) *rig {
 	follower := b.dial(r.reading)
 	running(t, func(ctx context.Context) error {
 		return follower.Follow(ctx, kvstore.FollowConfig{
-			Ranges: []kvstore.Range{kvstore.Prefix("")}, Handler: r.reader, Probe: time.Second, // one: events of two come in any order
+			Ranges: []kvstore.Range{kvstore.Prefix("")}, // one: events of two come in any order
+			Proof:  proof, Handler: r.reader, Probe: time.Second,
 		})
 	})
 	r.writer.Complete()
 	return r
 }
+
+// proof is the key by which the reader knows the store.
+const proof = "proof"
 
 func running(t *testing.T, fn func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -117,6 +122,9 @@ func (r *rig) change(n int) {
 func (r *rig) converges() {
 	r.t.Helper()
 	if err := r.writer.Synced(within(r.t)); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.direct.Put(within(r.t), proof, []byte(rand.Text())); err != nil {
 		r.t.Fatal(err)
 	}
 	if got := r.stored(); !maps.Equal(got, r.want) {
