@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // adopted is what was found in maps that another process filled.
@@ -18,7 +19,7 @@ type adopted struct {
 // Update writes it.
 func adopt(set *mapSet) (*adopted, error) {
 	slots := map[bpf.SocketSlotKey]backend{}
-	if err := read(set.slot, func(k bpf.SocketSlotKey, v bpf.SocketSlot) {
+	if err := pin.Read(set.slot, func(k bpf.SocketSlotKey, v bpf.SocketSlot) {
 		if v.Seal != sealOf(&v, sealSlotKey(&k)) {
 			v = bpf.SocketSlot{} // leads nowhere
 		}
@@ -27,7 +28,7 @@ func adopt(set *mapSet) (*adopted, error) {
 		return nil, err
 	}
 	backends := map[uint32]bpf.SocketBackend{}
-	if err := read(set.backend, func(id uint32, v bpf.SocketBackend) {
+	if err := pin.Read(set.backend, func(id uint32, v bpf.SocketBackend) {
 		if v.Seal != sealOf(&v, sealBackendKey(id)) {
 			v = bpf.SocketBackend{} // belongs to no service
 		}
@@ -37,7 +38,7 @@ func adopt(set *mapSet) (*adopted, error) {
 	}
 	a := &adopted{services: map[Frontend]*entry{}}
 	used := map[uint32]bool{}
-	if err := read(set.service, func(k bpf.SocketServiceKey, v bpf.SocketService) {
+	if err := pin.Read(set.service, func(k bpf.SocketServiceKey, v bpf.SocketService) {
 		a.services[decodeKey(k)] = adoptService(k, v, slots, backends, used)
 	}); err != nil {
 		return nil, err

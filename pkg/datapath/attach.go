@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // hook is one place in the kernel where a program of ours runs.
@@ -251,7 +252,7 @@ func (d *Datapath) carryOver() error {
 		return nil
 	}
 	var failed error
-	err = read(old, func(k bpf.SocketReverseKey, v bpf.SocketReverse) {
+	err = pin.Read(old, func(k bpf.SocketReverseKey, v bpf.SocketReverse) {
 		if err := d.maps.reverse.Update(&k, &v, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 			failed = err
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // DefaultCapacity is how many entries each map holds unless told otherwise.
@@ -129,7 +130,7 @@ func Open(c Config) (*Datapath, error) {
 			return nil, err
 		}
 	}
-	lock, err := lockFolder(c.BPFFS)
+	lock, err := pin.LockFolder(c.BPFFS)
 	if err != nil {
 		return nil, err
 	}

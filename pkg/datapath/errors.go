@@ -1,20 +1,24 @@
 package datapath
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
+)
 
 // Errors that callers tell apart; all are wrapped with what and where.
 var (
 	// ErrInUse is returned when another process has the bpffs folder.
-	ErrInUse = errors.New("in use by another agent")
+	ErrInUse = pin.ErrInUse
 	// ErrFull is returned when a map has no room. What was in the maps before
 	// stays as it was.
-	ErrFull = errors.New("map is full: raise --map-capacity, or use fewer global services or backends")
+	ErrFull = pin.ErrFull
 	// ErrService is returned for a service that the maps cannot express.
 	ErrService = errors.New("not a service that can be programmed")
 	// ErrKernel is returned when the kernel lacks what the data plane needs.
 	ErrKernel = errors.New("the kernel lacks what the data plane needs (Linux 5.10 or newer has it)")
 	// ErrBPFFS is returned when the folder for pins is not on a BPF file system.
-	ErrBPFFS = errors.New("not on a BPF file system: mount one there (mount -t bpf bpf DIR), or name another with --bpffs-dir")
+	ErrBPFFS = pin.ErrBPFFS
 	// ErrNoMaps is returned when no agent has put maps where they are looked for.
 	ErrNoMaps = errors.New("no maps are pinned there: run it as root on a node that an agent runs on, with the agent's --bpffs-dir")
 	// ErrCgroup is returned when there is no cgroup to attach to.

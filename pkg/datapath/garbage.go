@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // grace is how long slots and backends stay after nothing refers to them: a
@@ -118,7 +119,7 @@ func (d *Datapath) sweep(now time.Time) (time.Duration, error) {
 				unused = append(unused, k)
 			}
 		}
-		errs = append(errs, remove(d.maps.slot, unused), remove(d.maps.backend, g.backends))
+		errs = append(errs, pin.Delete(d.maps.slot, unused), pin.Delete(d.maps.backend, g.backends))
 	}
 	d.garbage = append([]garbage(nil), d.garbage[done:]...)
 	if len(d.garbage) == 0 {

@@ -7,13 +7,10 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
-
-// batchSize bounds how many entries one system call writes or reads.
-const batchSize = 4096
 
 // mapSet is the maps that belong together: ids in one mean something in the others.
 type mapSet struct {
@@ -78,30 +75,12 @@ func openMapSet(dir string, specs map[string]*ebpf.MapSpec) (*mapSet, error) {
 			return nil, fmt.Errorf("open map %s: %w", name, err)
 		}
 		*to = m
-		if err := fits(m, specs[name]); err != nil {
+		if err := pin.Fits(m, specs[name]); err != nil {
 			set.close()
 			return nil, fmt.Errorf("map %s: %w", name, err)
 		}
 	}
 	return set, nil
-}
-
-func fits(m *ebpf.Map, spec *ebpf.MapSpec) error {
-	info, err := m.Info()
-	if err != nil {
-		return fmt.Errorf("read its layout: %w", err)
-	}
-	type layout struct {
-		name                       string
-		kind                       ebpf.MapType
-		key, value, entries, flags uint32
-	}
-	have := layout{info.Name, info.Type, info.KeySize, info.ValueSize, info.MaxEntries, info.Flags}
-	want := layout{spec.Name, spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags}
-	if have != want {
-		return fmt.Errorf("layout or capacity is %+v, this version has %+v", have, want)
-	}
-	return nil
 }
 
 func (s *mapSet) byName() map[string]**ebpf.Map {
@@ -148,61 +127,5 @@ func (s *mapSet) pin(dir string) error {
 func (s *mapSet) close() {
 	for _, m := range s.byName() {
 		_ = (*m).Close() // nil is fine; a map's close loses nothing
-	}
-}
-
-// write puts all keys and values into m, or returns how many of the first it
-// put. The error wraps ErrFull when there is no room.
-func write[K, V any](m *ebpf.Map, keys []K, values []V) (int, error) {
-	done := 0
-	for done < len(keys) {
-		end := min(done+batchSize, len(keys))
-		n, err := end-done, error(nil)
-		if n == 1 {
-			if err = m.Put(&keys[done], &values[done]); err != nil {
-				n = 0
-			}
-		} else {
-			n, err = m.BatchUpdate(keys[done:end], values[done:end], nil)
-			if err != nil && n == end-done {
-				n = 0 // refused before the first: the kernel did not count
-			}
-		}
-		done += n
-		if errors.Is(err, unix.E2BIG) {
-			return done, fmt.Errorf("write to map of %d entries: %w", m.MaxEntries(), ErrFull)
-		}
-		if err != nil {
-			return done, fmt.Errorf("write to map: %w", err)
-		}
-	}
-	return done, nil
-}
-
-// remove deletes keys from m; those that are not there count as deleted.
-func remove[K any](m *ebpf.Map, keys []K) error {
-	for i := range keys {
-		if err := m.Delete(&keys[i]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("delete from map: %w", err)
-		}
-	}
-	return nil
-}
-
-// read calls fn for every entry of m. Nobody may write meanwhile.
-func read[K, V any](m *ebpf.Map, fn func(K, V)) error {
-	keys, values := make([]K, batchSize), make([]V, batchSize)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("read map: %w", err)
-		}
-		for i := range n {
-			fn(keys[i], values[i])
-		}
-		if err != nil { // the end
-			return nil
-		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 	"github.com/causeway-mesh/causeway/tests/sandbox"
 )
 
@@ -52,7 +53,7 @@ func wantServices(t *testing.T, d *Datapath, want ...Service) {
 func entries[K comparable, V any](t *testing.T, m *ebpf.Map) map[K]V {
 	t.Helper()
 	all := map[K]V{}
-	if err := read(m, func(k K, v V) { all[k] = v }); err != nil {
+	if err := pin.Read(m, func(k K, v V) { all[k] = v }); err != nil {
 		t.Fatal(err)
 	}
 	return all

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // endSockets notes that backends may have gone that connected UDP sockets still
@@ -48,7 +49,7 @@ func (d *Datapath) endDead() (int, error) {
 	for s := range dead {
 		keys = append(keys, s.key())
 	}
-	return ended, remove(d.maps.reverse, keys)
+	return ended, pin.Delete(d.maps.reverse, keys)
 }
 
 func (s socket) key() bpf.SocketReverseKey {
@@ -58,7 +59,7 @@ func (s socket) key() bpf.SocketReverseKey {
 // connectedSockets returns the frontends that connected UDP sockets asked for.
 func (d *Datapath) connectedSockets() (map[socket]Frontend, error) {
 	all := map[socket]Frontend{}
-	err := read(d.maps.reverse, func(k bpf.SocketReverseKey, v bpf.SocketReverse) {
+	err := pin.Read(d.maps.reverse, func(k bpf.SocketReverseKey, v bpf.SocketReverse) {
 		if Protocol(k.Protocol) != UDP || v.Connected == 0 || v.Seal != sealOf(&v, sealReverseKey(&k)) {
 			return
 		}

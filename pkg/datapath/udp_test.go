@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // udpEcho listens on addr and answers each datagram with its own address.
@@ -145,7 +146,7 @@ func (c *client) peer() netip.AddrPort {
 func reverseEntries(t *testing.T, d *Datapath) map[bpf.SocketReverseKey]bpf.SocketReverse {
 	t.Helper()
 	all := map[bpf.SocketReverseKey]bpf.SocketReverse{}
-	if err := read(d.maps.reverse, func(k bpf.SocketReverseKey, v bpf.SocketReverse) {
+	if err := pin.Read(d.maps.reverse, func(k bpf.SocketReverseKey, v bpf.SocketReverse) {
 		if v.Seal != sealOf(&v, sealReverseKey(&k)) {
 			t.Errorf("%+v has a wrong seal", k)
 		}

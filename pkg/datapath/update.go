@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // Update puts s in effect, whole or not at all. The error wraps ErrService or
@@ -87,7 +88,7 @@ func (d *Datapath) retire(protocol Protocol, e *entry, p *plan) {
 		for i, id := range p.droppedBackends {
 			values[i] = encodeGone(e.id, id)
 		}
-		if _, err := write(d.maps.backend, p.droppedBackends, values); err != nil {
+		if _, err := pin.Write(d.maps.backend, p.droppedBackends, values); err != nil {
 			// They go with the sweep, a moment later.
 			d.config.Logger.Warn("backends that are gone not marked", "error", err)
 		}
@@ -131,9 +132,9 @@ func (d *Datapath) writeBackends(service uint32, protocol Protocol, created []ba
 	for i, b := range created {
 		ids[i], values[i] = b.id, encodeBackend(service, protocol, b)
 	}
-	n, err := write(d.maps.backend, ids, values)
+	n, err := pin.Write(d.maps.backend, ids, values)
 	if err != nil {
-		return errors.Join(fmt.Errorf("backends: %w", err), remove(d.maps.backend, ids[:n]))
+		return errors.Join(fmt.Errorf("backends: %w", err), pin.Delete(d.maps.backend, ids[:n]))
 	}
 	return nil
 }
@@ -144,7 +145,7 @@ func (d *Datapath) writeSlots(writes []slotWrite) (int, error) {
 	for i, w := range writes {
 		keys[i], values[i] = w.key, encodeSlot(w.key, w.backend)
 	}
-	n, err := write(d.maps.slot, keys, values)
+	n, err := pin.Write(d.maps.slot, keys, values)
 	if err != nil {
 		return n, fmt.Errorf("slots: %w", err)
 	}
@@ -152,7 +153,7 @@ func (d *Datapath) writeSlots(writes []slotWrite) (int, error) {
 }
 
 func (d *Datapath) writeService(key bpf.SocketServiceKey, value bpf.SocketService) error {
-	if _, err := write(d.maps.service, []bpf.SocketServiceKey{key}, []bpf.SocketService{value}); err != nil {
+	if _, err := pin.Write(d.maps.service, []bpf.SocketServiceKey{key}, []bpf.SocketService{value}); err != nil {
 		return fmt.Errorf("service: %w", err)
 	}
 	return nil
@@ -170,7 +171,7 @@ func (d *Datapath) takeBack(e *entry, p *plan) {
 		ids = append(ids, b.id)
 	}
 	ids = e.unused(ids)
-	if err := errors.Join(remove(d.maps.slot, keys), remove(d.maps.backend, ids)); err != nil {
+	if err := errors.Join(pin.Delete(d.maps.slot, keys), pin.Delete(d.maps.backend, ids)); err != nil {
 		d.config.Logger.Warn("map entries left behind until the next start", "error", err)
 	}
 }

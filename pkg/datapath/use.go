@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // MapUse is how full a map is.
@@ -88,8 +89,8 @@ func (m *metrics) counts(set *mapSet) (affinity, reverse int) {
 	if now := time.Now(); now.Sub(m.counted) >= countInterval {
 		m.counted = now
 		a, r := 0, 0
-		errA := read(set.affinity, func(bpf.SocketAffinityKey, bpf.SocketAffinity) { a++ })
-		errR := read(set.reverse, func(bpf.SocketReverseKey, bpf.SocketReverse) { r++ })
+		errA := pin.Read(set.affinity, func(bpf.SocketAffinityKey, bpf.SocketAffinity) { a++ })
+		errR := pin.Read(set.reverse, func(bpf.SocketReverseKey, bpf.SocketReverse) { r++ })
 		if errA == nil && errR == nil {
 			m.affinity, m.reverse = a, r
 		}

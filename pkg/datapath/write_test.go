@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 	"github.com/causeway-mesh/causeway/tests/sandbox"
 )
 
@@ -272,7 +273,7 @@ func wantAny(t *testing.T, addr string) {
 // A kernel without IPv6 has one hook less, and all else works.
 func TestWithoutConnect6(t *testing.T) {
 	c := config(t)
-	lock, err := lockFolder(c.BPFFS)
+	lock, err := pin.LockFolder(c.BPFFS)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,7 @@
-package datapath
+// Package pin holds what every user of a folder of pinned maps and links needs:
+// the right to be the only one, maps whose layout is the expected one, and many
+// entries in one system call.
+package pin
 
 import (
 	"errors"
@@ -9,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFolder makes dir if need be and locks it until the file is closed or the
+// LockFolder makes dir if need be and locks it until the file is closed or the
 // process ends. The error wraps ErrBPFFS or ErrInUse where that is the reason.
-func lockFolder(dir string) (*os.File, error) {
+func LockFolder(dir string) (*os.File, error) {
 	if err := checkBPFFS(dir); err != nil {
 		return nil, err
 	}
