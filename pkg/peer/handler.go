@@ -152,7 +152,7 @@ func (d *data) Complete(ctx context.Context) error {
 		}
 		d.cache.complete()
 	}
-	d.change(func() { d.facts.trouble, d.facts.complete = nil, true })
+	d.change(func() { d.facts.behind, d.facts.complete = nil, true })
 	return nil
 }
 
@@ -186,5 +186,5 @@ func (d *data) Trouble(err error) {
 	if errors.Is(err, kvstore.ErrNotReady) {
 		return // control says which marker is missing
 	}
-	d.change(func() { d.facts.trouble = err })
+	d.change(func() { d.facts.behind = err })
 }

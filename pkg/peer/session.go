@@ -340,13 +340,13 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 		err := client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Require: markers, Proof: wire.HeartbeatKey, Handler: d, Logger: s.log})
 		stopIntake()
 		if err != nil && !errors.Is(err, context.Canceled) {
-			s.change(func() { s.facts.trouble = err })
+			s.change(func() { s.facts.behind = err })
 		}
 	}()
 	return func() {
 		cancel()
 		<-done
-		s.change(func() { s.facts.complete = false })
+		s.change(func() { s.facts.complete, s.facts.behind = false, nil })
 	}
 }
 

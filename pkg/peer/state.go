@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -30,7 +31,8 @@ const (
 type facts struct {
 	setup     error // the session can not begin: files, certificates
 	answered  bool  // the peer has answered since the session began
-	trouble   error // what keeps the peer from being followed now
+	trouble   error // what keeps what the peer says about itself from being followed now
+	behind    error // the same of what it publishes
 	config    *cluster.Config
 	malformed error // why there is no config though the peer published one
 	verdict   error // why the config is not accepted
@@ -41,13 +43,14 @@ type facts struct {
 
 // state returns where a session stands and why, "" where the state says it all.
 func (f facts) state() (State, string) {
+	trouble := cmp.Or(f.trouble, f.behind)
 	switch {
 	case f.setup != nil:
 		return Connecting, f.setup.Error()
-	case f.trouble != nil && f.answered:
-		return Disconnected, f.trouble.Error()
-	case f.trouble != nil:
-		return Connecting, f.trouble.Error()
+	case trouble != nil && f.answered:
+		return Disconnected, trouble.Error()
+	case trouble != nil:
+		return Connecting, trouble.Error()
 	case !f.answered:
 		return Connecting, ""
 	case f.draining:

@@ -28,6 +28,7 @@ func TestState(t *testing.T) {
 		{"no marker", facts{answered: true, config: config, missing: "nodes"}, Waiting, "nodes"},
 		{"listing", facts{answered: true, config: config}, Listing, ""},
 		{"synced", facts{answered: true, config: config, complete: true}, Synced, ""},
+		{"answers, and what it publishes is not followed", facts{answered: true, config: config, complete: true, behind: broken}, Disconnected, "connection refused"},
 		{"lost", facts{answered: true, config: config, complete: true, trouble: broken}, Disconnected, "connection refused"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
