@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -40,7 +41,7 @@ func NewLogger(c LogConfig, w io.Writer) (*slog.Logger, error) {
 	default:
 		return nil, fmt.Errorf(`--log-level: %q is none of "debug", "info", "warn", "error"`, c.Level)
 	}
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readable}
 	switch {
 	case c.Format == "text", (c.Format == "auto" || c.Format == "") && isTerminal(w):
 		return slog.New(slog.NewTextHandler(w, options)), nil
@@ -48,6 +49,14 @@ func NewLogger(c LogConfig, w io.Writer) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, options)), nil
 	}
 	return nil, fmt.Errorf(`--log-format: %q is none of "json", "text", "auto"`, c.Format)
+}
+
+// readable writes durations with their unit; JSON would have a number of nanoseconds.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().Round(time.Millisecond).String())
+	}
+	return a
 }
 
 func isTerminal(w io.Writer) bool {

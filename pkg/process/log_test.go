@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestNewLoggerFormat(t *testing.T) {
@@ -22,6 +23,21 @@ func TestNewLoggerFormat(t *testing.T) {
 		}
 		if !strings.Contains(out.String(), "east") {
 			t.Errorf("format %q: attribute is missing: %s", format, out.String())
+		}
+	}
+}
+
+// TestDurationsHaveAUnit: a number of nanoseconds is nothing to read.
+func TestDurationsHaveAUnit(t *testing.T) {
+	for _, format := range []string{"json", "text"} {
+		var out bytes.Buffer
+		log, err := NewLogger(LogConfig{Format: format}, &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Info("retry", "delay", 1234567*time.Microsecond)
+		if !strings.Contains(out.String(), "1.235s") {
+			t.Errorf("%s: %s", format, out.String())
 		}
 	}
 }
