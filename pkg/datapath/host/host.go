@@ -1,0 +1,130 @@
+// Package host is what a node's network needs around the tunnel programs: the
+// tunnel device with this node's mesh addresses, the rule and the table that
+// lead what is a peer's into it, and the netfilter rules that keep a packet's
+// source what it was. What it guarantees:
+//
+//   - Everything of ours carries a mark by which it is recognised. It stays when
+//     the process ends, and the next one adopts it: nothing that stays wanted is
+//     taken away in between.
+//   - Apply may be repeated. What is in effect costs nothing; what changes is
+//     changed in place where the kernel can.
+//   - What somebody else changes is put back by Run and reported. Where a route
+//     of somebody else's contradicts ours, his wins, and that is reported.
+package host
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/causeway-mesh/causeway/pkg/route"
+)
+
+// What is used unless told otherwise.
+const (
+	DefaultDevice = "mesh0"
+	DefaultPort   = 8473
+	DefaultTable  = 8473
+)
+
+// Config is what Open needs.
+type Config struct {
+	// Device is the name of the tunnel device; "" means DefaultDevice.
+	Device string
+	// Table is the number of the routing table that is ours; 0 means DefaultTable.
+	Table int
+	// Attach, if not nil, puts the programs onto the tunnel device. It is called
+	// when the device is new to this process (found, made, or made again after
+	// somebody deleted it), before packets are led into it. It may be called
+	// again for the same device after it returned an error; it must not call
+	// methods of the Host.
+	Attach func(device string, index int) error
+	Logger *slog.Logger
+	// Registerer, if not nil, gets the metrics.
+	Registerer prometheus.Registerer
+}
+
+// Desired is what a node's network shall be like.
+type Desired struct {
+	// Port is the UDP port of the tunnel; 0 means DefaultPort.
+	Port uint16
+	// MTU is the largest packet that the network between the nodes carries, in
+	// bytes; 0 means that of the devices by which Nodes are reached.
+	MTU int
+	// Nodes are the addresses that tunnels lead to: those of the peers' nodes.
+	// They are never routed into the tunnel, and their families say what a
+	// tunnel's headers take of the MTU.
+	Nodes []netip.Addr
+	// Mesh are this node's mesh addresses, at most one a family. Without any,
+	// nothing is made, and what there is goes.
+	Mesh []netip.Addr
+	// MeshRanges are ranges of peers' mesh addresses that Routes need not
+	// contain: they are led into the tunnel like routes of mode vxlan.
+	MeshRanges []netip.Prefix
+	// Routes are the peers' ranges. Of one with mode native only the source of
+	// packets is kept.
+	Routes []Route
+	// LocalPods are the ranges that addresses of this cluster's pods are in.
+	LocalPods []netip.Prefix
+}
+
+// Route is one range of a peer.
+type Route struct {
+	Prefix netip.Prefix
+	Mode   route.Mode
+}
+
+// Host is the network of this node as far as it is ours. Its methods may be
+// called from any goroutine. It acts on the network namespace of the thread
+// that called Open.
+type Host struct {
+	config  Config
+	kernel  *kernel
+	metrics *metrics
+
+	mu       sync.Mutex
+	desired  Desired
+	applied  bool // desired was given
+	problems []Problem
+}
+
+// Open opens what the kernel is talked to by. It changes nothing. The caller
+// closes the Host.
+func Open(c Config) (*Host, error) {
+	if c.Device == "" {
+		c.Device = DefaultDevice
+	}
+	if c.Table == 0 {
+		c.Table = DefaultTable
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	kernel, err := openKernel()
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{config: c, kernel: kernel, metrics: newMetrics()}
+	if c.Registerer != nil {
+		if err := c.Registerer.Register(h.metrics); err != nil {
+			return nil, errors.Join(fmt.Errorf("register metrics: %w", err), kernel.close())
+		}
+	}
+	return h, nil
+}
+
+// Close gives up the handles; what is in the kernel stays. It must not be called
+// while Run runs.
+func (h *Host) Close() error { return h.kernel.close() }
+
+// Problems returns what is wrong at the moment, or was put back lately.
+func (h *Host) Problems() []Problem {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.problems)
+}
