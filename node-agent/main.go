@@ -38,6 +38,9 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Profiles: cfg.pprof, Logger: log})
 	state := readiness{status.Condition("state")}
 
+	if err := cfg.files.CheckSubject(pki.Subject{Cluster: cfg.cluster, Role: pki.RoleAgent, Name: cfg.node}); err != nil {
+		return err
+	}
 	tls, err := pki.ClientConfig(cfg.files, pki.MeshNames(cfg.cluster)...)
 	if err != nil {
 		return err

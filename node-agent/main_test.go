@@ -288,6 +288,7 @@ func TestRunRefuses(t *testing.T) {
 		want   string
 	}{
 		{"certificate is missing", func(c *config) { c.files.CertFile = "/nowhere/crt" }, "/nowhere/crt"},
+		{"certificate of another node", func(c *config) { c.node = "node-2" }, "causeway://east/agent/node-1, needed is one for causeway://east/agent/node-2"},
 		{"no bpffs", func(c *config) { c.bpffs = t.TempDir() }, "--bpffs-dir"},
 		{"no cgroup", func(c *config) { c.cgroup = t.TempDir() }, "cgroup v2"},
 		{"the wrong cgroup", func(c *config) { c.cgroup = sandbox.NewCgroup(t) }, "--cgroup-root"},

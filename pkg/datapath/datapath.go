@@ -119,7 +119,7 @@ func Open(c Config) (*Datapath, error) {
 		c.MapCapacity = DefaultCapacity
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lift the memory lock limit (CAP_SYS_RESOURCE): %w", err)
+		return nil, fmt.Errorf("use BPF: run as root, or with CAP_BPF and CAP_NET_ADMIN, before Linux 5.11 with CAP_SYS_RESOURCE too: lift the memory lock limit: %w", err)
 	}
 	features, err := Probe().decide(c.Reverse)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -30,6 +31,27 @@ type ClientFiles struct {
 func ClientConfig(files ClientFiles, names ...string) (*tls.Config, error) {
 	c := &client{names: names, load: files.load}
 	return c.config()
+}
+
+// CheckSubject refuses files whose certificate is not a client's that speaks for
+// want: a server says no more than that it is bad. The error wraps ErrSubject or
+// ErrCertificate, and names the file and what is wrong.
+func (f ClientFiles) CheckSubject(want Subject) error {
+	c, err := f.load()
+	if err != nil {
+		return err
+	}
+	got, err := SubjectOf(c.pair.Leaf)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.certDoc, err)
+	}
+	if got != want {
+		return fmt.Errorf("%s is for %s, needed is one for %s: %w", c.certDoc, got, want, ErrSubject)
+	}
+	if !slices.Contains(c.pair.Leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
+		return fmt.Errorf("%s is not for clients (extended key usage): %w", c.certDoc, ErrCertificate)
+	}
+	return nil
 }
 
 // credentials is what a client presents and trusts at one moment, with what a

@@ -48,6 +48,47 @@ func shake(t *testing.T, server, client *tls.Config) (state tls.ConnectionState,
 	return state, serverErr, clientErr
 }
 
+func TestCheckSubject(t *testing.T) {
+	dir := t.TempDir()
+	authority, err := OpenAuthority(filepath.Join(dir, "pki"), "east")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := func(role Role, name string) ClientFiles {
+		pair, err := authority.Issue(Request{Role: role, Name: name, TTL: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := ClientFiles{CAFile: authority.CertFile(), CertFile: filepath.Join(dir, string(role)+name+".crt"), KeyFile: filepath.Join(dir, string(role)+name+".key")}
+		if err := pair.Save(f.CertFile, f.KeyFile); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	want := Subject{Cluster: "east", Role: RoleAgent, Name: "n1"}
+	if err := files(RoleAgent, "n1").CheckSubject(want); err != nil {
+		t.Error(err)
+	}
+	server := files(RoleServer, "east")
+	for what, tc := range map[string]struct {
+		files ClientFiles
+		want  Subject
+		err   error
+		text  string
+	}{
+		"another node":    {files(RoleAgent, "n2"), want, ErrSubject, "causeway://east/agent/n2, needed is one for causeway://east/agent/n1"},
+		"another role":    {files(RolePeer, "n1"), want, ErrSubject, "causeway://east/peer/n1"},
+		"another cluster": {files(RoleAgent, "n1"), Subject{Cluster: "west", Role: RoleAgent, Name: "n1"}, ErrSubject, "causeway://east/agent/n1"},
+		"a server's":      {server, Subject{Cluster: "east", Role: RoleServer, Name: "east"}, ErrCertificate, "not for clients"},
+		"an authority's":  {ClientFiles{CAFile: authority.CertFile(), CertFile: authority.CertFile(), KeyFile: filepath.Join(dir, "pki", "ca.key")}, want, ErrSubject, "an authority's"},
+	} {
+		err := tc.files.CheckSubject(tc.want)
+		if !errors.Is(err, tc.err) || !strings.Contains(err.Error(), tc.text) || !strings.Contains(err.Error(), tc.files.CertFile) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func serverConfig(t *testing.T, a *Authority) *tls.Config {
 	t.Helper()
 	config, err := a.ServerConfig(nil, nil)
