@@ -57,7 +57,7 @@ func (c *Client) claimBatch(ctx context.Context, term Term, claims []Claim, take
 	}
 	resp, err := c.kv.Txn(ctx, req)
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	if !resp.Succeeded {
 		return cmp.Or(term.ended(resp), ErrDeposed)

@@ -182,10 +182,13 @@ func (c *Client) rangeOnce(ctx context.Context, req *pb.RangeRequest) (*pb.Range
 // explain wraps what etcd says in the sentinels of this package where the
 // difference matters to us.
 func explain(err error) error {
-	if status.Code(err) != codes.OutOfRange {
+	code := status.Code(err)
+	if code != codes.OutOfRange && code != codes.ResourceExhausted {
 		return err
 	}
 	switch text := status.Convert(err).Message(); {
+	case strings.Contains(text, "database space exceeded"):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	case strings.Contains(text, "compacted"):
 		return fmt.Errorf("%w: %w", ErrCompacted, err)
 	case strings.Contains(text, "future revision"):

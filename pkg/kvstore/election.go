@@ -184,7 +184,7 @@ func (e *Election) stand(ctx context.Context) error {
 	seconds := int64((e.cfg.TTL + time.Second - 1) / time.Second)
 	lease, err := e.leases().LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: seconds})
 	if err != nil {
-		return fmt.Errorf("grant lease of %s: %w", e.cfg.TTL, err)
+		return fmt.Errorf("grant lease of %s: %w", e.cfg.TTL, explain(err))
 	}
 	e.lease = lease.ID
 	resp, err := e.cfg.Client.kv.Txn(ctx, &pb.TxnRequest{

@@ -20,6 +20,9 @@ var (
 	ErrDeposed = errors.New("another replica writes now")
 	// ErrStandby: another process writes to the store, so this one waits.
 	ErrStandby = errors.New("this replica does not write")
+	// ErrNoSpace: the store is out of quota: it deletes, and puts nothing.
+	ErrNoSpace = errors.New("etcd is out of quota, so nothing but deletions goes through: compact and defragment an external one and disarm its alarm, " +
+		"an embedded one does so by itself; if that makes no room, raise the quota")
 	// ErrWatchStuck: the watch stream is open but nothing comes through it.
 	ErrWatchStuck = errors.New("watch stream is silent")
 )

@@ -29,7 +29,7 @@ func (w *Writer) moveFence(ctx context.Context, now *round) error {
 		err = cmp.Or(now.term.ended(resp), ErrDeposed)
 	}
 	if err != nil {
-		return fmt.Errorf("put %q: %w", w.fenceKey(), err)
+		return fmt.Errorf("put %q: %w", w.fenceKey(), explain(err))
 	}
 	now.fence = resp.Header.GetRevision()
 	w.mu.Lock()
@@ -40,7 +40,29 @@ func (w *Writer) moveFence(ctx context.Context, now *round) error {
 	return nil
 }
 
-// fenced are the conditions of all that a round writes.
+// dropFence deletes the fence, which shuts out every put made before. It is for a
+// store that takes no puts. Unlike a fence that was put, none is like another
+// none: a deletion that is written behind it may arrive late while there still is
+// none, but then the key was not to be there, and whatever is put again is put
+// behind a fence.
+func (w *Writer) dropFence(ctx context.Context, now *round) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := w.cfg.Client.kv.Txn(ctx, &pb.TxnRequest{
+		Compare: now.term.conditions(), Success: []*pb.RequestOp{deleteOp(w.fenceKey())}, Failure: now.term.witness(),
+	})
+	if err == nil && !resp.Succeeded {
+		err = cmp.Or(now.term.ended(resp), ErrDeposed)
+	}
+	if err != nil {
+		return fmt.Errorf("delete %q: %w", w.fenceKey(), err)
+	}
+	now.fence = 0
+	return nil
+}
+
+// fenced are the conditions of all that a round writes. A fence that is not
+// there was modified at revision 0.
 func (w *Writer) fenced(now round) []*pb.Compare {
 	return append(now.term.conditions(), &pb.Compare{
 		Key: w.fenceKey(), Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
@@ -60,7 +82,7 @@ func (w *Writer) Retire(ctx context.Context) error {
 	defer cancel()
 	_, err := w.cfg.Client.kv.Txn(ctx, &pb.TxnRequest{
 		Compare: term.conditions(),
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: w.fenceKey()}}}},
+		Success: []*pb.RequestOp{deleteOp(w.fenceKey())},
 	})
 	if err != nil {
 		return fmt.Errorf("retire writer %q: %w", w.cfg.Name, err)

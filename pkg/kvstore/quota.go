@@ -20,13 +20,15 @@ const quotaPeriod = 10 * time.Second
 // quota gets a server out of the alarm that etcd raises when its database
 // reaches the quota, and that it would keep until a person clears it. What
 // fills a database is history: compacting and defragmenting it gives the space
-// back. If the keys themselves are too many, only a larger quota helps.
+// back. If the keys themselves are too many, only a larger quota helps, or that
+// they become fewer: deletions go through meanwhile.
 type quota struct {
-	etcd  *etcdserver.EtcdServer
-	bytes int64
-	log   *slog.Logger
-	told  bool // that it does not help
-	skip  int  // looks that do nothing, after that
+	etcd     *etcdserver.EtcdServer
+	bytes    int64
+	log      *slog.Logger
+	told     bool  // that it does not help
+	revision int64 // of the store when it was tried last
+	skip     int   // looks that do nothing, after that
 }
 
 // skipLooks is how many looks pass, after one that did not help, before making
@@ -53,9 +55,13 @@ func (q *quota) look(ctx context.Context) error {
 		q.told = false
 		return nil
 	}
-	if q.told && q.skip > 0 && !q.roomy() {
-		q.skip--
-		return nil
+	if q.told && !q.roomy() {
+		if q.revision < q.etcd.KV().Rev() {
+			return q.compact(ctx) // what was deleted shows as room in a later look
+		}
+		if q.skip--; q.skip >= 0 {
+			return nil
+		}
 	}
 	q.skip = skipLooks
 	if err := q.shrink(ctx); err != nil {
@@ -87,13 +93,20 @@ func (q *quota) roomy() bool {
 
 // shrink drops all history and gives the free pages back.
 func (q *quota) shrink(ctx context.Context) error {
-	revision := q.etcd.KV().Rev()
-	_, err := q.etcd.Compact(ctx, &pb.CompactionRequest{Revision: revision, Physical: true})
-	if err != nil && !errors.Is(err, mvcc.ErrCompacted) {
-		return fmt.Errorf("compact at revision %d: %w", revision, err)
+	if err := q.compact(ctx); err != nil {
+		return err
 	}
 	if err := q.etcd.Defragment(); err != nil {
 		return fmt.Errorf("defragment: %w", err)
+	}
+	return nil
+}
+
+func (q *quota) compact(ctx context.Context) error {
+	q.revision = q.etcd.KV().Rev()
+	_, err := q.etcd.Compact(ctx, &pb.CompactionRequest{Revision: q.revision, Physical: true})
+	if err != nil && !errors.Is(err, mvcc.ErrCompacted) {
+		return fmt.Errorf("compact at revision %d: %w", q.revision, err)
 	}
 	return nil
 }

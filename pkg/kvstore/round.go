@@ -64,7 +64,11 @@ func (o op) request() *pb.RequestOp {
 	if o.put {
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(o.key), Value: o.value}}}
 	}
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(o.key)}}}
+	return deleteOp([]byte(o.key))
+}
+
+func deleteOp(key []byte) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}}
 }
 
 // batch returns how many of the ops make one transaction.
@@ -140,22 +144,45 @@ func (w *Writer) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ops := r.ops
-	if len(ops) > 0 && r.fence == 0 {
-		if err := w.moveFence(ctx, &r); err != nil {
-			w.putBack(ops)
-			return err
-		}
+	if len(r.ops) > 0 && r.fence == 0 {
+		err = w.moveFence(ctx, &r)
 	}
+	if err == nil {
+		err = w.writeAll(ctx, r.ops, r)
+	}
+	if err != nil {
+		w.putBack(r.ops)
+		if errors.Is(err, ErrNoSpace) {
+			err = cmp.Or(w.shed(ctx, r), err)
+		}
+		return err
+	}
+	w.finish(r.calls)
+	return nil
+}
+
+// shed writes the deletions of a round, which a store that is out of quota takes
+// and which are what makes room in it. What is out of order then is only that
+// something goes before what replaces it is there.
+func (w *Writer) shed(ctx context.Context, now round) error {
+	ops := slices.DeleteFunc(slices.Clone(now.ops), func(o op) bool { return o.put })
+	if len(ops) == 0 {
+		return nil
+	}
+	if err := w.dropFence(ctx, &now); err != nil {
+		return err
+	}
+	return w.writeAll(ctx, ops, now)
+}
+
+func (w *Writer) writeAll(ctx context.Context, ops []op, now round) error {
 	for len(ops) > 0 {
 		n := batch(ops)
-		if err := w.write(ctx, ops[:n], r); err != nil {
-			w.putBack(ops)
+		if err := w.write(ctx, ops[:n], now); err != nil {
 			return err
 		}
 		ops = ops[n:]
 	}
-	w.finish(r.calls)
 	return nil
 }
 
@@ -203,7 +230,7 @@ func (w *Writer) write(ctx context.Context, ops []op, now round) error {
 	case err == nil:
 		return w.settle(ops, resp, now.epoch)
 	case !isRefusal(err):
-		return fmt.Errorf("write %d keys from %q: %w", len(ops), ops[0].key, err)
+		return fmt.Errorf("write %d keys from %q: %w", len(ops), ops[0].key, explain(err))
 	case len(ops) == 1:
 		w.refuse(ops[0], err)
 		return nil

@@ -59,6 +59,9 @@ type Failure struct {
 // answer was lost) changes nothing, nor does one that reaches another store.
 // Of two writers of one name, the one that wrote the fence last writes.
 //
+// A store that is out of quota takes deletions, which are then written first and
+// alone, behind a fence that is not there; the rest waits (ErrNoSpace).
+//
 // It keeps every value that was Set, once, since the store may lose them. Its
 // methods may be called concurrently.
 type Writer struct {

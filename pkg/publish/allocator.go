@@ -193,8 +193,8 @@ func (a *allocator) drop(n identity.Number) {
 
 // assign returns a number for every set of labels. With errRangeFull the map
 // lacks those for which there was none, with errStandby those that the writer
-// has to allocate; with any other error it is nil and nothing that was claimed
-// is lost: the next call finds it.
+// has to allocate; with any other error those that were not known before, and
+// nothing that was claimed is lost: the next call finds it.
 func (a *allocator) assign(ctx context.Context, wanted []identity.Labels) (map[identity.Labels]identity.Number, error) {
 	out := make(map[identity.Labels]identity.Number, len(wanted))
 	open := make(map[identity.Labels]struct{})
@@ -222,7 +222,7 @@ func (a *allocator) assign(ctx context.Context, wanted []identity.Labels) (map[i
 			break
 		}
 		if err := a.create(ctx, a.term, proposals); err != nil {
-			return nil, fmt.Errorf("claim %d identities: %w", len(proposals), err)
+			return out, fmt.Errorf("claim %d identities: %w", len(proposals), err)
 		}
 		for labels := range open {
 			if n, ok := a.numbers[labels]; ok {

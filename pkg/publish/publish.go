@@ -220,7 +220,7 @@ func (p *Publisher) runWorkloads(ctx context.Context) error {
 	saving := time.NewTicker(savePeriod)
 	defer saving.Stop()
 	defer func() { p.pods.end() }()
-	retry := newBackoff(time.Second, 30*time.Second)
+	retry := newBackoff(time.Second, 5*time.Second)
 	_, elected := p.cfg.Election.Term()
 	for {
 		var again <-chan time.Time
@@ -262,6 +262,7 @@ func (p *Publisher) syncWorkloads(ctx context.Context) error {
 		p.mu.Unlock()
 		poke(p.wakePods)
 	}
+	p.wire.tighten(errors.Is(err, kvstore.ErrNoSpace))
 	p.emit(sideWorkloads, state, out, err == nil)
 	if err != nil {
 		return err

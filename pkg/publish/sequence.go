@@ -22,7 +22,9 @@ const (
 // So a reader meets no address before its identity, and no service before the
 // addresses of its backends. One loop waits for the other on the wire alone;
 // memory has had it before. While changes come faster than both loops meet at one
-// state, what has waited for patience goes out with what there is.
+// state, what has waited for patience goes out with what there is. While etcd has
+// no room for the identities that all else waits for, deletions go out at once,
+// since they make room.
 //
 // Safe for concurrent use. It holds the newest value of a key twice at most.
 type sequence struct {
@@ -31,6 +33,7 @@ type sequence struct {
 	delete func(key string)
 
 	mu    sync.Mutex
+	tight bool // etcd takes deletions alone
 	sides [sides]side
 	moved chan struct{} // closed and replaced when something went out
 }
@@ -78,8 +81,46 @@ func (q *sequence) add(from int, state uint64, keys map[string][]byte, done bool
 	}
 	for q.advance() {
 	}
+	if q.tight {
+		q.shed()
+	}
 	close(q.moved)
 	q.moved = make(chan struct{})
+}
+
+// tighten says whether etcd takes deletions alone.
+func (q *sequence) tighten(tight bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.tight = tight; tight {
+		q.shed()
+	}
+}
+
+// shed lets out the deletions that wait. A put that waits before one of them is
+// out of date, one after it stays. The caller holds mu.
+func (q *sequence) shed() {
+	out := map[string][]byte{}
+	for i := range q.sides {
+		s := &q.sides[i]
+		for key, value := range s.next.keys {
+			if value == nil {
+				out[key] = nil
+				delete(s.next.keys, key)
+				delete(s.ready.keys, key)
+			}
+		}
+		for key, value := range s.ready.keys {
+			if value == nil {
+				out[key] = nil
+				delete(s.ready.keys, key)
+			}
+		}
+		if len(s.ready.keys) == 0 {
+			s.ready, s.next = s.next, batch{}
+		}
+	}
+	q.emit([]map[string][]byte{out})
 }
 
 func (b *batch) take(from, state uint64, keys map[string][]byte) {

@@ -159,3 +159,50 @@ func TestSequencePatience(t *testing.T) {
 		}
 	})
 }
+
+// While etcd takes deletions alone, they wait for nothing, and nothing that they
+// make out of date comes after them.
+func TestSequenceSheds(t *testing.T) {
+	var out written
+	q := out.sequence()
+	q.add(sideObjects, 1, keys(map[string]string{"services/a": "=1", "services/b": "", "endpointslices/a-1": "=1"}), true)
+	q.add(sideWorkloads, 1, keys(map[string]string{"ip/10.0.0.1": ""}), false)
+	q.add(sideObjects, 2, keys(map[string]string{"services/a": "", "services/b": "=2", "services/c": "=2"}), true)
+	if got := out.take(); len(got) > 0 {
+		t.Errorf("before it is known that etcd has no room: %q", got)
+	}
+	q.tighten(true)
+	got := out.take()
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"-ip/10.0.0.1", "-services/a", "-services/b"}, got); diff != "" {
+		t.Error(diff)
+	}
+	q.add(sideObjects, 3, keys(map[string]string{"endpointslices/a-1": ""}), true)
+	if diff := cmp.Diff([]string{"-endpointslices/a-1"}, out.take()); diff != "" {
+		t.Error(diff)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := q.await(ctx, 3); err == nil {
+		t.Error("all is said to be out")
+	}
+	q.tighten(false)
+	q.add(sideWorkloads, 3, keys(map[string]string{"ip/10.0.0.2": "=3"}), true)
+	if diff := cmp.Diff([]string{"+ip/10.0.0.2=3", "+services/b=2", "+services/c=2"}, sortedPuts(out.take())); diff != "" {
+		t.Error(diff)
+	}
+	if err := q.await(t.Context(), 3); err != nil {
+		t.Error(err)
+	}
+}
+
+// sortedPuts sorts what one emission puts of one kind, which goes in any order.
+func sortedPuts(lines []string) []string {
+	slices.SortStableFunc(lines, func(a, b string) int {
+		if strings.HasPrefix(a, "+services") && strings.HasPrefix(b, "+services") {
+			return strings.Compare(a, b)
+		}
+		return 0
+	})
+	return lines
+}

@@ -180,13 +180,10 @@ func (w *workloads) assign(ctx context.Context, out publication) error {
 		list = append(list, labels)
 	}
 	numbers, err := w.allocator.assign(ctx, list)
-	if numbers == nil {
-		return err
-	}
 	for ip, wl := range w.pending {
 		n, ok := numbers[wl.labels]
 		switch {
-		case !ok && errors.Is(err, errStandby):
+		case !ok && !errors.Is(err, errRangeFull):
 			continue
 		case !ok:
 			n = identity.Unmanaged
