@@ -15,13 +15,14 @@ import (
 )
 
 // endSockets ends the sockets of wanted in whatever network namespace of this
-// machine they are: their owners get ECONNABORTED. It returns how many it found.
+// machine they are: their owners get ECONNABORTED. Those are taken out of wanted:
+// what is left in it was not found.
 //
 // It goes by sock_diag: that is there since Linux 4.5, needs no BTF, and says
 // which sockets it means by address and cookie, so it can meet no other.
-func endSockets(wanted map[socket]bool) (ended int, err error) {
-	onOwnThread(func() { ended, err = endEverywhere(wanted) })
-	return ended, err
+func endSockets(wanted map[socket]bool) (err error) {
+	onOwnThread(func() { err = endEverywhere(wanted) })
+	return err
 }
 
 // onOwnThread runs fn on a thread that ends after it, so that it may change the
@@ -44,58 +45,53 @@ func onOwnThread(fn func()) {
 
 // endEverywhere looks into one namespace after the other until all are found:
 // those of processes first, then those that only a thread is in.
-func endEverywhere(wanted map[socket]bool) (ended int, err error) {
+func endEverywhere(wanted map[socket]bool) error {
 	seen := map[string]bool{}
 	var errs []error
 	for _, pattern := range []string{"/proc/[0-9]*/ns/net", "/proc/[0-9]*/task/[0-9]*/ns/net"} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
-			return ended, fmt.Errorf("list namespaces: %w", err)
+			return fmt.Errorf("list namespaces: %w", err)
 		}
 		for _, path := range paths {
-			if ended == len(wanted) {
-				return ended, nil
+			if len(wanted) == 0 {
+				return nil
 			}
 			id, err := os.Readlink(path)
 			if id != "" && seen[id] {
 				continue
 			}
 			seen[id] = true
-			n := 0
 			if err == nil {
-				n, err = endInside(path, wanted)
+				err = endInside(path, wanted)
 			}
-			ended += n
 			// A process that has ended meanwhile has no sockets.
 			if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
 				errs = append(errs, fmt.Errorf("%s: %w", path, err))
 			}
 		}
 	}
-	if len(errs) > 0 && ended < len(wanted) {
-		return ended, fmt.Errorf("looked into network namespaces, which needs CAP_SYS_ADMIN and CAP_SYS_PTRACE; of %d that could not be entered the first is %w", len(errs), errs[0])
+	if len(errs) > 0 && len(wanted) > 0 {
+		return fmt.Errorf("looked into network namespaces, which needs CAP_SYS_ADMIN and CAP_SYS_PTRACE; of %d that could not be entered the first is %w", len(errs), errs[0])
 	}
-	return ended, nil
+	return nil
 }
 
-func endInside(path string, wanted map[socket]bool) (int, error) {
+func endInside(path string, wanted map[socket]bool) error {
 	file, err := os.Open(path)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer file.Close() // read only
 	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-		return 0, fmt.Errorf("enter: %w", err)
+		return fmt.Errorf("enter: %w", err)
 	}
-	ended := 0
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		n, err := endFamily(family, wanted)
-		ended += n
-		if err != nil {
-			return ended, err
+		if err := endFamily(family, wanted); err != nil {
+			return err
 		}
 	}
-	return ended, nil
+	return nil
 }
 
 // Of struct inet_diag_req_v2 and inet_diag_msg in linux/inet_diag.h.
@@ -145,32 +141,32 @@ func (id diagID) socket(family uint8) socket {
 }
 
 // endFamily ends what is wanted in this thread's network namespace.
-func endFamily(family uint8, wanted map[socket]bool) (int, error) {
+func endFamily(family uint8, wanted map[socket]bool) error {
 	list := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	list.AddData(diagRequest{Family: family, Protocol: uint8(UDP), States: diagStates})
 	answers, err := list.Execute(unix.NETLINK_SOCK_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 	if err != nil {
-		return 0, fmt.Errorf("list UDP sockets: %w", err)
+		return fmt.Errorf("list UDP sockets: %w", err)
 	}
-	ended := 0
 	for _, answer := range answers {
 		if len(answer) < diagMinAnswer {
 			continue
 		}
 		var id diagID
 		if err := binary.Read(bytes.NewReader(answer[4:diagMinAnswer]), binary.NativeEndian, &id); err != nil {
-			return ended, fmt.Errorf("read UDP socket: %w", err)
+			return fmt.Errorf("read UDP socket: %w", err)
 		}
-		if !wanted[id.socket(family)] {
+		found := id.socket(family)
+		if !wanted[found] {
 			continue
 		}
 		end := nl.NewNetlinkRequest(nl.SOCK_DESTROY, unix.NLM_F_ACK)
 		end.AddData(diagRequest{Family: family, Protocol: uint8(UDP), ID: id})
 		_, err := end.Execute(unix.NETLINK_SOCK_DIAG, 0)
 		if err != nil && !errors.Is(err, unix.ENOENT) { // closed meanwhile
-			return ended, fmt.Errorf("end a UDP socket (CONFIG_INET_DIAG_DESTROY): %w", err)
+			return fmt.Errorf("end a UDP socket (CONFIG_INET_DIAG_DESTROY): %w", err)
 		}
-		ended++
+		delete(wanted, found)
 	}
-	return ended, nil
+	return nil
 }

@@ -39,17 +39,43 @@ func (d *Datapath) endDead() (int, error) {
 	if len(dead) == 0 {
 		return 0, nil
 	}
-	ended, err := endSockets(dead)
-	d.metrics.ended.Add(float64(ended))
-	if err != nil {
-		// Those that were not found are looked for again the next time.
-		return ended, fmt.Errorf("end UDP sockets whose backend is gone: %w", err)
-	}
 	keys := make([]bpf.SocketReverseKey, 0, len(dead))
 	for s := range dead {
 		keys = append(keys, s.key())
 	}
+	err = endSockets(dead)
+	ended := len(keys) - len(dead)
+	d.metrics.ended.Add(float64(ended))
+	if err == nil {
+		err = d.outOfSight(dead)
+	}
+	if err != nil {
+		// Those that were not found are looked for again the next time.
+		return ended, fmt.Errorf("end UDP sockets whose backend is gone: %w", err)
+	}
 	return ended, pin.Delete(d.maps.reverse, keys)
+}
+
+// outOfSight returns an error when sockets that were in no namespace are still
+// open: the hook that runs when a socket is closed would have deleted them.
+func (d *Datapath) outOfSight(missing map[socket]bool) error {
+	if len(missing) == 0 {
+		return nil
+	}
+	connected, err := d.connectedSockets()
+	if err != nil {
+		return err
+	}
+	open := 0
+	for s := range missing {
+		if _, ok := connected[s]; ok {
+			open++
+		}
+	}
+	if open > 0 {
+		return fmt.Errorf("%d are in no network namespace that can be seen in /proc: the agent needs the PID namespace of the host (in Kubernetes hostPID: true)", open)
+	}
+	return nil
 }
 
 func (s socket) key() bpf.SocketReverseKey {

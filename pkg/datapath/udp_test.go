@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -319,6 +320,46 @@ func TestGetpeername(t *testing.T) {
 	defer conn.Close()
 	if got := conn.RemoteAddr().String(); got != v4.String() {
 		t.Errorf("after: the peer is called %s", got)
+	}
+}
+
+// A socket in a namespace that no process shows, as all are to an agent that
+// does not see the host's processes, is said to go on, and looked for again.
+func TestEndSocketsOutOfSight(t *testing.T) {
+	d := open(t)
+	all := udpEchoes(t, 2)
+	a := netip.MustParseAddrPort("10.96.0.1:53")
+	update(t, d, udp(a.String(), all[0]))
+	var hidden *client
+	onOwnThread(func() { // ends here: the socket alone keeps the namespace
+		if err := newNamespace(); err != nil {
+			t.Error(err)
+			return
+		}
+		hidden = newClient(t, false)
+		if err := hidden.connect(a); err != nil {
+			t.Error(err)
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	update(t, d, udp(a.String(), all[1]))
+	for range 2 {
+		if n, err := d.endDead(); n != 0 || err == nil { // which of two depends on whose processes are here
+			t.Errorf("%d ended, %v", n, err)
+		}
+	}
+	connected, err := d.connectedSockets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.outOfSight(d.dead(connected)); err == nil || !strings.Contains(err.Error(), "hostPID") {
+		t.Errorf("one open socket that was not found: %v", err)
+	}
+	hidden.close()
+	if n, err := d.endDead(); n != 0 || err != nil {
+		t.Errorf("with the socket closed: %d ended, %v", n, err)
 	}
 }
 
