@@ -3,7 +3,6 @@ package feed
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"time"
 
@@ -73,61 +72,6 @@ func portsToProto(ports []service.Port) []*feedpb.Port {
 	return out
 }
 
-func viewFromProto(m *feedpb.View) (*service.View, error) {
-	v := &service.View{Name: nameFromProto(m.GetService())}
-	v.Session, v.NodeLocal = time.Duration(m.GetSessionSeconds())*time.Second, m.GetNodeLocal()
-	var err error
-	if v.Frontends, err = frontendsFromProto(m.GetFrontends()); err != nil {
-		return nil, err
-	}
-	if v.External, err = frontendsFromProto(m.GetExternal()); err != nil {
-		return nil, err
-	}
-	for _, g := range m.GetGroups() {
-		if g.GetTier() > math.MaxUint8 || g.GetWeight() > math.MaxUint16 {
-			return nil, fmt.Errorf("%w: group of tier %d and weight %d", errMalformed, g.GetTier(), g.GetWeight())
-		}
-		v.Groups = append(v.Groups, service.Group{Clusters: g.GetClusters(), Tier: uint8(g.GetTier()), Weight: uint16(g.GetWeight())})
-	}
-	return v, nil
-}
-
-func frontendsFromProto(frontends []*feedpb.Frontend) ([]service.Frontend, error) {
-	var out []service.Frontend
-	for _, f := range frontends {
-		ip, err := ipFromProto(f.GetIp())
-		if err != nil {
-			return nil, err
-		}
-		ports, err := portsFromProto(f.GetPorts())
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, service.Frontend{IP: ip, Ports: ports})
-	}
-	return out, nil
-}
-
-func sliceFromProto(m *feedpb.BackendSlice) (*service.BackendSlice, error) {
-	ports, err := portsFromProto(m.GetPorts())
-	if err != nil {
-		return nil, err
-	}
-	s := &service.BackendSlice{BackendSliceKey: keyFromProto(m.GetKey()), Ports: ports}
-	for _, e := range m.GetEndpoints() {
-		ip, err := ipFromProto(e.GetIp())
-		if err != nil {
-			return nil, err
-		}
-		state := service.BackendReady
-		if e.GetState() != feedpb.Endpoint_READY {
-			state = service.BackendTerminating // a state to come is no better than this
-		}
-		s.Endpoints = append(s.Endpoints, service.BackendEndpoint{IP: ip, State: state, Node: e.GetNode(), Pod: e.GetPod()})
-	}
-	return s, nil
-}
-
 func nameFromProto(m *feedpb.ServiceName) service.Name {
 	return service.Name{Namespace: m.GetNamespace(), Name: m.GetName()}
 }
@@ -139,17 +83,6 @@ func keyFromProto(m *feedpb.SliceKey) service.BackendSliceKey {
 		Slice:   m.GetSlice(),
 		Part:    int(m.GetPart()),
 	}
-}
-
-func portsFromProto(ports []*feedpb.Port) ([]service.Port, error) {
-	var out []service.Port
-	for _, p := range ports {
-		if p.GetPort() > math.MaxUint16 {
-			return nil, fmt.Errorf("%w: port %d", errMalformed, p.GetPort())
-		}
-		out = append(out, service.Port{Name: p.GetName(), Protocol: service.Protocol(p.GetProtocol()), Port: uint16(p.GetPort())})
-	}
-	return out, nil
 }
 
 func ipFromProto(b []byte) (netip.Addr, error) {

@@ -137,6 +137,7 @@ func FuzzDecode(f *testing.F) {
 		if diff := cmp.Diff(first, second, byAddr, byPrefix, cmp.AllowUnexported(resource{}, key{})); diff != "" {
 			t.Errorf("(-first +second):\n%s", diff)
 		}
+		readsAsGenerated(t, again)
 	})
 }
 

@@ -37,6 +37,7 @@ var errLocked = errors.New("another process has the folder: give each agent its 
 // with a warning, and begins with an empty state.
 func OpenState(cfg StateConfig) *State {
 	s := &State{cfg: cfg, metrics: newStateMetrics(cfg.Registerer), wake: make(chan struct{}, 1)}
+	s.empty()
 	if cfg.Dir == "" {
 		return s
 	}
@@ -93,7 +94,7 @@ func (s *State) load() {
 	if err == nil {
 		err = errTorn // not one whole state
 	}
-	s.shelves, s.revision = [lastKind + 1]shelf[record]{}, Revision{}
+	s.empty()
 	aside := s.path() + badSuffix
 	s.cfg.Logger.Warn("the last state on disk cannot be used: set aside, this node waits for the API server", "file", s.path(), "now", aside, "error", err)
 	if err := os.Rename(s.path(), aside); err != nil {
@@ -122,7 +123,7 @@ func (s *State) read(path string) (origin, error) {
 				in.revision = Revision{}
 			}
 			s.take(in.revision, changes)
-			in = newIncoming()
+			in = in.next()
 		}
 		return nil
 	})

@@ -115,37 +115,49 @@ type resource struct {
 }
 
 // decode reads an encoded Resource. Errors wrap errMalformed.
-func decode(encoded []byte) (resource, error) {
+func decode(encoded []byte) (resource, error) { return words(nil).decode(encoded) }
+
+func (w words) decode(encoded []byte) (resource, error) {
+	tag, body, err := outer(encoded)
+	if err != nil {
+		return resource{}, err
+	}
+	switch tag {
+	case resourceView:
+		view, err := w.view(body)
+		if err != nil {
+			return resource{}, fmt.Errorf("view %s: %w", view.Name, err)
+		}
+		return resource{viewKey(view.Name), view.Name, view}, nil
+	case resourceSlice:
+		slice, err := w.slice(body)
+		if err != nil {
+			return resource{}, fmt.Errorf("backends of %s in %q: %w", slice.Service, slice.Cluster, err)
+		}
+		return resource{sliceKey(slice.BackendSliceKey), slice.BackendSliceKey, slice}, nil
+	case resourceAddress:
+		p, owner, err := w.address(body)
+		if err != nil {
+			return resource{}, fmt.Errorf("address of %q: %w", owner.Cluster, err)
+		}
+		return resource{addressKey(p), p, owner}, nil
+	}
 	var r feedpb.Resource
 	if err := proto.Unmarshal(encoded, &r); err != nil {
 		return resource{}, fmt.Errorf("%w: %w", errMalformed, err)
 	}
+	return decodeRest(&r)
+}
+
+// decodeRest reads what is told less often.
+func decodeRest(r *feedpb.Resource) (resource, error) {
 	switch r := r.Resource.(type) {
-	case *feedpb.Resource_View:
-		view, err := viewFromProto(r.View)
-		if err != nil {
-			return resource{}, fmt.Errorf("view %s: %w", nameFromProto(r.View.GetService()), err)
-		}
-		return resource{viewKey(view.Name), view.Name, view}, nil
-	case *feedpb.Resource_Slice:
-		slice, err := sliceFromProto(r.Slice)
-		if err != nil {
-			return resource{}, fmt.Errorf("backends of %s in %q: %w", nameFromProto(r.Slice.GetKey().GetService()), r.Slice.GetKey().GetCluster(), err)
-		}
-		return resource{sliceKey(slice.BackendSliceKey), slice.BackendSliceKey, slice}, nil
 	case *feedpb.Resource_DeletedView:
 		name := nameFromProto(r.DeletedView)
 		return resource{viewKey(name), name, nil}, nil
 	case *feedpb.Resource_DeletedSlice:
 		k := keyFromProto(r.DeletedSlice)
 		return resource{sliceKey(k), k, nil}, nil
-	}
-	return decodeWho(&r)
-}
-
-// decodeWho reads the kinds that say who is who.
-func decodeWho(r *feedpb.Resource) (resource, error) {
-	switch r := r.Resource.(type) {
 	case *feedpb.Resource_Node:
 		n, err := nodeFromProto(r.Node)
 		if err != nil {
@@ -156,12 +168,6 @@ func decodeWho(r *feedpb.Resource) (resource, error) {
 	case *feedpb.Resource_Identity:
 		i := &identity.Identity{Number: identity.Number(r.Identity.GetNumber()), Labels: identity.Labels(r.Identity.GetLabels())}
 		return resource{identityKey(i.Number), i.Number, i}, nil
-	case *feedpb.Resource_Address:
-		p, owner, err := addressFromProto(r.Address)
-		if err != nil {
-			return resource{}, fmt.Errorf("address of %q: %w", r.Address.GetCluster(), err)
-		}
-		return resource{addressKey(p), p, owner}, nil
 	case *feedpb.Resource_DeletedNode:
 		k := node.Key{Cluster: r.DeletedNode.GetCluster(), Name: r.DeletedNode.GetName()}
 		return resource{nodeKey(k), k, nil}, nil
@@ -195,22 +201,6 @@ func nodeFromProto(m *feedpb.Node) (*node.Node, error) {
 		n.PodCIDRs = append(n.PodCIDRs, p)
 	}
 	return n, nil
-}
-
-func addressFromProto(m *feedpb.Address) (netip.Prefix, *endpoint.Owner, error) {
-	p, err := prefixFromProto(m.GetPrefix())
-	if err != nil {
-		return netip.Prefix{}, nil, err
-	}
-	owner := &endpoint.Owner{
-		Cluster: m.GetCluster(), Identity: identity.Number(m.GetIdentity()), Namespace: m.GetNamespace(), Pod: m.GetPod(),
-	}
-	if host := m.GetHostIp(); len(host) > 0 {
-		if owner.HostIP, err = ipFromProto(host); err != nil {
-			return netip.Prefix{}, nil, err
-		}
-	}
-	return p, owner, nil
 }
 
 func prefixFromProto(m *feedpb.Prefix) (netip.Prefix, error) {

@@ -3,6 +3,7 @@ package feed
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"sync"
@@ -47,6 +48,9 @@ type State struct {
 	mu       sync.Mutex
 	shelves  [lastKind + 1]shelf[record]
 	revision Revision
+	// fresh are the views and slices as they were decoded, while nobody was
+	// given them; nil since.
+	fresh *service.Delta
 	// file is written to now, and next, while it is made, as well; each is nil
 	// when there is none. trouble is what the last attempt to write one met.
 	file, next *journal
@@ -77,16 +81,20 @@ type incoming struct {
 	revision Revision
 	replaced []*feedpb.Replaced
 	changes  map[key]told
+	words    words
 }
 
-func newIncoming() *incoming { return &incoming{changes: map[key]told{}} }
+func newIncoming() *incoming { return &incoming{changes: map[key]told{}, words: words{}} }
+
+// next returns what collects the change after this one.
+func (in *incoming) next() *incoming { return &incoming{changes: map[key]told{}, words: in.words} }
 
 // add takes one message and reports whether it was the last.
 func (in *incoming) add(b *feedpb.Batch) (last bool, err error) {
 	in.revision = revisionFromProto(b.GetRevision())
 	in.replaced = append(in.replaced, b.GetReplaced()...)
 	for _, encoded := range b.GetResources() {
-		r, err := decode(encoded)
+		r, err := in.words.decode(encoded)
 		if err != nil {
 			return false, fmt.Errorf("revision %d: %w", in.revision.N, err)
 		}
@@ -185,6 +193,9 @@ func (s *State) take(r Revision, changes []told) {
 		} else {
 			shelf.put(newRecord(t.key, t.encoded))
 		}
+		if s.fresh != nil {
+			t.addTo(s.fresh)
+		}
 	}
 	s.revision = r
 	for _, k := range allKinds().list() {
@@ -204,14 +215,22 @@ func (s *State) count(c *Counts) {
 func (s *State) whole() (Batch, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := Batch{Revision: s.revision, Snapshot: true, Delta: service.Delta{
-		Views:  make(map[service.Name]*service.View, s.shelves[View].count),
-		Slices: make(map[service.BackendSliceKey]*service.BackendSlice, s.shelves[Slice].count),
-	}}
+	if !s.usable() {
+		return Batch{}, false, nil
+	}
+	b := Batch{Revision: s.revision, Snapshot: true}
+	if s.fresh != nil {
+		b.Delta, s.fresh = *s.fresh, nil
+		maps.DeleteFunc(b.Delta.Views, func(_ service.Name, v *service.View) bool { return v == nil })
+		maps.DeleteFunc(b.Delta.Slices, func(_ service.BackendSliceKey, v *service.BackendSlice) bool { return v == nil })
+		return b, true, nil
+	}
+	b.Delta = newDelta()
+	words := words{}
 	var err error
 	for _, kind := range []Kind{View, Slice} {
 		s.shelves[kind].all(func(have record) {
-			r, wrong := decode([]byte(have.encoded))
+			r, wrong := words.decode([]byte(have.encoded))
 			if wrong != nil {
 				err = wrong
 				return
@@ -219,7 +238,7 @@ func (s *State) whole() (Batch, bool, error) {
 			r.addTo(&b.Delta)
 		})
 	}
-	return b, s.revision != Revision{}, err
+	return b, true, err
 }
 
 func newDelta() service.Delta {
@@ -227,6 +246,12 @@ func newDelta() service.Delta {
 		Views:  map[service.Name]*service.View{},
 		Slices: map[service.BackendSliceKey]*service.BackendSlice{},
 	}
+}
+
+// empty makes the state empty.
+func (s *State) empty() {
+	fresh := newDelta()
+	s.shelves, s.revision, s.fresh = [lastKind + 1]shelf[record]{}, Revision{}, &fresh
 }
 
 // hello returns what an API server has to know of the state.
