@@ -14,6 +14,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/publish"
 )
 
 // config is what flags and config file say.
@@ -32,6 +33,7 @@ type config struct {
 	etcdEndpoints        []string
 	etcdFiles            pki.ClientFiles
 	excludedLabels       []string
+	meshCIDR             []string
 }
 
 func (c *config) flags(f *pflag.FlagSet) {
@@ -53,6 +55,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.etcdFiles.KeyFile, "etcd-key-file", "", "`file` with the certificate's private key")
 	f.StringSliceVar(&c.excludedLabels, "identity-excluded-labels", identity.DefaultExcluded(),
 		"pod labels that do not count for identities; an entry that ends in '*' is a prefix; replaces the default")
+	f.StringSliceVar(&c.meshCIDR, "mesh-cidr", nil,
+		"`range` that nothing else uses in any cluster, one a family with commas: each node gets an address of it, which peers are told (default: none)")
 }
 
 // validate returns the first thing that is wrong, by flag.
@@ -79,6 +83,9 @@ func (c *config) validate() error {
 	if _, err := identity.NewFilter(c.excludedLabels); err != nil {
 		return fmt.Errorf("--identity-excluded-labels: %w", err)
 	}
+	if _, err := c.meshRanges(); err != nil {
+		return fmt.Errorf("--mesh-cidr: %w", err)
+	}
 	if err := validAddress(c.listen); err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
@@ -94,6 +101,19 @@ func (c *config) validate() error {
 		return errors.New("--etcd-quota-bytes: at least 16777216 (16 MiB)")
 	}
 	return nil
+}
+
+// meshRanges returns what nodes get their mesh addresses from.
+func (c *config) meshRanges() ([]netip.Prefix, error) {
+	ranges := make([]netip.Prefix, 0, len(c.meshCIDR))
+	for _, text := range c.meshCIDR {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a range like 10.200.0.0/16", text)
+		}
+		ranges = append(ranges, p)
+	}
+	return ranges, publish.ValidateMeshRanges(ranges)
 }
 
 func validAddress(address string) error {

@@ -38,6 +38,10 @@ func TestValidate(t *testing.T) {
 		{"--listen-http=x", "--listen-http"},
 		{"--etcd-quota-bytes=1", "--etcd-quota-bytes"},
 		{"--identity-excluded-labels=a*b", "--identity-excluded-labels"},
+		{"--mesh-cidr=10.200.0.0/16,fd00:200::/64", ""},
+		{"--mesh-cidr=10.200.0.0", "--mesh-cidr: \"10.200.0.0\" is not a range"},
+		{"--mesh-cidr=10.200.0.1/16", "--mesh-cidr: prefix 10.200.0.1/16"},
+		{"--mesh-cidr=10.200.0.0/16,10.201.0.0/16", "--mesh-cidr: ranges 10.200.0.0/16 and 10.201.0.0/16"},
 	} {
 		err := parse(t, tc.arg).validate()
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {

@@ -85,6 +85,10 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	if err != nil {
 		return err
 	}
+	meshRanges, err := cfg.meshRanges()
+	if err != nil {
+		return err
+	}
 	// Only who holds the data directory may write in it, so these come after etcd.
 	pkiDir := filepath.Join(cfg.dataDir, "pki")
 	authority, err := pki.OpenAuthority(pkiDir, cfg.clusterName)
@@ -111,6 +115,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	engine := merge.NewEngine(cfg.clusterName, nodes)
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),
+		MeshRanges: meshRanges, MeshFile: filepath.Join(cfg.dataDir, "mesh-addresses"),
 		Filter: filter, Logger: log, Registerer: registry,
 		Local: func(u merge.Update) { engine.Apply(cfg.clusterName, u) },
 	})

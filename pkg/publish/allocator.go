@@ -2,60 +2,56 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/causeway-mesh/causeway/pkg/cluster"
-	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 )
 
-// ClaimPrefix is where a cluster keeps which number stands for which labels:
-// `<ClaimPrefix><number>` -> claim as JSON. It is the cluster's own and is read
-// by no peer.
-const ClaimPrefix = "causeway/identities/v1/"
-
 // rest is how long a freed number means nothing: a peer that still holds an old
-// address must not judge it by new labels.
+// address must not judge it by new labels, nor a node by another one's address.
 const rest = 24 * time.Hour
 
-// claim is what a number stands for.
-type claim struct {
-	Labels identity.Labels `json:"labels"`
-	// Freed is when the last workload went; zero while there is one.
-	Freed time.Time `json:"freed,omitzero"`
+// claim is whose a number is.
+type claim[H comparable] struct {
+	Holder H
+	// Freed is when the last use of it ended; zero while there is one.
+	Freed time.Time
 	// stored says that etcd has, or had, it; else it is from the ledger alone.
 	stored bool
 }
 
-// allocator gives each set of labels a number, by compare-and-swap in etcd, so
-// that two writers never give two numbers to one set or one number to two. One
-// goroutine owns it. Where several processes share an etcd, only the one that is
-// elected allocates; see turn.
-type allocator struct {
-	id         cluster.ID
-	size       cluster.Size
+// nobody reports whether the number is only kept from being used.
+func (c claim[H]) nobody() bool {
+	var none H
+	return c.Holder == none
+}
+
+// allocator gives each holder a number out of a space, by compare-and-swap in
+// etcd, so that two writers never give two numbers to one holder or one number to
+// two. One goroutine owns it. Where several processes share an etcd, only the one
+// that is elected allocates; see turn.
+type allocator[N, H comparable] struct {
+	space      space[N, H]
 	etcd       *kvstore.Client
 	election   *kvstore.Election // nil for a process that has its etcd for itself
-	ledger     ledger
+	ledger     ledger[N, H]
 	wake       func() // called when a process that stands by has something to learn
 	now        func() time.Time
 	log        *slog.Logger
 	registerer prometheus.Registerer
 
-	claims  map[identity.Number]claim
-	numbers map[identity.Labels]identity.Number
+	claims  map[N]claim[H]
+	numbers map[H]N
 	// changed says that claims are not as the ledger has them.
 	changed bool
-	// moved are the numbers that were found to mean something else than was
-	// known here, and those whose labels were found to have another number.
-	moved map[identity.Number]struct{}
+	// moved are the numbers that were found to be another's than was known here,
+	// and those whose holder was found to have another number.
+	moved map[N]struct{}
 
 	term   kvstore.Term    // in which writer writes
 	writer *kvstore.Writer // keeps etcd as claims says; never prunes
@@ -63,17 +59,19 @@ type allocator struct {
 	stop   func()          // ends what runs for the present turn
 }
 
-func newAllocator(cfg Config, wake func()) *allocator {
-	return &allocator{
-		id: cfg.Cluster.ID, size: cfg.Cluster.Size, etcd: cfg.Etcd, election: cfg.Election,
-		ledger: ledger{path: cfg.IdentitiesFile, cluster: cfg.Cluster}, wake: wake,
+// newAllocator returns an allocator that knows nothing before its first turn. file
+// keeps what it allocated outside etcd, "" for none.
+func newAllocator[N, H comparable](cfg Config, in space[N, H], file string, wake func()) *allocator[N, H] {
+	return &allocator[N, H]{
+		space: in, etcd: cfg.Etcd, election: cfg.Election,
+		ledger: ledger[N, H]{path: file, cluster: cfg.Cluster, space: in}, wake: wake,
 		now: time.Now, log: cfg.Logger, registerer: cfg.Registerer,
-		moved: map[identity.Number]struct{}{}, stop: func() {},
+		moved: map[N]struct{}{}, stop: func() {},
 	}
 }
 
 // save brings the ledger up to date.
-func (a *allocator) save() error {
+func (a *allocator[N, H]) save() error {
 	if !a.changed {
 		return nil
 	}
@@ -100,25 +98,19 @@ func running(ctx context.Context, fn func(context.Context) error, log *slog.Logg
 	}
 }
 
-// ours reports whether a number is this cluster's to give.
-func (a *allocator) ours(n identity.Number) bool {
-	first, last := identity.Range(a.id, a.size)
-	return n >= first && n <= last
-}
-
 // load reads, and keeps, the claims in etcd, and returns them. A record that does not parse keeps its
 // number from being used and is reported in the error after all others are read.
 // A number outside the cluster's range is from before the cluster, or the mesh,
 // was numbered anew: it is another cluster's to give, so it is passed over.
-func (a *allocator) load(ctx context.Context) (found map[identity.Number]claim, err error) {
-	found = map[identity.Number]claim{}
+func (a *allocator[N, H]) load(ctx context.Context) (found map[N]claim[H], err error) {
+	found = map[N]claim[H]{}
 	var broken []string
-	err = a.etcd.List(ctx, kvstore.Prefix(ClaimPrefix), func(item kvstore.Item) error {
-		n, c, err := parseClaim(item.Key, item.Value)
+	err = a.etcd.List(ctx, kvstore.Prefix(a.space.prefix), func(item kvstore.Item) error {
+		n, c, err := a.parse(item.Key, item.Value)
 		if err != nil {
 			broken = append(broken, err.Error())
 		}
-		if a.ours(n) {
+		if a.space.ours(n) {
 			c.stored = true
 			found[n] = c
 			a.keep(n, c)
@@ -126,48 +118,47 @@ func (a *allocator) load(ctx context.Context) (found map[identity.Number]claim, 
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the allocated identities: %w", err)
+		return nil, fmt.Errorf("read the allocated %s: %w", a.space.nouns, err)
 	}
 	if len(broken) > 0 {
-		return found, fmt.Errorf("read the allocated identities: %d of them do not parse, the first: %s: %w", len(broken), broken[0], errClaim)
+		return found, fmt.Errorf("read the allocated %s: %d of them do not parse, the first: %s: %w", a.space.nouns, len(broken), broken[0], errClaim)
 	}
 	return found, nil
 }
 
-func parseClaim(key string, value []byte) (identity.Number, claim, error) {
-	n, err := strconv.ParseUint(strings.TrimPrefix(key, ClaimPrefix), 10, 32)
-	if err != nil {
-		return identity.None, claim{}, fmt.Errorf("key %q: %w", key, err)
+// parse reads what is stored under a key.
+func (a *allocator[N, H]) parse(key string, value []byte) (n N, c claim[H], err error) {
+	if n, err = a.space.parse(strings.TrimPrefix(key, a.space.prefix)); err != nil {
+		return n, c, fmt.Errorf("key %q: %w", key, err)
 	}
-	var c claim
-	if err := json.Unmarshal(value, &c); err != nil {
-		return identity.Number(n), claim{}, fmt.Errorf("key %q: %w", key, err)
+	if _, c, err = a.space.decode(value); err != nil {
+		return n, claim[H]{}, fmt.Errorf("key %q: %w", key, err)
 	}
-	return identity.Number(n), c, nil
+	return n, c, nil
 }
 
 // keep makes a number mean what c says, whatever was known before.
-func (a *allocator) keep(n identity.Number, c claim) {
+func (a *allocator[N, H]) keep(n N, c claim[H]) {
 	old, known := a.claims[n]
 	if known && old == c {
 		return
 	}
 	a.changed = true
-	if known && old.Labels != c.Labels {
+	if known && old.Holder != c.Holder {
 		if old.stored {
 			a.moved[n] = struct{}{}
 		}
-		if a.numbers[old.Labels] == n {
-			delete(a.numbers, old.Labels)
+		if a.numbers[old.Holder] == n {
+			delete(a.numbers, old.Holder)
 		}
 	}
 	a.claims[n] = c
-	if c.Labels == "" {
+	if c.nobody() {
 		return
 	}
-	// Of two numbers for one set the one that etcd has counts, and of two in
+	// Of two numbers for one holder the one that etcd has counts, and of two in
 	// etcd, which only another program can have written, the one in use.
-	if other, ok := a.numbers[c.Labels]; ok && other != n {
+	if other, ok := a.numbers[c.Holder]; ok && other != n {
 		if rival := a.claims[other]; rival.stored && (!c.stored || rival.Freed.IsZero()) {
 			return
 		}
@@ -175,36 +166,36 @@ func (a *allocator) keep(n identity.Number, c claim) {
 			a.moved[other] = struct{}{}
 		}
 	}
-	a.numbers[c.Labels] = n
+	a.numbers[c.Holder] = n
 }
 
 // drop forgets a number.
-func (a *allocator) drop(n identity.Number) {
+func (a *allocator[N, H]) drop(n N) {
 	c, known := a.claims[n]
 	if !known {
 		return
 	}
 	a.changed = true
 	delete(a.claims, n)
-	if a.numbers[c.Labels] == n {
-		delete(a.numbers, c.Labels)
+	if a.numbers[c.Holder] == n {
+		delete(a.numbers, c.Holder)
 	}
 }
 
-// assign returns a number for every set of labels. With errRangeFull the map
-// lacks those for which there was none, with errStandby those that the writer
+// assign returns a number for every holder. With the error of a
+// full space the map lacks those for which there was none, with errStandby those that the writer
 // has to allocate; with any other error those that were not known before, and
 // nothing that was claimed is lost: the next call finds it.
-func (a *allocator) assign(ctx context.Context, wanted []identity.Labels) (map[identity.Labels]identity.Number, error) {
-	out := make(map[identity.Labels]identity.Number, len(wanted))
-	open := make(map[identity.Labels]struct{})
-	for _, labels := range wanted {
-		if n, ok := a.numbers[labels]; ok && a.claims[n].stored {
+func (a *allocator[N, H]) assign(ctx context.Context, wanted []H) (map[H]N, error) {
+	out := make(map[H]N, len(wanted))
+	open := make(map[H]struct{})
+	for _, holder := range wanted {
+		if n, ok := a.numbers[holder]; ok && a.claims[n].stored {
 			a.revive(n)
-			out[labels] = n
+			out[holder] = n
 			continue
 		}
-		open[labels] = struct{}{}
+		open[holder] = struct{}{}
 	}
 	if !a.allocates() {
 		if len(open) > 0 {
@@ -218,38 +209,37 @@ func (a *allocator) assign(ctx context.Context, wanted []identity.Labels) (map[i
 	for len(open) > 0 {
 		proposals := a.propose(open)
 		if len(proposals) == 0 {
-			full = errRangeFull
+			full = a.space.full
 			break
 		}
 		if err := a.create(ctx, a.term, proposals); err != nil {
-			return out, fmt.Errorf("claim %d identities: %w", len(proposals), err)
+			return out, fmt.Errorf("claim %d %s: %w", len(proposals), a.space.nouns, err)
 		}
-		for labels := range open {
-			if n, ok := a.numbers[labels]; ok {
+		for holder := range open {
+			if n, ok := a.numbers[holder]; ok {
 				a.revive(n)
-				out[labels] = n
-				delete(open, labels)
+				out[holder] = n
+				delete(open, holder)
 			}
 		}
 	}
 	return out, full
 }
 
-// propose picks a free number for as many sets of labels as it can.
-func (a *allocator) propose(open map[identity.Labels]struct{}) map[identity.Number]claim {
-	proposals := make(map[identity.Number]claim, len(open))
-	first, last := identity.Range(a.id, a.size)
-	free := int(last-first) + 1 - len(a.claims)
-	for labels := range open {
+// propose picks a free number for as many holders as it can.
+func (a *allocator[N, H]) propose(open map[H]struct{}) map[N]claim[H] {
+	proposals := make(map[N]claim[H], len(open))
+	free := a.space.size - len(a.claims)
+	for holder := range open {
 		if len(proposals) >= free {
 			break
 		}
-		for n := range identity.Candidates(labels, a.id, a.size) {
+		for n := range a.space.candidates(holder) {
 			if _, claimed := a.claims[n]; claimed {
 				continue
 			}
 			if _, proposed := proposals[n]; !proposed {
-				proposals[n] = claim{Labels: labels}
+				proposals[n] = claim[H]{Holder: holder}
 				break
 			}
 		}
@@ -258,25 +248,25 @@ func (a *allocator) propose(open map[identity.Labels]struct{}) map[identity.Numb
 }
 
 // create makes those of the claims that nobody has made and learns the others.
-func (a *allocator) create(ctx context.Context, term kvstore.Term, wanted map[identity.Number]claim) error {
+func (a *allocator[N, H]) create(ctx context.Context, term kvstore.Term, wanted map[N]claim[H]) error {
 	claims := make([]kvstore.Claim, 0, len(wanted))
 	for n, c := range wanted {
-		claims = append(claims, kvstore.Claim{Key: ClaimPrefix + n.String(), Value: encodeClaim(n, c)})
+		claims = append(claims, kvstore.Claim{Key: a.key(n), Value: a.encode(c)})
 	}
 	taken, err := a.etcd.Claim(ctx, term, claims)
 	if err != nil {
 		return err
 	}
 	for n, c := range wanted {
-		value, other := taken[ClaimPrefix+n.String()]
+		value, other := taken[a.key(n)]
 		if other {
-			if _, c, err = parseClaim(ClaimPrefix+n.String(), value); err != nil {
-				c = claim{} // nobody's: the number is only kept from being used
+			if _, c, err = a.parse(a.key(n), value); err != nil {
+				c = claim[H]{} // nobody's: the number is only kept from being used
 			}
 		}
 		c.stored = true
 		a.keep(n, c)
-		if term == a.term && c.Labels != "" {
+		if term == a.term && !c.nobody() {
 			a.write(n, c)
 		}
 	}
@@ -284,7 +274,7 @@ func (a *allocator) create(ctx context.Context, term kvstore.Term, wanted map[id
 }
 
 // revive takes a number out of its rest.
-func (a *allocator) revive(n identity.Number) {
+func (a *allocator[N, H]) revive(n N) {
 	c := a.claims[n]
 	if c.Freed.IsZero() || !a.allocates() {
 		return
@@ -295,9 +285,9 @@ func (a *allocator) revive(n identity.Number) {
 }
 
 // free sends a number to rest.
-func (a *allocator) free(n identity.Number) {
+func (a *allocator[N, H]) free(n N) {
 	c, ok := a.claims[n]
-	if !ok || !c.Freed.IsZero() || c.Labels == "" || !a.allocates() {
+	if !ok || !c.Freed.IsZero() || c.nobody() || !a.allocates() {
 		return
 	}
 	c.Freed = a.now().UTC().Truncate(time.Second)
@@ -306,7 +296,7 @@ func (a *allocator) free(n identity.Number) {
 }
 
 // sweep forgets the numbers that have rested, and returns how many.
-func (a *allocator) sweep() int {
+func (a *allocator[N, H]) sweep() int {
 	swept := 0
 	if !a.allocates() {
 		return 0
@@ -316,23 +306,27 @@ func (a *allocator) sweep() int {
 			continue
 		}
 		a.drop(n)
-		a.writer.Delete(ClaimPrefix + n.String())
+		a.writer.Delete(a.key(n))
 		swept++
 	}
 	return swept
 }
 
 // allocates reports whether this process is the one that allocates.
-func (a *allocator) allocates() bool { return a.term.Writes() }
+func (a *allocator[N, H]) allocates() bool { return a.term.Writes() }
 
-func (a *allocator) write(n identity.Number, c claim) {
-	a.writer.Set(ClaimPrefix+n.String(), encodeClaim(n, c))
-}
+func (a *allocator[N, H]) key(n N) string { return a.space.prefix + a.space.format(n) }
 
-func encodeClaim(n identity.Number, c claim) []byte {
-	value, err := json.Marshal(c)
-	if err != nil { // a string and a time always marshal
-		panic(fmt.Sprintf("encode the claim of identity %d: %v", n, err))
+// encode returns what is stored of a claim.
+func (a *allocator[N, H]) encode(c claim[H]) []byte {
+	var none N
+	value, err := a.space.encode(none, c)
+	if err != nil { // strings and a time always marshal
+		panic(fmt.Sprintf("encode a claim of %s: %v", a.space.nouns, err))
 	}
 	return value
+}
+
+func (a *allocator[N, H]) write(n N, c claim[H]) {
+	a.writer.Set(a.key(n), a.encode(c))
 }

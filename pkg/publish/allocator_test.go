@@ -14,14 +14,17 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 )
 
+// identities is the allocator of them.
+type identities = allocator[identity.Number, identity.Labels]
+
 // testAllocator is an allocator that has had its turn.
-func testAllocator(t *testing.T, etcd *kvstore.Client, now func() time.Time, change ...func(*Config)) *allocator {
+func testAllocator(t *testing.T, etcd *kvstore.Client, now func() time.Time, change ...func(*Config)) *identities {
 	t.Helper()
 	cfg := Config{Cluster: cluster.Config{Name: "east", ID: 1, Size: cluster.Size255}, Etcd: etcd, Logger: quiet()}
 	for _, fn := range change {
 		fn(&cfg)
 	}
-	a := newAllocator(cfg, func() {})
+	a := newAllocator(cfg, identitySpace(cfg.Cluster.ID, cfg.Cluster.Size), cfg.IdentitiesFile, func() {})
 	a.now = now
 	if _, err := a.turn(context.Background()); err != nil && !errors.Is(err, errStandby) {
 		t.Fatal(err)
@@ -149,9 +152,9 @@ func TestAllocatorRestsFreedNumbers(t *testing.T) {
 
 func TestAllocatorFullRange(t *testing.T) {
 	a := testAllocator(t, openEtcd(t), time.Now)
-	first, last := identity.Range(a.id, a.size)
+	first, last := identity.Range(1, cluster.Size255)
 	for n := first; n < last; n++ { // all but one
-		a.keep(n, claim{Labels: identity.Labels("k8s:n=" + n.String() + ";")})
+		a.keep(n, claim[identity.Labels]{Holder: identity.Labels("k8s:n=" + n.String() + ";")})
 	}
 	got, err := a.assign(t.Context(), labelSets(2))
 	if !errors.Is(err, errRangeFull) {
@@ -199,7 +202,7 @@ func TestAllocatorPassesOverAnotherRange(t *testing.T) {
 	}
 }
 
-func one(t *testing.T, a *allocator, labels identity.Labels) identity.Number {
+func one(t *testing.T, a *identities, labels identity.Labels) identity.Number {
 	t.Helper()
 	got, err := a.assign(t.Context(), []identity.Labels{labels})
 	if err != nil {

@@ -16,20 +16,18 @@ func FuzzClaim(f *testing.F) {
 	f.Add("65836", []byte(`{"labels":"k8s:app=web;","freed":"2026-01-02T03:04:05.000000006+01:00"}`))
 	f.Add("4294967296", []byte(`{}`))
 	f.Add("x", []byte(`null`))
+	a := newAllocator(Config{Cluster: east}, identitySpace(east.ID, east.Size), "", nil)
 	f.Fuzz(func(t *testing.T, name string, value []byte) {
-		n, c, err := parseClaim(ClaimPrefix+name, value)
+		n, c, err := a.parse(ClaimPrefix+name, value)
 		if err != nil {
-			if c.Labels != "" || !c.Freed.IsZero() {
+			if !c.nobody() || !c.Freed.IsZero() {
 				t.Errorf("%v, and yet %+v", err, c)
 			}
 			return
 		}
-		again, err := json.Marshal(c)
-		if err != nil {
-			t.Fatalf("%q was read but cannot be written: %v", value, err)
-		}
-		m, d, err := parseClaim(ClaimPrefix+n.String(), again)
-		if err != nil || m != n || d.Labels != c.Labels || !d.Freed.Equal(c.Freed) {
+		again := a.encode(c)
+		m, d, err := a.parse(ClaimPrefix+n.String(), again)
+		if err != nil || m != n || d.Holder != c.Holder || !d.Freed.Equal(c.Freed) {
 			t.Errorf("%q, %+v came back as %d, %+v, error %v", name, c, m, d, err)
 		}
 	})
@@ -44,7 +42,7 @@ func FuzzLedger(f *testing.F) {
 	f.Add([]byte("{\"version\":1}\n"))
 	path := filepath.Join(f.TempDir(), "identities")
 	f.Fuzz(func(t *testing.T, text []byte) {
-		l := ledger{path: path, cluster: east}
+		l := identityLedger{path: path, cluster: east, space: identitySpace(east.ID, east.Size)}
 		if claims, err := l.parse(text); err == nil && len(claims) > 0 {
 			t.Errorf("%q has claims without a checksum: %v", text, claims)
 		}
@@ -56,12 +54,12 @@ func FuzzLedger(f *testing.F) {
 		if err != nil {
 			return
 		}
-		maps.DeleteFunc(claims, func(_ identity.Number, c claim) bool { return c.Labels == "" }) // not saved
+		maps.DeleteFunc(claims, func(_ identity.Number, c labelled) bool { return c.nobody() }) // not saved
 		if err := l.save(claims); err != nil {
 			t.Fatal(err)
 		}
 		again, err := l.load()
-		same := func(a, b claim) bool { return a.Labels == b.Labels && a.Freed.Equal(b.Freed) }
+		same := func(a, b labelled) bool { return a.Holder == b.Holder && a.Freed.Equal(b.Freed) }
 		if err != nil || !maps.EqualFunc(claims, again, same) {
 			t.Errorf("%v came back as %v, error %v", claims, again, err)
 		}

@@ -31,6 +31,11 @@ type index struct {
 	servicesByNS    map[string]set[service.Name]
 	slicesByService map[service.Name]set[merge.SliceName]
 
+	// mesh are the mesh addresses of nodes; meshed says that those of all nodes
+	// have been looked for once.
+	mesh   map[string][]netip.Addr
+	meshed bool
+
 	dirty dirty
 }
 
@@ -40,11 +45,13 @@ type dirty struct {
 	services set[service.Name]
 	slices   set[merge.SliceName]
 	ips      set[netip.Addr]
+	hosts    set[string] // nodes that came or went
 }
 
 func newDirty() dirty {
 	return dirty{
 		nodes: set[string]{}, services: set[service.Name]{}, slices: set[merge.SliceName]{}, ips: set[netip.Addr]{},
+		hosts: set[string]{},
 	}
 }
 
@@ -80,6 +87,7 @@ func newIndex() *index {
 		podsByIP:        map[netip.Addr][]podName{},
 		servicesByNS:    map[string]set[service.Name]{},
 		slicesByService: map[service.Name]set[merge.SliceName]{},
+		mesh:            map[string][]netip.Addr{},
 		dirty:           newDirty(),
 	}
 }
@@ -113,6 +121,7 @@ func (x *index) namespace(ns *corev1.Namespace, deleted bool) {
 }
 
 func (x *index) node(n *corev1.Node, deleted bool) {
+	x.host(n, deleted)
 	store(x.nodes, n.Name, n, deleted)
 	x.dirty.nodes.add(n.Name)
 	for pod := range x.podsByNode[n.Name] {

@@ -15,7 +15,6 @@ import (
 	"slices"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
-	"github.com/causeway-mesh/causeway/pkg/identity"
 )
 
 // ledgerVersion is what this program writes, and all that it reads.
@@ -25,9 +24,10 @@ const ledgerVersion = 1
 // that is in it still knows which number meant what. The file is a line that
 // says whose it is, with the checksum of what follows, and a line for each
 // number. A ledger without a path keeps nothing.
-type ledger struct {
+type ledger[N, H comparable] struct {
 	path    string
 	cluster cluster.Config
+	space   space[N, H]
 }
 
 // ledgerHead is the first line.
@@ -39,13 +39,7 @@ type ledgerHead struct {
 	SHA256  string `json:"sha256"`
 }
 
-// ledgerLine is one number.
-type ledgerLine struct {
-	Number identity.Number `json:"number"`
-	claim
-}
-
-func (l ledger) head(body []byte) ledgerHead {
+func (l ledger[N, H]) head(body []byte) ledgerHead {
 	sum := sha256.Sum256(body)
 	return ledgerHead{
 		Version: ledgerVersion, Cluster: l.cluster.Name, ID: uint32(l.cluster.ID), Size: uint32(l.cluster.Size),
@@ -55,7 +49,7 @@ func (l ledger) head(body []byte) ledgerHead {
 
 // load returns what was saved last; nothing when nothing was. Errors wrap
 // errLedger for a file that is torn, or another cluster's: it was moved aside.
-func (l ledger) load() (map[identity.Number]claim, error) {
+func (l ledger[N, H]) load() (map[N]claim[H], error) {
 	if l.path == "" {
 		return nil, nil
 	}
@@ -64,20 +58,20 @@ func (l ledger) load() (map[identity.Number]claim, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the saved identities: %w", err)
+		return nil, fmt.Errorf("read the saved %s: %w", l.space.nouns, err)
 	}
 	claims, err := l.parse(text)
 	if err != nil {
 		aside := l.path + ".aside"
 		if err := os.Rename(l.path, aside); err != nil {
-			return nil, fmt.Errorf("set the saved identities aside: %w", err)
+			return nil, fmt.Errorf("set the saved %s aside: %w", l.space.nouns, err)
 		}
 		return nil, fmt.Errorf("%s: %w: %w; it was moved to %s", l.path, errLedger, err, aside)
 	}
 	return claims, nil
 }
 
-func (l ledger) parse(text []byte) (map[identity.Number]claim, error) {
+func (l ledger[N, H]) parse(text []byte) (map[N]claim[H], error) {
 	first, body, _ := bytes.Cut(text, []byte("\n"))
 	var head ledgerHead
 	if err := json.Unmarshal(first, &head); err != nil {
@@ -93,39 +87,40 @@ func (l ledger) parse(text []byte) (map[identity.Number]claim, error) {
 		return nil, fmt.Errorf("it is of cluster %s, id %d of %d, not of %s, id %d of %d",
 			head.Cluster, head.ID, head.Size, want.Cluster, want.ID, want.Size)
 	}
-	claims := map[identity.Number]claim{}
+	claims := map[N]claim[H]{}
 	for line := range bytes.Lines(body) {
-		var entry ledgerLine
-		if err := json.Unmarshal(line, &entry); err != nil {
+		n, c, err := l.space.decode(line)
+		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", len(claims)+2, err)
 		}
-		claims[entry.Number] = entry.claim
+		claims[n] = c
 	}
 	return claims, nil
 }
 
 // save replaces the file, whole or not at all.
-func (l ledger) save(claims map[identity.Number]claim) error {
+func (l ledger[N, H]) save(claims map[N]claim[H]) error {
 	if l.path == "" {
 		return nil
 	}
 	var body bytes.Buffer
-	lines := json.NewEncoder(&body)
-	for _, n := range slices.Sorted(maps.Keys(claims)) {
-		if claims[n].Labels == "" {
+	for _, n := range slices.SortedFunc(maps.Keys(claims), l.space.compare) {
+		if claims[n].nobody() {
 			continue // somebody else's, only kept from being used
 		}
-		if err := lines.Encode(ledgerLine{Number: n, claim: claims[n]}); err != nil {
-			return fmt.Errorf("save the identities: %w", err)
+		line, err := l.space.encode(n, claims[n])
+		if err != nil {
+			return fmt.Errorf("save the %s: %w", l.space.nouns, err)
 		}
+		body.Write(append(line, '\n'))
 	}
 	if err := l.write(body.Bytes()); err != nil {
-		return fmt.Errorf("save the identities: %w", err)
+		return fmt.Errorf("save the %s: %w", l.space.nouns, err)
 	}
 	return nil
 }
 
-func (l ledger) write(body []byte) error {
+func (l ledger[N, H]) write(body []byte) error {
 	head, err := json.Marshal(l.head(body))
 	if err != nil {
 		return err

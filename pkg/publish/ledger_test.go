@@ -15,13 +15,21 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/identity"
 )
 
-func testLedger(t *testing.T) ledger {
-	return ledger{path: filepath.Join(t.TempDir(), "identities"), cluster: cluster.Config{Name: "east", ID: 1, Size: cluster.Size255}}
+type (
+	identityLedger = ledger[identity.Number, identity.Labels]
+	labelled       = claim[identity.Labels]
+)
+
+func testLedger(t *testing.T) identityLedger {
+	return identityLedger{
+		path: filepath.Join(t.TempDir(), "identities"), cluster: cluster.Config{Name: "east", ID: 1, Size: cluster.Size255},
+		space: identitySpace(1, cluster.Size255),
+	}
 }
 
-var someClaims = map[identity.Number]claim{
-	65800: {Labels: "k8s:app=a;"},
-	65801: {Labels: "k8s:app=b;", Freed: time.Unix(1_800_000_000, 0).UTC()},
+var someClaims = map[identity.Number]labelled{
+	65800: {Holder: "k8s:app=a;"},
+	65801: {Holder: "k8s:app=b;", Freed: time.Unix(1_800_000_000, 0).UTC()},
 }
 
 func TestLedgerKeepsWhatWasSaved(t *testing.T) {
@@ -29,7 +37,7 @@ func TestLedgerKeepsWhatWasSaved(t *testing.T) {
 	if got, err := l.load(); err != nil || len(got) > 0 {
 		t.Errorf("before the first: %v, %v", got, err)
 	}
-	with := map[identity.Number]claim{1 << 16: {}} // somebody else's
+	with := map[identity.Number]labelled{1 << 16: {}} // somebody else's
 	for n, c := range someClaims {
 		with[n] = c
 	}
@@ -42,7 +50,7 @@ func TestLedgerKeepsWhatWasSaved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(someClaims, got, cmp.AllowUnexported(claim{}), cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(someClaims, got, cmp.AllowUnexported(labelled{}), cmpopts.EquateEmpty()); diff != "" {
 		t.Error(diff)
 	}
 	if files, _ := filepath.Glob(l.path + "*"); len(files) != 1 {
@@ -64,7 +72,7 @@ func TestLedgerSetsAsideWhatIsWrong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := func(what string, l ledger, text []byte) {
+	refused := func(what string, l identityLedger, text []byte) {
 		t.Helper()
 		if err := os.WriteFile(l.path, text, 0o600); err != nil {
 			t.Fatal(err)
@@ -100,7 +108,7 @@ func TestLedgerSetsAsideWhatIsWrong(t *testing.T) {
 }
 
 func TestLedgerWithoutAPath(t *testing.T) {
-	var l ledger
+	var l identityLedger
 	if err := l.save(someClaims); err != nil {
 		t.Error(err)
 	}

@@ -24,6 +24,7 @@ type objects struct {
 	origin origin
 	layout wire.Layout
 	log    *slog.Logger
+	mesh   *mesh
 	// intents are how services were published last.
 	intents map[service.Name]intent
 
@@ -34,8 +35,8 @@ type objects struct {
 // intent is what of a service decides about its slices.
 type intent struct{ global, shared bool }
 
-func newObjects(o origin, l wire.Layout, log *slog.Logger) *objects {
-	return &objects{origin: o, layout: l, log: log, intents: map[service.Name]intent{}, wrong: map[string]string{}}
+func newObjects(o origin, l wire.Layout, m *mesh, log *slog.Logger) *objects {
+	return &objects{origin: o, layout: l, mesh: m, log: log, intents: map[service.Name]intent{}, wrong: map[string]string{}}
 }
 
 func (b *objects) problems() []string {
@@ -95,13 +96,20 @@ func (b *objects) node(x *index, name string, out publication) {
 		b.report("Node " + name)
 		return
 	}
-	translated := b.origin.node(n)
+	translated, ok, conflict := b.mesh.joined(b.origin.node(n), x)
+	if !ok {
+		return // marked again when its mesh address is known
+	}
 	value, err := wire.EncodeNode(translated)
 	if err != nil {
 		b.report("Node "+name, fmt.Errorf("not published: %w", err))
 		return
 	}
-	b.report("Node " + name)
+	if conflict != nil {
+		b.report("Node "+name, conflict)
+	} else {
+		b.report("Node " + name)
+	}
 	out.update.Nodes[name], out.keys[key] = translated, value
 }
 

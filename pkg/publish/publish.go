@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -57,8 +58,13 @@ type Config struct {
 	// IdentitiesFile keeps the allocated identities outside Etcd, so that its
 	// loss renumbers nothing. Empty for none.
 	IdentitiesFile string
-	Logger         *slog.Logger
-	Registerer     prometheus.Registerer
+	// MeshRanges are what nodes get their mesh addresses from, at most one a
+	// family; none for no mesh addresses. MeshFile is to them what
+	// IdentitiesFile is to identities.
+	MeshRanges []netip.Prefix
+	MeshFile   string
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // Publisher is the sink of a source. Apply and Complete may be called before
@@ -70,6 +76,7 @@ type Publisher struct {
 	writer  *kvstore.Writer // cilium/state/..., the config and the markers
 	objects *objects
 	pods    *workloads
+	mesh    *mesh
 
 	// wire is the way to writer.
 	wire *sequence
@@ -112,8 +119,10 @@ func New(cfg Config) *Publisher {
 		addressed:   make(chan struct{}),
 	}
 	p.wire = newSequence(layout, p.writer.Set, p.writer.Delete)
-	p.objects = newObjects(p.origin, layout, cfg.Logger)
-	p.pods = newWorkloads(p.origin, layout, cfg.Filter, newAllocator(cfg, func() { poke(p.wakePods) }))
+	p.mesh = newMesh(cfg, func() { poke(p.wakePods) })
+	p.objects = newObjects(p.origin, layout, p.mesh, cfg.Logger)
+	p.pods = newWorkloads(p.origin, layout, cfg.Filter,
+		newAllocator(cfg, identitySpace(cfg.Cluster.ID, cfg.Cluster.Size), cfg.IdentitiesFile, func() { poke(p.wakePods) }))
 	newMetrics(cfg.Registerer, p)
 	return p
 }
@@ -164,7 +173,7 @@ func (p *Publisher) Addressed() <-chan struct{} { return p.addressed }
 // Problems returns what is wrong with objects of the source, and which keys
 // etcd refuses, sorted. Safe for concurrent use.
 func (p *Publisher) Problems() []string {
-	out := append(p.objects.problems(), p.pods.problems()...)
+	out := slices.Concat(p.objects.problems(), p.pods.problems(), p.mesh.problems())
 	for key, failure := range p.writer.Failures() {
 		out = append(out, fmt.Sprintf("etcd refuses %s: %s", key, failure.Reason))
 	}
@@ -204,9 +213,10 @@ func (p *Publisher) runObjects(ctx context.Context) error {
 		p.mu.Lock()
 		state, listed := p.state, p.listed
 		out := p.objects.sync(p.index)
+		whole := listed > 0 && (p.mesh == nil || p.index.meshed)
 		p.mu.Unlock()
 		p.emit(sideObjects, state, out, true)
-		if listed > 0 {
+		if whole {
 			closeOnce(p.local)
 		}
 	}
@@ -219,7 +229,7 @@ func (p *Publisher) runWorkloads(ctx context.Context) error {
 	// What was allocated goes to the file a moment later, many at once.
 	saving := time.NewTicker(savePeriod)
 	defer saving.Stop()
-	defer func() { p.pods.end() }()
+	defer func() { p.pods.end(); p.mesh.end() }()
 	retry := newBackoff(time.Second, 5*time.Second)
 	_, elected := p.cfg.Election.Term()
 	for {
@@ -236,18 +246,50 @@ func (p *Publisher) runWorkloads(ctx context.Context) error {
 			_, elected = p.cfg.Election.Term()
 		case <-saving.C:
 			p.pods.save()
+			p.mesh.save()
 			continue
 		case <-sweep.C:
 			p.pods.sweep()
+			p.mesh.sweep()
 		}
-		switch err := p.syncWorkloads(ctx); {
-		case err == nil || errors.Is(err, errStandby): // then the writer's allocation wakes us
+		switch err := inTrouble(p.syncMesh(ctx), p.syncWorkloads(ctx)); {
+		case err == nil:
 			retry.reset()
 		case ctx.Err() == nil:
 			delay := retry.next()
 			p.cfg.Logger.Warn("identities are not allocated, will retry", "error", err, "attempt", retry.attempt, "delay", delay)
 		}
 	}
+}
+
+// syncMesh gives nodes their mesh addresses and lets the other loop publish them.
+func (p *Publisher) syncMesh(ctx context.Context) error {
+	p.mu.Lock()
+	listed := p.listed
+	found := p.mesh.take(p.index)
+	p.mu.Unlock()
+	if p.mesh == nil {
+		return nil
+	}
+	err := p.mesh.sync(ctx, found, listed > 0)
+	p.mu.Lock()
+	if err == nil && listed > 0 || p.index.meshed {
+		p.index.meshNodes(p.mesh.known())
+	}
+	p.mu.Unlock()
+	poke(p.wakeObjects)
+	return err
+}
+
+// inTrouble returns the first error that trying again helps against: for what
+// another replica has to allocate there is nothing to do but to wait for it.
+func inTrouble(errs ...error) error {
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, errStandby) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *Publisher) syncWorkloads(ctx context.Context) error {

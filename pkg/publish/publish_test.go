@@ -19,6 +19,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/service"
 	"github.com/causeway-mesh/causeway/pkg/source"
 	"github.com/causeway-mesh/causeway/pkg/wire"
@@ -37,7 +38,10 @@ type world struct {
 
 	mu    sync.Mutex
 	local merge.Update
+	told  []*node.Node // every value of a node that was handed over
 	stop  func()
+
+	change func(*Config) // before start
 }
 
 func newWorld(t *testing.T, dump string) *world {
@@ -67,7 +71,11 @@ func (w *world) start() *Publisher {
 	}
 	w.local = newPublication().update
 	w.local.Addresses = map[netip.Prefix]*endpoint.Address{}
-	p := New(Config{Cluster: east, Etcd: w.etcd, Filter: filter, Logger: quiet(), Local: w.take})
+	cfg := Config{Cluster: east, Etcd: w.etcd, Filter: filter, Logger: quiet(), Local: w.take}
+	if w.change != nil {
+		w.change(&cfg)
+	}
+	p := New(cfg)
 	m := source.NewManifests(source.ManifestsConfig{Dir: w.manifests, StateDir: w.state, Sink: p, Logger: quiet()})
 	stopPublisher := run(w.t, p.Run)
 	stopSource := run(w.t, m.Run)
@@ -86,6 +94,9 @@ func (w *world) take(u merge.Update) {
 	}
 	for k, v := range u.Slices {
 		w.local.Slices[k] = v
+	}
+	for _, n := range u.Nodes {
+		w.told = append(w.told, n)
 	}
 	for k, v := range u.Addresses {
 		w.local.Addresses[k] = v

@@ -6,16 +6,15 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
 // turn makes the allocator what this process is at present: the writer, which
 // allocates, or one that stands by and learns. It reports whether a term began.
-func (a *allocator) turn(ctx context.Context) (began bool, err error) {
+func (a *allocator[N, H]) turn(ctx context.Context) (began bool, err error) {
 	if a.claims == nil {
-		a.claims, a.numbers = map[identity.Number]claim{}, map[identity.Labels]identity.Number{}
+		a.claims, a.numbers = map[N]claim[H]{}, map[H]N{}
 		if err := a.restore(); err != nil {
 			return false, err
 		}
@@ -35,18 +34,17 @@ func (a *allocator) turn(ctx context.Context) (began bool, err error) {
 
 // restore takes in what was saved outside etcd. It is used only once etcd has
 // it too: in this process's first term, if not before.
-func (a *allocator) restore() error {
+func (a *allocator[N, H]) restore() error {
 	saved, err := a.ledger.load()
 	if err != nil && !errors.Is(err, errLedger) {
 		a.claims = nil // read again the next time
 		return err
 	}
 	if err != nil {
-		a.log.Warn("saved identities are not used", "error", err)
+		a.log.Warn("saved allocations are not used", "of", a.space.nouns, "error", err)
 	}
-	first, last := identity.Range(a.id, a.size)
 	for n, c := range saved {
-		if n >= first && n <= last {
+		if a.space.ours(n) {
 			a.keep(n, c)
 		}
 	}
@@ -56,7 +54,7 @@ func (a *allocator) restore() error {
 // begin takes over the allocations: what etcd has counts, and what it lost is
 // put back before anything new is allocated. Nobody else writes in the term, so
 // what is known then stays true.
-func (a *allocator) begin(ctx context.Context, term kvstore.Term) error {
+func (a *allocator[N, H]) begin(ctx context.Context, term kvstore.Term) error {
 	a.stop()
 	a.term = kvstore.Term{}
 	found, err := a.load(ctx)
@@ -64,32 +62,32 @@ func (a *allocator) begin(ctx context.Context, term kvstore.Term) error {
 		return err
 	}
 	if err != nil {
-		a.log.Warn("some allocations are passed over", "error", err)
+		a.log.Warn("some allocations are passed over", "of", a.space.nouns, "error", err)
 	}
-	lost := map[identity.Number]claim{}
+	lost := map[N]claim[H]{}
 	for n, c := range a.claims {
-		if _, ok := found[n]; !ok && c.Labels != "" {
+		if _, ok := found[n]; !ok && !c.nobody() {
 			lost[n] = c
 		}
 	}
 	if err := a.create(ctx, term, lost); err != nil {
-		return fmt.Errorf("restore %d identities: %w", len(lost), err)
+		return fmt.Errorf("restore %d %s: %w", len(lost), a.space.nouns, err)
 	}
 	if len(lost) > 0 {
-		a.log.Info("identities that etcd lacked are restored", "count", len(lost))
+		a.log.Info("allocations that etcd lacked are restored", "of", a.space.nouns, "count", len(lost))
 	}
 	a.start(ctx, term)
 	return nil
 }
 
 // start runs what keeps etcd as the allocator has it, for the term.
-func (a *allocator) start(ctx context.Context, term kvstore.Term) {
+func (a *allocator[N, H]) start(ctx context.Context, term kvstore.Term) {
 	a.writer = kvstore.NewWriter(kvstore.WriterConfig{
-		Client: a.etcd, Name: "claims", Prefixes: []string{ClaimPrefix}, Election: a.election, Term: term,
+		Client: a.etcd, Name: a.space.name, Prefixes: []string{a.space.prefix}, Election: a.election, Term: term,
 		Logger: a.log, Registerer: a.registerer,
 	})
 	for n, c := range a.claims {
-		if c.Labels != "" {
+		if !c.nobody() {
 			a.write(n, c)
 		}
 	}
@@ -98,14 +96,14 @@ func (a *allocator) start(ctx context.Context, term kvstore.Term) {
 }
 
 // learn takes in what the writer allocated.
-func (a *allocator) learn(ctx context.Context) error {
+func (a *allocator[N, H]) learn(ctx context.Context) error {
 	if a.inbox == nil {
 		a.stop()
 		a.term = kvstore.Term{}
 		a.inbox = &inbox{wake: a.wake, items: map[string]kvstore.Change{}}
 		box := a.inbox
 		end := running(ctx, func(ctx context.Context) error {
-			return a.etcd.Follow(ctx, kvstore.FollowConfig{Ranges: []kvstore.Range{kvstore.Prefix(ClaimPrefix)}, Proof: wire.HeartbeatKey, Handler: box, Logger: a.log})
+			return a.etcd.Follow(ctx, kvstore.FollowConfig{Ranges: []kvstore.Range{kvstore.Prefix(a.space.prefix)}, Proof: wire.HeartbeatKey, Handler: box, Logger: a.log})
 		}, a.log)
 		a.stop = func() {
 			end()
@@ -125,14 +123,14 @@ func (a *allocator) learn(ctx context.Context) error {
 // note takes in one change of the writer's. What a listing lacks may be what
 // another store lacks: the writer, or this process when it becomes the writer,
 // puts it back.
-func (a *allocator) note(key string, change kvstore.Change) {
-	n, c, err := parseClaim(key, change.Value)
+func (a *allocator[N, H]) note(key string, change kvstore.Change) {
+	n, c, err := a.parse(key, change.Value)
 	switch {
 	case change.Deleted:
 		if change.Revision > 0 {
 			a.drop(n)
 		}
-	case err == nil && a.ours(n):
+	case err == nil && a.space.ours(n):
 		c.stored = true
 		a.keep(n, c)
 	}

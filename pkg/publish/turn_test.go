@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 )
@@ -36,7 +37,7 @@ func writes(t *testing.T, e *kvstore.Election) {
 }
 
 // assigned waits until an allocator has numbers for all label sets.
-func assigned(t *testing.T, a *allocator, sets []identity.Labels) map[identity.Labels]identity.Number {
+func assigned(t *testing.T, a *identities, sets []identity.Labels) map[identity.Labels]identity.Number {
 	t.Helper()
 	var got map[identity.Labels]identity.Number
 	eventually(t, func() (err error) {
@@ -129,9 +130,9 @@ func TestEtcdCountsMoreThanTheFile(t *testing.T) {
 	sets := labelSets(2)
 	now := assigned(t, testAllocator(t, etcd, time.Now), sets)
 	l := testLedger(t)
-	if err := l.save(map[identity.Number]claim{
-		now[sets[0]]:     {Labels: "k8s:app=other;"}, // means something else by now
-		now[sets[1]] + 9: {Labels: sets[1]},          // was another number
+	if err := l.save(map[identity.Number]claim[identity.Labels]{
+		now[sets[0]]:     {Holder: "k8s:app=other;"}, // means something else by now
+		now[sets[1]] + 9: {Holder: sets[1]},          // was another number
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +150,7 @@ func TestUnreadableFileAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := Config{Etcd: openEtcd(t), Logger: quiet(), IdentitiesFile: dir}
-	a := newAllocator(cfg, func() {})
+	a := newAllocator(cfg, identitySpace(1, cluster.Size255), dir, func() {})
 	for range 2 {
 		if _, err := a.turn(t.Context()); err == nil || errors.Is(err, errLedger) {
 			t.Errorf("turn returned %v", err)
@@ -280,7 +281,8 @@ func BenchmarkAllocate(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		etcd, stop := benchEtcd(b)
-		a := newAllocator(Config{Cluster: east, Etcd: etcd, Logger: quiet(), IdentitiesFile: filepath.Join(b.TempDir(), "identities")}, func() {})
+		file := filepath.Join(b.TempDir(), "identities")
+		a := newAllocator(Config{Cluster: east, Etcd: etcd, Logger: quiet()}, identitySpace(east.ID, east.Size), file, func() {})
 		if _, err := a.turn(b.Context()); err != nil {
 			b.Fatal(err)
 		}

@@ -20,7 +20,7 @@ type workloads struct {
 	origin    origin
 	layout    wire.Layout
 	filter    identity.Filter
-	allocator *allocator
+	allocator *allocator[identity.Number, identity.Labels]
 
 	// pending are addresses that wait for an identity; starved those for which
 	// there was none.
@@ -57,7 +57,7 @@ type holder struct {
 	shown  bool
 }
 
-func newWorkloads(o origin, l wire.Layout, f identity.Filter, a *allocator) *workloads {
+func newWorkloads(o origin, l wire.Layout, f identity.Filter, a *allocator[identity.Number, identity.Labels]) *workloads {
 	return &workloads{
 		origin: o, layout: l, filter: f, allocator: a,
 		pending: map[netip.Addr]*workload{}, starved: map[netip.Addr]*workload{},
@@ -277,7 +277,7 @@ func (w *workloads) identities(out publication, complete bool) {
 		if n.Reserved() || before == now && !moved {
 			continue
 		}
-		labels := w.allocator.claims[n].Labels
+		labels := w.allocator.claims[n].Holder
 		if before.used != now.used || moved {
 			out.update.Identities[n] = nil
 			if now.used {
