@@ -2,7 +2,8 @@
 // the newest state of the feed, works out which connections that asks for, and
 // tries until they are in effect:
 //
-//   - Nothing is changed before the feed has given one complete state.
+//   - Nothing is changed before the feed has given one complete state, and
+//     nothing taken away before an API server has said that it holds.
 //   - What is in effect already is not written again, after a restart neither.
 //   - A service that cannot be put in effect keeps its last good state, and
 //     costs no other service anything.
@@ -18,13 +19,15 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/datapath"
 	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 // Datapath is what the agent asks of a data plane. All may be repeated; an error
 // leaves what was in effect before.
 type Datapath interface {
-	// Update puts a service in effect, Delete takes one out.
-	Update(datapath.Service) error
+	// UpdateAll puts services in effect, each whole or not at all, and returns an
+	// error for each that is not. Delete takes one out.
+	UpdateAll([]datapath.Service) []error
 	Delete(datapath.Frontend) error
 	// Prune deletes every service that keep does not want.
 	Prune(keep func(datapath.Frontend) bool) error
@@ -55,6 +58,7 @@ type Agent struct {
 	state    *state
 	revision feed.Revision
 	synced   bool // a complete state has arrived
+	restored bool // it is from an earlier life, and may be older than what is in effect
 
 	// Run's own.
 	claims   *claims
@@ -63,7 +67,8 @@ type Agent struct {
 	failures map[datapath.Frontend]error
 	pruned   bool
 	applied  feed.Applied
-	retry    backoff
+	retry    retry.Backoff
+	logged   string // the error that was logged last
 }
 
 // New returns an Agent that has nothing to do yet.
@@ -76,6 +81,7 @@ func New(c Config) *Agent {
 		claims:   newClaims(),
 		inEffect: map[datapath.Frontend]int{},
 		failures: map[datapath.Frontend]error{},
+		retry:    retry.Backoff{First: 100 * time.Millisecond, Limit: 30 * time.Second},
 	}
 }
 
@@ -90,7 +96,7 @@ func (a *Agent) Apply(_ context.Context, b feed.Batch) error {
 	} else {
 		a.state.apply(b.Delta)
 	}
-	a.revision = b.Revision
+	a.revision, a.restored = b.Revision, b.Restored
 	select {
 	case a.wake <- struct{}{}:
 	default: // Run will see this batch too

@@ -331,16 +331,6 @@ func naive(d service.Delta) map[string][][]string {
 	return all
 }
 
-func TestBackoff(t *testing.T) {
-	var b backoff
-	for attempt := range 40 {
-		full := min(100*time.Millisecond<<min(attempt, 16), 30*time.Second)
-		if got := b.next(); got > full || got < full/2 {
-			t.Errorf("attempt %d: %v, want %v or up to a half less", attempt, got, full)
-		}
-	}
-}
-
 // A feed may end at any time: Run ends with its context, whatever it is doing.
 func TestRunEnds(t *testing.T) {
 	a := New(Config{Logger: slog.New(slog.DiscardHandler)})

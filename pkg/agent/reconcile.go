@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -15,7 +14,8 @@ import (
 // pass is the work of one reconcile.
 type pass struct {
 	revision feed.Revision
-	services int // in the whole state
+	restored bool // see Agent
+	services int  // in the whole state
 	// updates are frontends whose owner says so, released those that somebody
 	// gave up.
 	updates  map[datapath.Frontend]datapath.Service
@@ -30,10 +30,13 @@ func (a *Agent) reconcile() time.Duration {
 	if !ok {
 		return 0
 	}
-	err := a.prune()
+	var err error
+	if !p.restored {
+		err = a.prune()
+	}
 	a.delete(p)
 	a.update(p)
-	if err == nil && len(a.retryable()) == 0 {
+	if err == nil && len(a.retryable()) == 0 && !p.restored {
 		err = a.config.Datapath.Complete()
 	}
 	a.metrics.duration.Observe(time.Since(start).Seconds())
@@ -50,6 +53,7 @@ func (a *Agent) collect() (*pass, bool) {
 	}
 	p := &pass{
 		revision: a.revision,
+		restored: a.restored,
 		services: len(a.state.offers),
 		updates:  map[datapath.Frontend]datapath.Service{},
 		released: map[datapath.Frontend]bool{},
@@ -120,8 +124,10 @@ func (a *Agent) delete(p *pass) {
 }
 
 func (a *Agent) update(p *pass) {
-	for f, s := range p.updates {
-		if err := a.config.Datapath.Update(s); err != nil {
+	services := slices.Collect(maps.Values(p.updates))
+	for i, err := range a.config.Datapath.UpdateAll(services) {
+		s, f := services[i], services[i].Frontend
+		if err != nil {
 			a.failures[f] = err
 			continue
 		}
@@ -186,39 +192,25 @@ func (a *Agent) failure() error {
 
 // schedule logs what changed about the failures and returns the next delay.
 func (a *Agent) schedule(err error, retry bool) time.Duration {
-	log, was := a.config.Logger, a.retry.last
-	a.retry.last = ""
+	log, was := a.config.Logger, a.logged
+	a.logged = ""
 	if err != nil {
-		a.retry.last = err.Error()
+		a.logged = err.Error()
 	}
 	delay := time.Duration(0)
 	if retry {
-		delay = a.retry.next()
+		delay = a.retry.Next()
 	} else {
-		a.retry.attempt = 0
+		a.retry.Reset()
 	}
 	switch {
-	case was == a.retry.last:
+	case was == a.logged:
 	case err == nil:
 		log.Info("everything is in effect again")
 	case errors.Is(err, datapath.ErrFull):
-		log.Error("the data plane is full: the last good state stays in effect", "error", err, "attempt", a.retry.attempt, "delay", delay)
+		log.Error("the data plane is full: the last good state stays in effect", "error", err, "attempt", a.retry.Attempts(), "delay", delay)
 	default:
-		log.Warn("not everything is in effect", "error", err, "attempt", a.retry.attempt, "delay", delay)
+		log.Warn("not everything is in effect", "error", err, "attempt", a.retry.Attempts(), "delay", delay)
 	}
 	return delay
-}
-
-// backoff spaces attempts: from 100 ms, doubled each time, to 30 s, and up to a
-// half less by chance, so that nodes that failed together do not retry together.
-type backoff struct {
-	attempt int
-	last    string // the error that was logged
-}
-
-func (b *backoff) next() time.Duration {
-	const shortest, longest = 100 * time.Millisecond, 30 * time.Second
-	delay := min(shortest<<min(b.attempt, 16), longest)
-	b.attempt++
-	return delay - rand.N(delay/2)
 }

@@ -12,6 +12,8 @@ import (
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 // maxSocketPath is what fits in a sockaddr_un with its terminating zero.
@@ -94,7 +96,7 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 			f.Close()
 			return nil, fmt.Errorf("lock %q: %w", path, err)
 		}
-		if time.Now().After(deadline) || !sleep(ctx, lockWait/40) {
+		if time.Now().After(deadline) || !retry.Sleep(ctx, lockWait/40) {
 			f.Close()
 			return nil, ErrDirInUse
 		}

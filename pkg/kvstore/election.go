@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 const (
@@ -126,7 +128,7 @@ func (e *Election) Run(ctx context.Context) error {
 		if term, _ := e.Term(); err == nil && term.Writes() {
 			period = e.cfg.TTL / 4
 		}
-		if !sleep(ctx, period) {
+		if !retry.Sleep(ctx, period) {
 			return nil
 		}
 	}

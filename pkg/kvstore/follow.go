@@ -11,6 +11,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 const (
@@ -126,7 +128,7 @@ type follower struct {
 type handlerError struct{ error }
 
 func (f *follower) run(ctx context.Context) error {
-	var again retry
+	again := newBackoff()
 	for {
 		begun := time.Now()
 		err := f.session(ctx)
@@ -139,9 +141,9 @@ func (f *follower) run(ctx context.Context) error {
 		}
 		f.cfg.Handler.Trouble(err)
 		if time.Since(begun) > settled {
-			again.reset()
+			again.Reset()
 		}
-		if !sleep(ctx, again.next()) {
+		if !retry.Sleep(ctx, again.Next()) {
 			return nil
 		}
 	}

@@ -17,7 +17,7 @@ func (c *Client) Heartbeat(ctx context.Context, election *Election, key string, 
 	if ttl < interval+time.Second {
 		return fmt.Errorf("heartbeat %q: ttl %s is not longer than the interval %s", key, ttl, interval)
 	}
-	var again retry
+	again := newBackoff()
 	for {
 		delay := interval
 		term, changed := election.Term()
@@ -29,15 +29,15 @@ func (c *Client) Heartbeat(ctx context.Context, election *Election, key string, 
 		case ctx.Err() != nil:
 			return nil
 		case !term.Writes():
-			again.reset() // it is another replica's to write
+			again.Reset() // it is another replica's to write
 		case err != nil:
-			first := again.delay == 0
-			delay = again.next()
+			first := again.Attempts() == 0
+			delay = again.Next()
 			if first {
 				c.log.Warn("heartbeat could not be written, will be tried until it is", "key", key, "error", err, "delay", delay)
 			}
-		case again.delay > 0:
-			again.reset()
+		case again.Attempts() > 0:
+			again.Reset()
 			c.log.Info("heartbeat is written again", "key", key)
 		}
 		select {

@@ -11,6 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
+
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 // quotaPeriod is how often the server looks whether it is out of quota. No write
@@ -42,7 +44,7 @@ func (q *quota) run(ctx context.Context, period time.Duration) {
 		if err := q.look(ctx); err != nil && ctx.Err() == nil {
 			q.log.Warn("etcd database could not be made smaller, will be tried again", "error", err)
 		}
-		if !sleep(ctx, period) {
+		if !retry.Sleep(ctx, period) {
 			return
 		}
 	}

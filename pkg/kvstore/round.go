@@ -11,6 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 const (
@@ -88,7 +90,7 @@ func batch(ops []op) int {
 func (w *Writer) loop(ctx context.Context) {
 	ticker := time.NewTicker(restTime)
 	defer ticker.Stop()
-	var again retry
+	again := newBackoff()
 	var begun time.Time // of the last round
 	_, changed := w.cfg.Election.Term()
 	for {
@@ -96,7 +98,7 @@ func (w *Writer) loop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-w.wake:
-			sleep(ctx, time.Until(begun.Add(w.cfg.Pace)))
+			retry.Sleep(ctx, time.Until(begun.Add(w.cfg.Pace)))
 		case <-changed:
 			_, changed = w.cfg.Election.Term()
 		case <-ticker.C:
@@ -108,23 +110,23 @@ func (w *Writer) loop(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, ErrStandby):
-			if again.delay > 0 {
-				again.reset()
+			if again.Attempts() > 0 {
+				again.Reset()
 				w.setTrouble(nil)
 			}
-		case err == nil && again.delay > 0:
-			again.reset()
+		case err == nil && again.Attempts() > 0:
+			again.Reset()
 			w.setTrouble(nil)
 			w.log.Info("writes go through again")
 		case err != nil && !errors.Is(err, errDoubt):
-			first := again.delay == 0
-			delay := again.next()
+			first := again.Attempts() == 0
+			delay := again.Next()
 			w.setTrouble(err)
 			if first {
 				w.log.Warn("write went wrong, will be tried until it goes through", "error", err, "delay", delay)
 			}
 			w.counters.retries.Inc()
-			sleep(ctx, delay)
+			retry.Sleep(ctx, delay)
 			w.poke()
 		}
 	}

@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"golang.org/x/sync/errgroup"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
@@ -50,8 +50,7 @@ type session struct {
 	facts      facts
 	since      time.Time // of the state
 	lastState  State
-	lastWhy    string    // the reason that was logged last, see withoutNumbers
-	told       time.Time // when it was
+	lastWhy    retry.Reason // that was logged last
 	endpoints  []string
 	lastChange time.Time
 	heartbeat  time.Time
@@ -87,35 +86,17 @@ func (s *session) change(fn func()) {
 	}
 	state, why := s.facts.state()
 	s.metrics.state(s.name, state)
-	if state == s.lastState && !s.newReason(why) {
-		return
-	}
-	s.log.Info("peer session", "state", state, "was", s.lastState, "reason", why)
 	now := time.Now()
-	if state != s.lastState {
-		s.lastState, s.since = state, now
+	was := s.lastState
+	if state != was {
+		s.lastState, s.since, s.lastWhy = state, now, retry.Reason{}
 	}
-	s.lastWhy, s.told = withoutNumbers(why), now
-}
-
-// newReason reports whether a reason is worth a line though the state is not
-// new: of a peer that never answered, only the reason says what to do.
-func (s *session) newReason(why string) bool {
-	if why == "" || withoutNumbers(why) == s.lastWhy {
-		return false
+	// A new reason for an old state is worth a line, too: of a peer that never
+	// answered, only the reason says what to do.
+	tell := why != "" && s.lastWhy.Tell(why, now, tellAgain, math.MaxInt64)
+	if tell || state != was {
+		s.log.Info("peer session", "state", state, "was", was, "reason", why)
 	}
-	return s.lastWhy == "" || time.Since(s.told) > tellAgain
-}
-
-// withoutNumbers drops what differs between two failures of one kind, like the
-// port of the client's side.
-func withoutNumbers(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsDigit(r) {
-			return -1
-		}
-		return r
-	}, text)
 }
 
 // seed puts what an earlier run cached in use. It reports whether that is all

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 )
@@ -93,7 +95,9 @@ func TestRegistry(t *testing.T) {
 }
 
 // What is told of a peer is a new state, and a new reason for an old one.
-func TestLogsReasons(t *testing.T) {
+func TestLogsReasons(t *testing.T) { synctest.Test(t, testLogsReasons) }
+
+func testLogsReasons(t *testing.T) {
 	var out bytes.Buffer
 	s := &session{
 		log: slog.New(slog.NewTextHandler(&out, nil)), metrics: newMetrics(nil),
@@ -114,10 +118,11 @@ func TestLogsReasons(t *testing.T) {
 	expect("the same reason", 1)
 	setup("signed by another authority")
 	expect("another, so soon", 1)
-	s.told = s.told.Add(-tellAgain)
+	time.Sleep(tellAgain)
 	setup("signed by another authority")
 	expect("another, later", 2)
 	since := s.since
+	time.Sleep(time.Second)
 	s.change(func() { s.facts = facts{answered: true} })
 	expect("another state", 3)
 	if s.since.Equal(since) {
