@@ -74,6 +74,7 @@ func get(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := newFlags("get", "HOST:PORT...", stderr)
 	protocol := flags.String("protocol", workload.HTTP, "tcp, udp, http, or mapped: TCP from an IPv6 socket to an IPv4 address")
 	count := flags.Int("count", 1, "how many requests of each target, one after the other, each on a new connection")
+	size := flags.Int("bytes", 0, "send so many bytes, too, and expect them back; by UDP in one datagram")
 	timeout := flags.Duration("timeout", 2*time.Second, "bound of each request")
 	if err := parse(flags, args, 1, maxTargets); err != nil {
 		return err
@@ -82,7 +83,7 @@ func get(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	failed := false
 	for i := range *count * flags.NArg() {
 		once, cancel := context.WithTimeout(ctx, *timeout)
-		result := workload.Ask(once, *protocol, flags.Arg(i / *count))
+		result := workload.Exchange(once, *protocol, flags.Arg(i / *count), *size)
 		cancel()
 		if ctx.Err() != nil {
 			break

@@ -88,6 +88,16 @@ func TestGet(t *testing.T) {
 	}
 }
 
+func TestGetBytes(t *testing.T) {
+	var stdout bytes.Buffer
+	if err := run(t.Context(), []string{"get", "--protocol", "tcp", "--bytes", "100000", start(t)}, &stdout, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(stdout.String(), `"bytes":100000`) {
+		t.Errorf("got %s", &stdout)
+	}
+}
+
 func TestGetFails(t *testing.T) {
 	var stdout bytes.Buffer
 	err := run(t.Context(), []string{"get", "127.0.0.1:" + freePort(t)}, &stdout, io.Discard)

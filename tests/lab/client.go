@@ -27,8 +27,27 @@ func (p *Place) Get(ctx context.Context, protocol, target string, count int) ([]
 // GetAll is Get for many targets, asked by one process one after the other. The
 // first count results are those of the first target, and so on.
 func (p *Place) GetAll(ctx context.Context, protocol string, targets []string, count int) ([]workload.Result, error) {
-	args := append([]string{"get", "--protocol", protocol, "--count", strconv.Itoa(count)}, targets...)
-	output, err := p.Run(ctx, p.lab.binary("echo"), args...)
+	return p.ask(ctx, count*len(targets), append([]string{"--protocol", protocol, "--count", strconv.Itoa(count)}, targets...))
+}
+
+// Exchange asks target and then sends so many bytes, which must come back as
+// they are, see workload.Exchange.
+func (p *Place) Exchange(ctx context.Context, protocol, target string, bytes int) (workload.Result, error) {
+	args := []string{"--protocol", protocol, "--bytes", strconv.Itoa(bytes), "--timeout", exchangeTimeout.String(), target}
+	results, err := p.ask(ctx, 1, args)
+	if err != nil {
+		return workload.Result{}, err
+	}
+	return results[0], nil
+}
+
+// exchangeTimeout bounds one exchange of bytes: a datagram may be lost while the
+// path's MTU is found out.
+const exchangeTimeout = 5 * time.Second
+
+// ask runs "echo get", which must come to so many results.
+func (p *Place) ask(ctx context.Context, want int, args []string) ([]workload.Result, error) {
+	output, err := p.Run(ctx, p.lab.binary("echo"), append([]string{"get"}, args...)...)
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
 		return nil, err
@@ -44,7 +63,7 @@ func (p *Place) GetAll(ctx context.Context, protocol string, targets []string, c
 		}
 		results = append(results, r)
 	}
-	if want := count * len(targets); len(results) != want {
+	if len(results) != want {
 		return nil, fmt.Errorf("asked %d times and got %d results: %w", want, len(results), err)
 	}
 	return results, nil

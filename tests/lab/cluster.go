@@ -21,6 +21,8 @@ type ClusterSpec struct {
 	// Manifests is a file or folder of Kubernetes objects, copied to the
 	// cluster's own. Its Nodes and its running, ready pods become real.
 	Manifests string
+	// Network is how its pods are wired; flat when it is zero.
+	Network Network
 }
 
 // Cluster is a set of nodes on a wire of their own.
@@ -28,6 +30,7 @@ type Cluster struct {
 	Name        string
 	ID          int
 	MaxClusters int
+	Network     Network
 
 	lab   *Lab
 	index int
@@ -39,7 +42,13 @@ type Cluster struct {
 
 // AddCluster makes a cluster. Its nodes reach those of every other cluster.
 func (l *Lab) AddCluster(ctx context.Context, spec ClusterSpec) (*Cluster, error) {
-	c := &Cluster{Name: spec.Name, ID: spec.ID, MaxClusters: spec.MaxClusters, lab: l, agents: map[*Node]*Process{}}
+	if err := spec.Network.Validate(); err != nil {
+		return nil, fmt.Errorf("make cluster %s: %w", spec.Name, err)
+	}
+	c := &Cluster{
+		Name: spec.Name, ID: spec.ID, MaxClusters: spec.MaxClusters, Network: spec.Network,
+		lab: l, agents: map[*Node]*Process{},
+	}
 	if c.MaxClusters == 0 {
 		c.MaxClusters = 255
 	}
@@ -81,6 +90,12 @@ func (l *Lab) wire(c *Cluster) error {
 	}
 	if err == nil {
 		err = l.root.Enslave(fmt.Sprintf("core-c%d", c.index), coreBridge)
+	}
+	if err == nil && c.Network.mtu() > defaultMTU {
+		err = errors.Join(l.root.SetMTU(c.uplink(), uplinkMTU), l.root.SetMTU(fmt.Sprintf("core-c%d", c.index), uplinkMTU))
+	}
+	if err == nil && c.Network.Kind == Routed {
+		err = l.openCore(c)
 	}
 	if err != nil {
 		return err
@@ -157,7 +172,7 @@ func (c *Cluster) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	want, err := readState(objects)
+	want, err := readState(objects, c.Network.Kind == Routed)
 	if err != nil {
 		return fmt.Errorf("read the manifests of cluster %s: %w", c.Name, err)
 	}

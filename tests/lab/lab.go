@@ -222,7 +222,7 @@ func (l *Lab) closeSpaces() error {
 	for _, node := range l.nodes {
 		errs = append(errs, node.space.Close())
 		for _, pod := range node.pods {
-			errs = append(errs, pod.space.Close())
+			errs = append(errs, pod.closeSpace())
 		}
 	}
 	return errors.Join(errs...)

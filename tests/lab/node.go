@@ -38,8 +38,12 @@ type Node struct {
 
 	index  int
 	bpffs  string
+	mtu    int // of its uplink
 	nextID int // of a pod's device
 	pods   []*Pod
+	// ranges are the PodCIDRs and, in a routed cluster, the addresses of pods
+	// outside them.
+	ranges []netip.Prefix
 }
 
 // AddNode makes a node that reaches, and is reached by, all others of the lab.
@@ -59,7 +63,7 @@ func (c *Cluster) AddNode(_ context.Context, spec NodeSpec) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		Place: place, NodeSpec: spec, Cluster: c, index: len(l.nodes),
+		Place: place, NodeSpec: spec, Cluster: c, index: len(l.nodes), mtu: c.Network.mtu(),
 		bpffs: filepath.Join(l.dir, bpfDir, fileName(c.Name, spec.Name)),
 	}
 	if err := n.connect(l.nodes); err != nil {
@@ -80,9 +84,14 @@ func (n *Node) connect(others []*Node) error {
 	if err := root.Enslave(n.port(), n.Cluster.bridge()); err != nil {
 		return err
 	}
+	if n.mtu != defaultMTU {
+		if err := n.resize(n.mtu); err != nil {
+			return err
+		}
+	}
 	addresses := []netip.Prefix{netip.PrefixFrom(n.wire4(), 16), netip.PrefixFrom(n.wire6(), 64)}
 	for _, ip := range n.IPs {
-		addresses = append(addresses, netip.PrefixFrom(ip, ip.BitLen()))
+		addresses = append(addresses, single(ip))
 	}
 	for _, address := range addresses {
 		if err := n.space.AddAddress(uplinkDevice, address); err != nil {
@@ -94,27 +103,70 @@ func (n *Node) connect(others []*Node) error {
 			return err
 		}
 	}
+	if n.Cluster.Network.Kind == Routed {
+		return n.leave()
+	}
 	return nil
 }
 
-// routeTo makes the other node and its pods' ranges known to n.
+// routeTo makes the other node known to n, and its pods' ranges, unless one of
+// their clusters keeps its own to itself.
 func (n *Node) routeTo(other *Node) error {
 	for _, ip := range other.IPs {
-		route := netspace.Route{To: netip.PrefixFrom(ip, ip.BitLen()), Device: uplinkDevice, From: n.IP(ip.Is6())}
-		if err := n.space.AddRoute(route); err != nil {
+		route := netspace.Route{To: single(ip), Device: uplinkDevice, From: n.IP(ip.Is6()), MTU: n.pathMTU(other)}
+		if err := n.addRoute(route); err != nil {
 			return err
 		}
 	}
-	for _, cidr := range other.PodCIDRs {
-		route := netspace.Route{To: cidr, Via: other.wire4(), Device: uplinkDevice, From: n.IP(cidr.Addr().Is6())}
+	flat := n.Cluster.Network.Kind == Flat && other.Cluster.Network.Kind == Flat
+	if n.Cluster != other.Cluster && !flat {
+		return nil
+	}
+	return n.routeRanges(other, other.PodCIDRs)
+}
+
+// routeRanges sends what is for ranges to the other node.
+func (n *Node) routeRanges(other *Node, ranges []netip.Prefix) error {
+	for _, cidr := range ranges {
+		route := netspace.Route{
+			To: cidr, Via: other.wire4(), Device: uplinkDevice, From: n.IP(cidr.Addr().Is6()), MTU: n.pathMTU(other),
+		}
 		if cidr.Addr().Is6() {
 			route.Via = other.wire6()
 		}
-		if err := n.space.AddRoute(route); err != nil {
+		if err := n.addRoute(route); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pathMTU is what fits to the other node, 0 where that is all that n can send.
+func (n *Node) pathMTU(other *Node) int {
+	if other.mtu < n.mtu {
+		return other.mtu
+	}
+	return 0
+}
+
+// SetMTU changes what fits on the node's wire, in bytes. All nodes know at once:
+// the wire between them is no router that could tell.
+func (n *Node) SetMTU(mtu int) error {
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	n.mtu = mtu
+	err := n.resize(mtu)
+	for _, other := range n.lab.nodes {
+		if other != n {
+			err = errors.Join(err, n.routeTo(other), other.routeTo(n))
+		}
+	}
+	return err
+}
+
+// resize sets the MTU at both ends of the node's wire.
+func (n *Node) resize(mtu int) error {
+	return errors.Join(n.lab.root.SetMTU(n.port(), mtu), n.space.SetMTU(uplinkDevice, mtu))
 }
 
 // IP returns the node's first address of a family, or the zero Addr.

@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -25,14 +26,23 @@ type Place struct {
 	group string
 }
 
-// newPlace makes the namespace and the cgroup; the latter lies beneath parent.
+// newPlace makes the namespace and the cgroup.
 func (l *Lab) newPlace(name, group string) (*Place, error) {
-	if err := os.MkdirAll(group, 0o755); err != nil {
-		return nil, fmt.Errorf("make the cgroup of %s: %w", name, err)
-	}
 	space, err := netspace.New(l.spacePath(fileName(name)))
 	if err != nil {
 		return nil, fmt.Errorf("make %s: %w", name, err)
+	}
+	place, err := l.newPlaceIn(space, name, group)
+	if err != nil {
+		return nil, errors.Join(err, space.Close(), netspace.Remove(space.Path()))
+	}
+	return place, nil
+}
+
+// newPlaceIn makes the cgroup alone, for a place in a namespace that there is.
+func (l *Lab) newPlaceIn(space *netspace.Space, name, group string) (*Place, error) {
+	if err := os.MkdirAll(group, 0o755); err != nil {
+		return nil, fmt.Errorf("make the cgroup of %s: %w", name, err)
 	}
 	return &Place{lab: l, name: name, space: space, group: group}, nil
 }

@@ -19,12 +19,16 @@ type PodSpec struct {
 	Name      string
 	Node      string
 	IPs       []netip.Addr
+	// HostNetwork says that the pod is in its node's network namespace; its IPs are
+	// the node's.
+	HostNetwork bool
 	// TCP and UDP are the ports that its workload answers on; sorted.
 	TCP []int
 	UDP []int
 }
 
-// Pod is a network namespace on a node with a running echo workload.
+// Pod is a network namespace on a node, or the node's own, with a running echo
+// workload.
 type Pod struct {
 	*Place
 	PodSpec
@@ -43,7 +47,7 @@ func gateway6() netip.Prefix { return netip.MustParsePrefix("fe80::1/64") }
 func (n *Node) AddPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	name := n.Cluster.Name + "/" + spec.Namespace + "/" + spec.Name
 	group := filepath.Join(n.CgroupRoot(), "pods", fileName(spec.Namespace, spec.Name))
-	pod, err := n.attach(name, group, spec)
+	pod, err := n.attach(ctx, name, group, spec)
 	if err != nil {
 		return nil, fmt.Errorf("make pod %s: %w", name, err)
 	}
@@ -54,32 +58,76 @@ func (n *Node) AddPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	return pod, nil
 }
 
-func (n *Node) attach(name, group string, spec PodSpec) (*Pod, error) {
+func (n *Node) attach(ctx context.Context, name, group string, spec PodSpec) (*Pod, error) {
 	n.lab.mu.Lock()
 	defer n.lab.mu.Unlock()
 	if n.lab.closed {
 		return nil, errors.New("the lab is closed")
 	}
-	place, err := n.lab.newPlace(name, group)
+	pod := &Pod{PodSpec: spec, On: n, device: fmt.Sprintf("p%d", n.nextID)}
+	pod.PodSpec.Node = n.Name
+	n.nextID++
+	var err error
+	if spec.HostNetwork {
+		pod.Place, err = n.lab.newPlaceIn(n.space, name, group)
+	} else {
+		pod.Place, err = n.lab.newPlace(name, group)
+	}
 	if err != nil {
 		return nil, err
 	}
-	pod := &Pod{Place: place, PodSpec: spec, On: n, device: fmt.Sprintf("p%d", n.nextID)}
-	pod.PodSpec.Node = n.Name
-	n.nextID++
-	if err := pod.connect(); err != nil {
-		return nil, errors.Join(err, place.space.Close(), netspace.Remove(place.space.Path()))
+	if err := pod.connect(ctx); err != nil {
+		return nil, errors.Join(err, pod.closeSpace(), pod.removeSpace())
 	}
 	n.pods = append(n.pods, pod)
 	return pod, nil
 }
 
-func (p *Pod) connect() error {
+// connect gives the pod its wire, its node the ways to it, and a routed
+// cluster's other nodes, too.
+func (p *Pod) connect(ctx context.Context) error {
+	network := p.On.Cluster.Network
+	if p.HostNetwork {
+		return nil
+	}
+	wire := func(context.Context) error { return p.wire(network.podMTU()) }
+	if network.Plugin != "" {
+		wire = func(ctx context.Context) error { return p.plug(ctx, "ADD") }
+	}
+	if err := wire(ctx); err != nil {
+		return err
+	}
+	if network.Kind == Routed {
+		return p.On.admit(p.IPs)
+	}
+	return nil
+}
+
+// closeSpace and removeSpace give up the pod's namespace, unless it is the node's.
+func (p *Pod) closeSpace() error {
+	if p.HostNetwork {
+		return nil
+	}
+	return p.space.Close()
+}
+
+func (p *Pod) removeSpace() error {
+	if p.HostNetwork {
+		return nil
+	}
+	return netspace.Remove(p.space.Path())
+}
+
+// wire is the lab's own, without a plugin.
+func (p *Pod) wire(mtu int) error {
 	node := p.On.space
 	if err := node.AddPair(p.device, p.space, uplinkDevice); err != nil {
 		return err
 	}
 	err := errors.Join(node.AddAddress(p.device, gateway4()), node.AddAddress(p.device, gateway6()))
+	if mtu != defaultMTU {
+		err = errors.Join(err, node.SetMTU(p.device, mtu), p.space.SetMTU(uplinkDevice, mtu))
+	}
 	if err != nil {
 		return err
 	}
@@ -92,13 +140,13 @@ func (p *Pod) connect() error {
 }
 
 func (p *Pod) connectAddress(ip netip.Addr) error {
-	own := netip.PrefixFrom(ip, ip.BitLen())
+	own := single(ip)
 	if err := p.space.AddAddress(uplinkDevice, own); err != nil {
 		return err
 	}
-	out := netspace.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Via: gateway4().Addr(), Device: uplinkDevice}
+	out := netspace.Route{To: all4(), Via: gateway4().Addr(), Device: uplinkDevice}
 	if ip.Is6() {
-		out = netspace.Route{To: netip.MustParsePrefix("::/0"), Via: gateway6().Addr(), Device: uplinkDevice}
+		out = netspace.Route{To: all6(), Via: gateway6().Addr(), Device: uplinkDevice}
 	}
 	if err := p.space.AddRoute(out); err != nil {
 		return err
@@ -145,9 +193,7 @@ func (p *Pod) Remove(ctx context.Context) error {
 	if !p.forget() {
 		return nil
 	}
-	err := p.On.space.Delete(p.device)
-	err = errors.Join(err, p.space.Close(), netspace.Remove(p.space.Path()))
-	if err != nil {
+	if err := p.unplug(ctx); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p, err)
 	}
 	return nil
@@ -171,7 +217,7 @@ func (p *Pod) forget() bool {
 
 // is reports whether spec describes the pod as it stands.
 func (p *Pod) is(spec PodSpec) bool {
-	return p.Namespace == spec.Namespace && p.Name == spec.Name && p.PodSpec.Node == spec.Node &&
+	return p.Namespace == spec.Namespace && p.Name == spec.Name && p.PodSpec.Node == spec.Node && p.HostNetwork == spec.HostNetwork &&
 		slices.Equal(p.IPs, spec.IPs) && slices.Equal(p.TCP, spec.TCP) && slices.Equal(p.UDP, spec.UDP)
 }
 

@@ -18,8 +18,9 @@ type state struct {
 
 // readState finds the nodes, and the pods that run, are ready and have an
 // address of their own, with every port that a container, a slice or a Service
-// names for them.
-func readState(objects []Object) (state, error) {
+// names for them. With hosts set, pods on their node's network count too, if they
+// listen somewhere.
+func readState(objects []Object, hosts bool) (state, error) {
 	var s state
 	var services []corev1.Service
 	var endpoints []discoveryv1.EndpointSlice
@@ -51,7 +52,9 @@ func readState(objects []Object) (state, error) {
 		if err != nil {
 			return state{}, err
 		}
-		s.pods = append(s.pods, spec)
+		if !spec.HostNetwork || hosts && len(spec.TCP)+len(spec.UDP) > 0 {
+			s.pods = append(s.pods, spec)
+		}
 	}
 	return s, nil
 }
@@ -110,11 +113,11 @@ func isReal(pod *corev1.Pod) bool {
 	ready := slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
-	return ready && pod.Status.Phase == corev1.PodRunning && !pod.Spec.HostNetwork && pod.Status.PodIP != ""
+	return ready && pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != ""
 }
 
 func podSpec(pod *corev1.Pod, services []corev1.Service, endpoints []discoveryv1.EndpointSlice) (PodSpec, error) {
-	spec := PodSpec{Namespace: pod.Namespace, Name: pod.Name, Node: pod.Spec.NodeName}
+	spec := PodSpec{Namespace: pod.Namespace, Name: pod.Name, Node: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork}
 	ips := pod.Status.PodIPs
 	if len(ips) == 0 {
 		ips = []corev1.PodIP{{IP: pod.Status.PodIP}}

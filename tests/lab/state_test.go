@@ -47,7 +47,7 @@ func TestRealPods(t *testing.T) {
 	} {
 		text.WriteString(strings.NewReplacer("NAME", values[0], "PHASE", values[1], "READY", values[2], "HOST", values[3]).Replace(podTemplate))
 	}
-	got, err := readState(objects(t, text.String()))
+	got, err := readState(objects(t, text.String()), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestReadStateErrors(t *testing.T) {
 		"pod address":   `{kind: Pod, metadata: {name: p}, status: {phase: Running, podIP: there, conditions: [{type: Ready, status: "True"}]}}`,
 		"kind of field": `{kind: Service, metadata: {name: s}, spec: {ports: none}}`,
 	} {
-		if _, err := readState(objects(t, text)); err == nil {
+		if _, err := readState(objects(t, text), false); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

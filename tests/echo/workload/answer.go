@@ -31,6 +31,11 @@ type Result struct {
 	Answer
 	// Peer is the far address that the client's own socket names.
 	Peer string `json:"peer,omitempty"`
+	// Bytes is how many were sent, and came back as they were.
+	Bytes int `json:"bytes,omitempty"`
+	// MSS is what the client's kernel would put in one segment of TCP at the end,
+	// in bytes.
+	MSS int `json:"mss,omitempty"`
 	// Millis is the time from before the connect to after the answer.
 	Millis float64 `json:"ms"`
 	// Error is empty when there was an answer.

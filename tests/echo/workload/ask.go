@@ -2,7 +2,6 @@ package workload
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,10 +25,17 @@ const Mapped = "mapped"
 // or Mapped and returns what it got; a failure is in Result.Error. It gives up
 // when ctx ends.
 func Ask(ctx context.Context, protocol, target string) Result {
+	return Exchange(ctx, protocol, target, 0)
+}
+
+// Exchange is Ask and then sends so many bytes, the same each time, and expects
+// them back: over TCP and Mapped as they come, by UDP in one datagram, which is
+// the one that asks.
+func Exchange(ctx context.Context, protocol, target string, bytes int) Result {
 	begin := time.Now()
-	var result Result
+	result := Result{Bytes: bytes}
 	if err := ask(ctx, protocol, target, &result); err != nil {
-		result.Error = Reason(err)
+		result.Error, result.Bytes = Reason(err), 0
 	}
 	result.Millis = float64(time.Since(begin).Microseconds()) / 1000
 	return result
@@ -44,10 +50,16 @@ func ask(ctx context.Context, protocol, target string, result *Result) error {
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	result.Peer = conn.RemoteAddr().String()
 	var line []byte
-	if protocol == HTTP {
+	switch {
+	case protocol == HTTP && result.Bytes > 0:
+		return errors.New("http has no bytes that come back: ask by tcp, mapped or udp")
+	case protocol == HTTP:
 		line, err = requestLine(conn, target)
-	} else {
-		line, err = streamLine(conn)
+	case protocol == UDP:
+		line, err = datagramLine(conn, result.Bytes)
+	default:
+		line, err = streamLine(conn, result.Bytes)
+		result.MSS = segment(conn)
 	}
 	if err != nil {
 		return err
@@ -72,20 +84,6 @@ func dial(ctx context.Context, protocol, target string) (net.Conn, error) {
 		return nil, fmt.Errorf("protocol %q is none of tcp, udp, http, mapped", protocol)
 	}
 	return dialer.DialContext(ctx, network, target)
-}
-
-// streamLine sends an empty line and returns the first line of what comes back.
-// On a connected UDP socket that is the beginning of the one datagram.
-func streamLine(conn net.Conn) ([]byte, error) {
-	if _, err := conn.Write([]byte("\n")); err != nil {
-		return nil, err
-	}
-	in := bufio.NewReaderSize(conn, maxAnswer)
-	line, err := in.ReadSlice('\n')
-	if err != nil {
-		return nil, err
-	}
-	return bytes.TrimSpace(line), nil
 }
 
 func requestLine(conn net.Conn, host string) ([]byte, error) {

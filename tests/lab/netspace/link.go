@@ -1,6 +1,8 @@
 package netspace
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Route is one entry of a namespace's main table.
+// Route is one entry of a namespace's table, the main one when Table is 0.
 type Route struct {
 	To netip.Prefix
 	// Via is the next hop, taken to be on Device without a look at its
@@ -19,6 +21,20 @@ type Route struct {
 	// From is the source address of the namespace's own packets; the zero Addr
 	// leaves the choice to the kernel.
 	From netip.Addr
+	// MTU is what fits through the whole of the way, in bytes, where that is less
+	// than what the device takes; 0 where it is not.
+	MTU   int
+	Table int
+}
+
+// Rule is one entry of a namespace's list of which table says what; lower
+// priorities come first.
+type Rule struct {
+	Priority int
+	// From and To are whose packets it is about; one may be left out.
+	From, To netip.Prefix
+	// Table is looked up; the main one when 0.
+	Table int
 }
 
 // AddBridge makes a bridge and sets it up. It learns at once and forwards all
@@ -70,6 +86,13 @@ func (s *Space) SetDown(name string) error {
 	return s.withLink(name, "set down", s.links.LinkSetDown)
 }
 
+// SetMTU sets the size of the largest packet that device name sends, in bytes.
+func (s *Space) SetMTU(name string, mtu int) error {
+	return s.withLink(name, "set the MTU of", func(link netlink.Link) error {
+		return s.links.LinkSetMTU(link, mtu)
+	})
+}
+
 // Delete removes device name, and with it the other end of a pair.
 func (s *Space) Delete(name string) error {
 	return s.withLink(name, "delete", s.links.LinkDel)
@@ -106,7 +129,7 @@ func (s *Space) DeleteRoute(r Route) error {
 }
 
 func (r Route) entry(link netlink.Link) *netlink.Route {
-	entry := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To.Masked())}
+	entry := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To.Masked()), MTU: r.MTU, Table: r.Table}
 	if r.From.IsValid() {
 		entry.Src = r.From.AsSlice()
 	}
@@ -116,6 +139,42 @@ func (r Route) entry(link netlink.Link) *netlink.Route {
 		entry.Flags = int(netlink.FLAG_ONLINK)
 	case r.To.Addr().Is4():
 		entry.Scope = netlink.SCOPE_LINK
+	}
+	return entry
+}
+
+// AddRule adds a rule; one that is there already is no error.
+func (s *Space) AddRule(r Rule) error {
+	err := s.links.RuleAdd(r.entry())
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add a rule for %s%s in %s: %w", r.From, r.To, s.path, err)
+	}
+	return nil
+}
+
+// DeleteRule removes a rule that AddRule added.
+func (s *Space) DeleteRule(r Rule) error {
+	if err := s.links.RuleDel(r.entry()); err != nil {
+		return fmt.Errorf("delete the rule for %s%s in %s: %w", r.From, r.To, s.path, err)
+	}
+	return nil
+}
+
+func (r Rule) entry() *netlink.Rule {
+	entry := netlink.NewRule()
+	entry.Priority, entry.Table = r.Priority, cmp.Or(r.Table, unix.RT_TABLE_MAIN)
+	entry.Family = netlink.FAMILY_V4
+	for _, side := range []struct {
+		prefix netip.Prefix
+		net    **net.IPNet
+	}{{r.From, &entry.Src}, {r.To, &entry.Dst}} {
+		if !side.prefix.IsValid() {
+			continue
+		}
+		*side.net = ipNet(side.prefix)
+		if side.prefix.Addr().Is6() {
+			entry.Family = netlink.FAMILY_V6
+		}
 	}
 	return entry
 }

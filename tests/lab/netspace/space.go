@@ -86,6 +86,19 @@ func (s *Space) Do(fn func() error) error {
 	})
 }
 
+// Set gives a setting of the namespace a value; its name is the path below
+// /proc/sys/net.
+func (s *Space) Set(name, value string) error {
+	return s.Do(func() error { return set(name, value) })
+}
+
+func set(name, value string) error {
+	if err := os.WriteFile(filepath.Join("/proc/sys/net", name), []byte(value), 0); err != nil {
+		return fmt.Errorf("set a network namespace's %s: %w", name, err)
+	}
+	return nil
+}
+
 // Close gives up the handles; the namespace stays bound.
 func (s *Space) Close() error {
 	s.links.Close()
@@ -150,8 +163,8 @@ func setUp() error {
 		{"ipv6/conf/all/forwarding", "1"},
 	}
 	for _, s := range settings {
-		if err := os.WriteFile(filepath.Join("/proc/sys/net", s.name), []byte(s.value), 0); err != nil {
-			return fmt.Errorf("set a network namespace's %s: %w", s.name, err)
+		if err := set(s.name, s.value); err != nil {
+			return err
 		}
 	}
 	return nil
