@@ -28,6 +28,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/service"
 	"github.com/causeway-mesh/causeway/pkg/source"
 	"github.com/causeway-mesh/causeway/pkg/wire"
@@ -230,13 +231,10 @@ func (p *Publisher) runWorkloads(ctx context.Context) error {
 	saving := time.NewTicker(savePeriod)
 	defer saving.Stop()
 	defer func() { p.pods.end(); p.mesh.end() }()
-	retry := newBackoff(time.Second, 5*time.Second)
+	pause := retry.Backoff{First: time.Second, Limit: 5 * time.Second}
+	var again <-chan time.Time
 	_, elected := p.cfg.Election.Term()
 	for {
-		var again <-chan time.Time
-		if retry.active() {
-			again = time.After(retry.delay())
-		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -254,10 +252,12 @@ func (p *Publisher) runWorkloads(ctx context.Context) error {
 		}
 		switch err := inTrouble(p.syncMesh(ctx), p.syncWorkloads(ctx)); {
 		case err == nil:
-			retry.reset()
+			pause.Reset()
+			again = nil
 		case ctx.Err() == nil:
-			delay := retry.next()
-			p.cfg.Logger.Warn("identities are not allocated, will retry", "error", err, "attempt", retry.attempt, "delay", delay)
+			delay := pause.Next()
+			again = time.After(delay)
+			p.cfg.Logger.Warn("identities are not allocated, will retry", "error", err, "attempt", pause.Attempts(), "delay", delay)
 		}
 	}
 }
