@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -15,8 +16,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
 )
@@ -29,7 +32,17 @@ const (
 	connectTimeout   = 10 * time.Second
 	minBackoff       = 100 * time.Millisecond
 	maxBackoff       = 5 * time.Second
+
+	// A stream that lived for steadyTime was a good one, so that the next attempt
+	// is as quick as the first. One that another agent's took the place of is
+	// tried again after replacedDelay, give or take a half: two that share a
+	// certificate would else replace each other as fast as they can connect.
+	steadyTime    = 10 * time.Second
+	replacedDelay = 30 * time.Second
 )
+
+// errShared is why an agent is replaced: it has only one stream itself.
+var errShared = errors.New("another agent subscribes with this node's certificate, and each ends the other's stream: run one agent a node, and give each node a certificate of its own")
 
 // ClientConfig is what a Client needs.
 type ClientConfig struct {
@@ -63,8 +76,9 @@ type Client struct {
 
 	// attempts counts the connections that were tried. It is Run's own.
 	attempts int
-	// handed says that the Sink has all that is in the State. It is Run's own.
-	handed bool
+	// handed says that the Sink has all that is in the State, confirmed that an
+	// API server has said what the state is. They are Run's own.
+	handed, confirmed bool
 }
 
 // NewClient returns a client. It does not connect; Run does.
@@ -98,15 +112,18 @@ func (c *Client) wakeReport() {
 func (c *Client) Run(ctx context.Context) error {
 	retry := retrying{wait: minBackoff}
 	for {
-		connected, err := c.subscribe(ctx)
+		lived, err := c.subscribe(ctx)
 		if stopped(ctx) {
 			return nil
 		}
 		c.metrics.disconnects.Inc()
-		if connected {
+		if lived >= steadyTime {
 			retry = retrying{wait: minBackoff}
 		}
 		delay := retry.next()
+		if errors.Is(err, errShared) {
+			delay = replacedDelay/2 + rand.N(replacedDelay)
+		}
 		level := slog.LevelDebug
 		if retry.tell(err, time.Now()) {
 			level = slog.LevelWarn
@@ -164,11 +181,11 @@ func withoutNumbers(text string) string {
 	}, text)
 }
 
-// subscribe serves one connection and returns why it ended, and whether the
-// server had something to say on it.
-func (c *Client) subscribe(ctx context.Context) (connected bool, err error) {
+// subscribe serves one connection and returns why it ended, and for how long the
+// server had something to say on it, 0 for not at all.
+func (c *Client) subscribe(ctx context.Context) (lived time.Duration, err error) {
 	if err := c.hand(ctx); err != nil {
-		return false, err
+		return 0, err
 	}
 	targets := strings.Split(c.cfg.Target, ",")
 	target := targets[c.attempts%len(targets)]
@@ -181,23 +198,26 @@ func (c *Client) subscribe(ctx context.Context) (connected bool, err error) {
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
 	)
 	if err != nil {
-		return false, fmt.Errorf("connect to %s: %w", target, err)
+		return 0, fmt.Errorf("connect to %s: %w", target, err)
 	}
 	defer func() { _ = conn.Close() }()
 
 	group, ctx := errgroup.WithContext(ctx)
 	stream, err := feedpb.NewFeedClient(conn).Subscribe(ctx)
 	if err != nil {
-		return false, fmt.Errorf("subscribe at %s: %w", target, err)
+		return 0, fmt.Errorf("subscribe at %s: %w", target, err)
 	}
+	var since time.Time // of the first batch
 	answers := make(chan *feedpb.Buckets)
 	group.Go(func() error { return c.report(ctx, stream, answers) })
 	group.Go(func() error {
 		defer c.metrics.connected.Set(0)
-		return c.receive(ctx, stream, answers, &connected)
+		return c.receive(ctx, stream, answers, &since)
 	})
-	err = group.Wait()
-	return connected, err
+	if err = group.Wait(); !since.IsZero() {
+		lived = time.Since(since)
+	}
+	return lived, err
 }
 
 // hand gives the sink all there is, once, and again after it refused something.
@@ -209,6 +229,7 @@ func (c *Client) hand(ctx context.Context) error {
 	if err != nil || !ok {
 		return err
 	}
+	b.Restored = !c.confirmed
 	if err := c.cfg.Sink.Apply(ctx, b); err != nil {
 		return fmt.Errorf("apply the state of revision %d: %w", b.Revision.N, err)
 	}
@@ -268,10 +289,13 @@ func (c *Client) sendError(ctx context.Context, err error) error {
 }
 
 // receive hands each change to the sink, and answers what it is asked.
-func (c *Client) receive(ctx context.Context, stream clientStream, answers chan<- *feedpb.Buckets, connected *bool) error {
+func (c *Client) receive(ctx context.Context, stream clientStream, answers chan<- *feedpb.Buckets, since *time.Time) error {
 	in := newIncoming()
 	for {
 		m, err := stream.Recv()
+		if status.Code(err) == codes.Aborted { // what the server says of a stream that another one replaced
+			err = fmt.Errorf("%w: %w", errShared, err)
+		}
 		if err != nil {
 			return fmt.Errorf("receive: %w", err)
 		}
@@ -291,8 +315,8 @@ func (c *Client) receive(ctx context.Context, stream clientStream, answers chan<
 			if err := c.apply(ctx, in); err != nil {
 				return err
 			}
-			if !*connected {
-				*connected = true
+			if since.IsZero() {
+				*since = time.Now()
 				c.metrics.connected.Set(1)
 				c.cfg.Logger.Info("receiving the feed", "target", c.cfg.Target, "revision", in.revision.N)
 			}
@@ -322,6 +346,7 @@ func (c *Client) apply(ctx context.Context, in *incoming) error {
 	if err != nil {
 		return fmt.Errorf("revision %d: %w", in.revision.N, err)
 	}
+	c.confirmed = true
 	if !c.handed {
 		return c.hand(ctx)
 	}

@@ -217,7 +217,10 @@ func (w *wire) accept() {
 		if err != nil {
 			return
 		}
-		out, err := net.Dial("tcp", w.target)
+		w.mu.Lock()
+		target := w.target
+		w.mu.Unlock()
+		out, err := net.Dial("tcp", target)
 		if err != nil {
 			in.Close()
 			continue

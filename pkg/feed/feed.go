@@ -31,6 +31,11 @@ type Batch struct {
 	// Snapshot says that Delta is the whole state: what is not in it is gone. It
 	// is the first Batch, and the one after an error.
 	Snapshot bool
+	// Restored says that this is what the State had before an API server was
+	// heard: what is not in it may be there all the same, so it is a reason to
+	// add and to change, not to take away. The Batch after it says what differs,
+	// if anything does.
+	Restored bool
 	// Delta is empty for a change of what only the State keeps.
 	Delta service.Delta
 }

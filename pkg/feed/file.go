@@ -30,6 +30,9 @@ const (
 	minJournal = 4 << 20
 )
 
+// errClosed is returned for a change that comes when the process ends.
+var errClosed = errors.New("the state is closed")
+
 // errLocked is returned for a folder that another process has.
 var errLocked = errors.New("another process has the folder: give each agent its own --state-dir")
 
@@ -204,6 +207,9 @@ func (s *State) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.settle()
 	return s.close()
 }

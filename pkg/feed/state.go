@@ -55,6 +55,7 @@ type State struct {
 	// when there is none. trouble is what the last attempt to write one met.
 	file, next *journal
 	trouble    error
+	closed     bool // the folder is, or is about to be, given up
 	wake       chan struct{}
 }
 
@@ -110,10 +111,14 @@ func (in *incoming) add(b *feedpb.Batch) (last bool, err error) {
 type valid struct{}
 
 // accept makes a change part of the state, on file first, and returns what of it
-// is different.
+// is different. It fails once Run has ended: a Sink must not be given what the
+// file will never have.
 func (s *State) accept(in *incoming) ([]told, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errClosed
+	}
 	changes, err := s.difference(in)
 	if err != nil {
 		return nil, err
