@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -13,16 +14,67 @@ import (
 	"github.com/causeway-mesh/causeway/tests/sandbox"
 )
 
-// BenchmarkOneChangeOf10000 is what an agent does when one of 10,000 backends of
-// a service, in slices of 100, becomes another: from the batch to the maps.
-func BenchmarkOneChangeOf10000(b *testing.B) {
+// benchPlane is a data plane with room for much.
+func benchPlane(b *testing.B) *datapath.Datapath {
+	b.Helper()
 	plane, err := datapath.Open(datapath.Config{
 		BPFFS: sandbox.BPFFS(b) + "/causeway", Cgroup: sandbox.Cgroup(b),
-		MapCapacity: 1 << 22, Logger: slog.New(slog.DiscardHandler),
+		MapCapacity: 1 << 20, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
+	return plane
+}
+
+// BenchmarkStart is what an agent does at its start with 100,000 services of two
+// backends, from the first batch to complete maps; and again with the maps that
+// are complete already.
+func BenchmarkStart(b *testing.B) {
+	const services = 100_000
+	d := service.Delta{Views: make(map[service.Name]*service.View, services), Slices: make(map[service.BackendSliceKey]*service.BackendSlice, services)}
+	for i := range services {
+		name := service.Name{Namespace: "shop", Name: fmt.Sprintf("service-%d", i)}
+		v := view(name, fmt.Sprintf("10.%d.%d.%d", 96+i>>16, i>>8&255, i&255), tcp("http", 80))
+		s := slice(name, "east", []service.Port{tcp("http", 8080)},
+			fmt.Sprintf("10.%d.%d.%d", 64+i>>16, i>>8&255, i&255), fmt.Sprintf("10.%d.%d.%d", 128+i>>16, i>>8&255, i&255))
+		d.Views[name], d.Slices[s.BackendSliceKey] = v, s
+	}
+	begin := func(plane *datapath.Datapath) {
+		a := New(Config{Datapath: plane, Cluster: "east", Node: "n1", Logger: slog.New(slog.DiscardHandler)})
+		if err := a.Apply(b.Context(), feed.Batch{Snapshot: true, Delta: d}); err != nil {
+			b.Fatal(err)
+		}
+		if retry := a.reconcile(); retry != 0 {
+			b.Fatal(a.failure())
+		}
+	}
+	b.Run("empty", func(b *testing.B) {
+		for b.Loop() {
+			plane := benchPlane(b)
+			begin(plane)
+			b.StopTimer()
+			if err := errors.Join(plane.Remove(), plane.Close()); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
+	b.Run("full", func(b *testing.B) {
+		plane := benchPlane(b)
+		defer plane.Close()
+		defer plane.Remove()
+		begin(plane)
+		for b.Loop() {
+			begin(plane)
+		}
+	})
+}
+
+// BenchmarkOneChangeOf10000 is what an agent does when one of 10,000 backends of
+// a service, in slices of 100, becomes another: from the batch to the maps.
+func BenchmarkOneChangeOf10000(b *testing.B) {
+	plane := benchPlane(b)
 	defer plane.Close()
 	defer plane.Remove()
 	a := New(Config{Datapath: plane, Cluster: "east", Node: "n1", Logger: slog.New(slog.DiscardHandler)})

@@ -124,7 +124,7 @@ func (a *Agent) delete(p *pass) {
 }
 
 func (a *Agent) update(p *pass) {
-	services := slices.Collect(maps.Values(p.updates))
+	services := slices.AppendSeq(make([]datapath.Service, 0, len(p.updates)), maps.Values(p.updates))
 	for i, err := range a.config.Datapath.UpdateAll(services) {
 		s, f := services[i], services[i].Frontend
 		if err != nil {

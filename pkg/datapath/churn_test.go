@@ -20,6 +20,7 @@ func TestChurn(t *testing.T) {
 	const (
 		services, perSet, seconds = 1000, 3, 4
 		replacements, connects    = 1000, 10_000 // a second
+		together                  = 10           // are replaced at once
 	)
 	d := open(t, func(c *Config) { c.MapCapacity = 1 << 16 })
 	for port := range 2 * perSet {
@@ -78,14 +79,23 @@ func TestChurn(t *testing.T) {
 		})
 	}
 	replaced := 0
-	pace(ctx, replacements, func(n int) {
-		i := n * 31 % services
-		stage := stages[i].Add(1)
-		if err := d.Update(service(i, int((stage+1)/2%2))); err != nil {
-			t.Error(err)
+	pace(ctx, replacements/together, func(n int) {
+		var next []Service
+		var which []int
+		for k := range together {
+			i := (n*together + k) * 31 % services
+			which = append(which, i)
+			next = append(next, service(i, int((stages[i].Add(1)+1)/2%2)))
 		}
-		stages[i].Add(1)
-		replaced++
+		for _, err := range d.UpdateAll(next) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		for _, i := range which {
+			stages[i].Add(1)
+		}
+		replaced += together
 	})
 	running.Wait()
 	took := time.Since(begin).Seconds()

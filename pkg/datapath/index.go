@@ -246,9 +246,10 @@ func (p *plan) exchange(e *entry, x *index, i int, d difference, newID func() (u
 // apply makes the plan's groups. Until then those of an index share their slots
 // with the entry's; should the plan fail afterwards, entry.replace undoes it.
 func (p *plan) apply() {
-	if p.edit == nil {
+	if p.edit == nil || p.applied {
 		return
 	}
+	p.applied = true
 	for _, w := range p.replaced {
 		if slots := p.groups[w.key.Group].slots; int(w.key.Index) < len(slots) {
 			slots[w.key.Index] = w.backend

@@ -72,8 +72,9 @@ type plan struct {
 
 	// index is what the groups then have, edit how it gets there; edit is nil
 	// when the index is new.
-	index *index
-	edit  *edit
+	index   *index
+	edit    *edit
+	applied bool
 
 	changed bool
 }

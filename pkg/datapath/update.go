@@ -11,27 +11,76 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
+// updatePiece is how many services are written together: the system calls are as
+// many whether they are two or a hundred, and whoever else needs the Datapath
+// waits until all are.
+const updatePiece = 256
+
 // Update puts s in effect, whole or not at all. The error wraps ErrService or
 // ErrFull where that is the reason; it may be repeated then.
-func (d *Datapath) Update(s Service) error {
-	s.Frontend = s.Frontend.normal()
+func (d *Datapath) Update(s Service) error { return d.UpdateAll([]Service{s})[0] }
+
+// UpdateAll does what Update does for each service, and returns the errors in the
+// same order. Services that are written together cost a fraction; each is in
+// effect whole or not at all nevertheless, and costs no other anything. No two may
+// have the same Frontend.
+func (d *Datapath) UpdateAll(services []Service) []error {
+	errs := make([]error, len(services))
+	for first := 0; first < len(services); first += updatePiece {
+		last := min(first+updatePiece, len(services))
+		d.updateSome(services[first:last], errs[first:last])
+	}
+	return errs
+}
+
+func (d *Datapath) updateSome(services []Service, errs []error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	jobs := make([]*job, 0, len(services))
+	named := make(map[Frontend]bool, len(services))
+	for i, s := range services {
+		s.Frontend = s.Frontend.normal()
+		if named[s.Frontend] {
+			errs[i] = fmt.Errorf("%v: named twice: %w", s.Frontend, ErrService)
+			continue
+		}
+		named[s.Frontend] = true
+		if errs[i] = d.validate(s); errs[i] != nil {
+			continue
+		}
+		j, err := d.prepare(s)
+		if errs[i] = err; j != nil {
+			j.err = &errs[i]
+			jobs = append(jobs, j)
+		}
+	}
+	d.execute(jobs)
+}
+
+// validate returns why s cannot be put in effect. The caller holds d.mu.
+func (d *Datapath) validate(s Service) error {
 	if err := s.Frontend.validate(); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	var known *index
 	if e, ok := d.services[s.Frontend]; ok {
 		known = e.index
 	}
-	if err := s.validate(known); err != nil {
-		return err
-	}
-	return d.update(s)
+	return s.validate(known)
 }
 
 // update is Update without the checks; the caller holds d.mu.
 func (d *Datapath) update(s Service) error {
+	j, err := d.prepare(s)
+	if j != nil {
+		j.err = &err
+		d.execute([]*job{j})
+	}
+	return err
+}
+
+// prepare returns what is to be written for s, nil for nothing.
+func (d *Datapath) prepare(s Service) (*job, error) {
 	e, known := d.services[s.Frontend]
 	if !known {
 		e = &entry{stale: true}
@@ -39,7 +88,7 @@ func (d *Datapath) update(s Service) error {
 	if e.id == 0 {
 		id, err := d.ids.take(serviceIDs)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		e.id = id
 	}
@@ -49,19 +98,13 @@ func (d *Datapath) update(s Service) error {
 	}
 	p, err := d.plan(e, s.groups())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	next := settingsOf(s)
 	if !p.changed && e.settings == next {
-		return nil
+		return nil, nil
 	}
-	if err := d.execute(s.Frontend, e, p, next, known); err != nil {
-		return fmt.Errorf("program %v: %w", s.Frontend, err)
-	}
-	d.services[s.Frontend] = e
-	d.config.Logger.Debug("service written", "frontend", s.Frontend, "id", e.id, "generation", e.generation)
-	d.retire(s.Protocol, e, p)
-	return nil
+	return &job{Frontend: s.Frontend, entry: e, plan: p, settings: next, known: known}, nil
 }
 
 // plan prefers the way whose work is as large as the change.
@@ -94,86 +137,6 @@ func (d *Datapath) retire(protocol Protocol, e *entry, p *plan) {
 		}
 	}
 	d.discard(e, p.droppedSlots, p.droppedBackends)
-}
-
-// execute writes what the plan says. All that takes room comes first and is
-// taken back when there is none; only then is what readers see changed.
-func (d *Datapath) execute(f Frontend, e *entry, p *plan, s settings, known bool) error {
-	if err := d.writeBackends(e.id, f.Protocol, p.created); err != nil {
-		return err
-	}
-	if _, err := d.writeSlots(p.appended); err != nil {
-		d.takeBack(e, p)
-		return err
-	}
-	next := &entry{id: e.id, generation: e.generation + 1, settings: s, groups: p.groups, terminating: e.terminating, index: p.index}
-	written, err := d.writeSlots(p.replaced)
-	if err == nil {
-		key := encodeKey(f)
-		p.apply()
-		err = d.writeService(key, encodeService(key, next))
-	}
-	switch {
-	case err == nil:
-		p.commit()
-		*e = *next
-	case known:
-		// Old and new backends stand side by side in the slots; all serve.
-		d.discard(e, nil, e.replace(p, written))
-		d.takeBack(e, p)
-	default:
-		d.takeBack(e, p)
-	}
-	return err
-}
-
-func (d *Datapath) writeBackends(service uint32, protocol Protocol, created []backend) error {
-	ids, values := make([]uint32, len(created)), make([]bpf.SocketBackend, len(created))
-	for i, b := range created {
-		ids[i], values[i] = b.id, encodeBackend(service, protocol, b)
-	}
-	n, err := pin.Write(d.maps.backend, ids, values)
-	if err != nil {
-		return errors.Join(fmt.Errorf("backends: %w", err), pin.Delete(d.maps.backend, ids[:n]))
-	}
-	return nil
-}
-
-// writeSlots returns how many of the slots it has written, also with an error.
-func (d *Datapath) writeSlots(writes []slotWrite) (int, error) {
-	keys, values := make([]bpf.SocketSlotKey, len(writes)), make([]bpf.SocketSlot, len(writes))
-	for i, w := range writes {
-		keys[i], values[i] = w.key, encodeSlot(w.key, w.backend)
-	}
-	n, err := pin.Write(d.maps.slot, keys, values)
-	if err != nil {
-		return n, fmt.Errorf("slots: %w", err)
-	}
-	return n, nil
-}
-
-func (d *Datapath) writeService(key bpf.SocketServiceKey, value bpf.SocketService) error {
-	if _, err := pin.Write(d.maps.service, []bpf.SocketServiceKey{key}, []bpf.SocketService{value}); err != nil {
-		return fmt.Errorf("service: %w", err)
-	}
-	return nil
-}
-
-// takeBack deletes what a plan that failed has written, but for what a slot in
-// use refers to.
-func (d *Datapath) takeBack(e *entry, p *plan) {
-	keys := make([]bpf.SocketSlotKey, len(p.appended))
-	for i, w := range p.appended {
-		keys[i] = w.key
-	}
-	var ids []uint32
-	for _, b := range p.created {
-		ids = append(ids, b.id)
-	}
-	ids = e.unused(ids)
-	if err := errors.Join(pin.Delete(d.maps.slot, keys), pin.Delete(d.maps.backend, ids)); err != nil {
-		d.config.Logger.Warn("map entries left behind until the next start", "error", err)
-	}
 }
 
 // Delete takes a frontend out of effect; one that is not known is fine.
