@@ -9,4 +9,6 @@ package bpf
 
 //go:generate go tool -modfile=../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpf -type layout -type group_bits -type inline_backend -type service_flags -type backend_state -type affinity_kind -type reverse_kinds Socket socket.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror
 
+//go:generate go tool -modfile=../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpf -type packet_layout -type direction -type reason -type packet_event Mesh mesh.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror
+
 //go:generate go tool -modfile=../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpf -output-suffix _test -no-global-types -type reading Stress stress.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror

@@ -164,4 +164,133 @@ struct reverse {
 };
 _Static_assert(sizeof(struct reverse) == 32, "no hidden padding");
 
+/*
+ * Packets between clusters. A wrong identity or node must never be used, and
+ * the values are small: the facts about an address are one word, so a copy of
+ * them cannot be half old, and the seal says whose they are. The seal costs no
+ * memory, as the kernel hands out elements of 96 bytes either way. What is in
+ * the trie of ranges needs none: there a value is written before it can be
+ * found, and its memory is used again only when all readers have passed.
+ */
+enum packet_layout {
+	/* As LAYOUT_VERSION, for the maps of packets. */
+	PACKET_LAYOUT_VERSION = 1,
+	/* Bits of an address's word: the identity is lowest. */
+	ADDRESS_IDENTITY_BITS = 24,
+	ADDRESS_CLUSTER_SHIFT = 24,
+	ADDRESS_CLUSTER_BITS = 16,
+	ADDRESS_HOST_SHIFT = 40,
+	ADDRESS_HOST_BITS = 24,
+	/* The first of a cluster's own identities, counted from its base. */
+	FIRST_LOCAL_IDENTITY = 256,
+};
+
+/* Which way a packet goes. */
+enum direction {
+	TO_MESH = 0,
+	FROM_MESH = 1,
+	DIRECTIONS = 2,
+};
+
+/* What became of a packet, and why. Numbers may be added at the end only: the
+ * counters outlive the programs. */
+enum reason {
+	PASSED = 0,
+	PASSED_LATE = 1,       /* from a pod of the peer that is not known yet */
+	DROP_MALFORMED = 2,    /* truncated, or lengths that contradict each other */
+	DROP_PROTOCOL = 3,     /* neither IPv4 nor IPv6 */
+	DROP_LINK_SCOPE = 4,   /* multicast, broadcast or link-local */
+	DROP_TUNNEL = 5,       /* the kernel gave or took no tunnel key */
+	DROP_NODE = 6,         /* no node of a peer at the tunnel's other end */
+	DROP_SOURCE = 7,       /* to: no address of this node; from: none of the peer */
+	DROP_CLUSTER = 8,      /* the source belongs to another cluster than the node */
+	DROP_IDENTITY = 9,     /* the source is known with another identity */
+	DROP_NUMBER = 10,      /* the source is not known, the identity not its cluster's */
+	DROP_DESTINATION = 11, /* to: not known; from: neither a pod here nor this node */
+	DROP_ROUTED = 12,      /* source routing would lead it on */
+	DROP_UNSTABLE = 13,    /* a value changed at every moment it was read */
+	REASONS = 14,
+};
+
+/* An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d. */
+struct address_key {
+	__u8 address[16];
+};
+_Static_assert(sizeof(struct address_key) == 16, "no hidden padding");
+
+/* Who is behind an address: enum packet_layout has the bits. The host is the
+ * index of the node's underlay address, 0 when it is not known. */
+struct address {
+	__u64 bits;
+	__u64 seal;
+};
+_Static_assert(sizeof(struct address) == 16, "no hidden padding");
+
+/* An underlay address that is a node's, or that addresses are said to be
+ * behind. */
+struct host {
+	__u32 index;   /* in the map node; never 0 */
+	__u32 cluster; /* of the peer whose node has it; 0: none has */
+	__u64 seal;
+};
+_Static_assert(sizeof(struct host) == 16, "no hidden padding");
+
+/* Where packets for a host's pods go. */
+struct node {
+	__u8 tunnel[16]; /* IPv4 as ::ffff:a.b.c.d; 0: nowhere */
+	__u32 cluster;
+	__u32 pad;
+	__u64 seal;
+};
+_Static_assert(sizeof(struct node) == 32, "no hidden padding");
+
+struct range_key {
+	__u32 prefix_bits; /* of the mapped form */
+	__u8 address[16];
+};
+_Static_assert(sizeof(struct range_key) == 20, "no hidden padding");
+
+struct range {
+	__u32 cluster;
+};
+
+/* What this node is. All zero: not known yet. */
+struct settings {
+	__u32 hosts[2];   /* its own indexes in the map node; 0: none */
+	__be32 local_v4;  /* its underlay addresses; 0: none */
+	__u32 local_bits; /* of an identity, that a cluster gives out itself */
+	__u8 local_v6[16];
+	__u64 seal;
+};
+_Static_assert(sizeof(struct settings) == 40, "no hidden padding");
+
+/* Of one direction and reason, on one processor. */
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+	__u64 lost_events; /* that found the ring buffer full */
+	__u64 next_event;  /* ns since boot, at a steady rate */
+};
+_Static_assert(sizeof(struct counter) == 32, "no hidden padding");
+
+/* A packet that was dropped, one of a sample. */
+struct packet_event {
+	__u64 time; /* ns since boot */
+	__u8 source[16];
+	__u8 destination[16];
+	__u8 tunnel[16];  /* from: the outer source; 0: not known */
+	__u32 identity;   /* from: what the tunnel says; to: the source's; 0: none */
+	__u32 known;      /* the source's identity in the map; 0: not there */
+	__u32 length;     /* bytes, of the inner frame */
+	__be16 source_port_be; /* 0 both: none, or not in this fragment */
+	__be16 destination_port_be;
+	__u16 cluster;   /* from: the node's; to: the destination's; 0: not known */
+	__u8 family;     /* 4, 6, or 0 when the addresses are not known */
+	__u8 protocol;   /* of what is behind the extension headers */
+	__u8 direction;  /* enum direction */
+	__u8 reason;     /* enum reason */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct packet_event) == 80, "no hidden padding");
+
 #endif

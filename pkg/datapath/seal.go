@@ -6,14 +6,8 @@ import (
 	"unsafe"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
-
-// sealStep is seal_step of bpf/include/seal.h. The two must agree bit by bit:
-// a value with a wrong seal is never used.
-func sealStep(seal, word uint64) uint64 {
-	seal = (seal ^ word) * uint64(bpf.SocketLayoutSEAL_FACTOR)
-	return seal ^ seal>>32
-}
 
 // sealed is a value of a map: words of 8 bytes without padding, the last of
 // them the seal.
@@ -22,41 +16,29 @@ type sealed interface {
 }
 
 // sealOf returns the seal that v should carry, given its key's.
-func sealOf[V sealed](v *V, seal uint64) uint64 {
-	words := unsafe.Slice((*uint64)(unsafe.Pointer(v)), unsafe.Sizeof(*v)/8)
-	lanes := [bpf.SocketLayoutSEAL_LANES]uint64{seal}
-	for i, word := range words[:len(words)-1] {
-		lane := &lanes[i%len(lanes)]
-		*lane = sealStep(*lane, word)
-	}
-	seal = lanes[0]
-	for _, lane := range lanes[1:] {
-		seal = sealStep(seal, lane)
-	}
-	return seal
-}
+func sealOf[V sealed](v *V, seal uint64) uint64 { return pin.Seal(v, seal) }
 
 func sealServiceKey(k *bpf.SocketServiceKey) uint64 {
-	seal := sealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), binary.NativeEndian.Uint64(k.Address[:8]))
-	seal = sealStep(seal, binary.NativeEndian.Uint64(k.Address[8:]))
-	return sealStep(seal, uint64(k.PortBe)|uint64(k.Protocol)<<16)
+	seal := pin.SealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), binary.NativeEndian.Uint64(k.Address[:8]))
+	seal = pin.SealStep(seal, binary.NativeEndian.Uint64(k.Address[8:]))
+	return pin.SealStep(seal, uint64(k.PortBe)|uint64(k.Protocol)<<16)
 }
 
 func sealSlotKey(k *bpf.SocketSlotKey) uint64 {
-	seal := sealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), uint64(k.Service))
-	return sealStep(seal, uint64(k.Group)<<32|uint64(k.Index))
+	seal := pin.SealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), uint64(k.Service))
+	return pin.SealStep(seal, uint64(k.Group)<<32|uint64(k.Index))
 }
 
 func sealReverseKey(k *bpf.SocketReverseKey) uint64 {
 	seal := uint64(bpf.SocketLayoutLAYOUT_VERSION)
 	for _, word := range unsafe.Slice((*uint64)(unsafe.Pointer(k)), unsafe.Sizeof(*k)/8) {
-		seal = sealStep(seal, word)
+		seal = pin.SealStep(seal, word)
 	}
 	return seal
 }
 
 func sealBackendKey(id uint32) uint64 {
-	return sealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), uint64(id))
+	return pin.SealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), uint64(id))
 }
 
 // swap16 turns host into network order and back; the objects are little-endian.

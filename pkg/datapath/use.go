@@ -11,10 +11,7 @@ import (
 )
 
 // MapUse is how full a map is.
-type MapUse struct {
-	Name              string // as pinned: a bounded set
-	Entries, Capacity int
-}
+type MapUse = pin.MapUse
 
 // Use returns how full the maps are, in a fixed order. What waits to be swept
 // is not counted. Of the maps that forget what is least recently used, the
@@ -31,11 +28,11 @@ func (d *Datapath) Use() []MapUse {
 	}
 	capacity := int(d.config.MapCapacity)
 	return []MapUse{
-		{bpf.SocketMapService, len(d.services), capacity},
-		{bpf.SocketMapSlot, slots, capacity},
-		{bpf.SocketMapBackend, slots, capacity},
-		{bpf.SocketMapAffinity, affinity, int(lruCapacity(d.config.MapCapacity))},
-		{bpf.SocketMapReverse, reverse, int(lruCapacity(d.config.MapCapacity))},
+		{Name: bpf.SocketMapService, Entries: len(d.services), Capacity: capacity},
+		{Name: bpf.SocketMapSlot, Entries: slots, Capacity: capacity},
+		{Name: bpf.SocketMapBackend, Entries: slots, Capacity: capacity},
+		{Name: bpf.SocketMapAffinity, Entries: affinity, Capacity: int(lruCapacity(d.config.MapCapacity))},
+		{Name: bpf.SocketMapReverse, Entries: reverse, Capacity: int(lruCapacity(d.config.MapCapacity))},
 	}
 }
 

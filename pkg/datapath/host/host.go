@@ -87,10 +87,18 @@ type Host struct {
 	kernel  *kernel
 	metrics *metrics
 
-	mu       sync.Mutex
-	desired  Desired
-	applied  bool // desired was given
-	problems []Problem
+	mu      sync.Mutex
+	desired Desired
+	// applied says that desired was given, settled that it was in effect once: what
+	// differs from then on was changed by somebody else.
+	applied, settled bool
+	mtu              int      // in effect
+	attached         int      // index of the device that has the programs
+	ruleset          *ruleset // that was found in effect at generation
+	generation       uint32
+	filterProblems   []Problem
+	problems         []Problem // of the last pass
+	repairs          []repair
 }
 
 // Open opens what the kernel is talked to by. It changes nothing. The caller
@@ -109,7 +117,8 @@ func Open(c Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{config: c, kernel: kernel, metrics: newMetrics()}
+	h := &Host{config: c, kernel: kernel}
+	h.metrics = newMetrics(h)
 	if c.Registerer != nil {
 		if err := c.Registerer.Register(h.metrics); err != nil {
 			return nil, errors.Join(fmt.Errorf("register metrics: %w", err), kernel.close())
@@ -122,9 +131,42 @@ func Open(c Config) (*Host, error) {
 // while Run runs.
 func (h *Host) Close() error { return h.kernel.close() }
 
-// Problems returns what is wrong at the moment, or was put back lately.
+// Apply makes the node's network as desired. It may be repeated; what is in
+// effect costs a look and no change. Where it fails, what was done stays, what
+// was in effect before stays where it could not be changed, and it shall be
+// called again. The error wraps ErrForeignDevice, ErrPort or ErrDesired where
+// that is the reason. Apply keeps d: the caller does not change it any more.
+func (h *Host) Apply(d Desired) error {
+	if d.Port == 0 {
+		d.Port = DefaultPort
+	}
+	if err := d.validate(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.applied || !h.desired.equal(&d) {
+		h.desired, h.applied, h.settled = d, true, false
+	}
+	return h.converge()
+}
+
+// Problems returns what is wrong at the moment, and what was put back in the last
+// ten minutes.
 func (h *Host) Problems() []Problem {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.problems)
+	all := slices.Clone(h.problems)
+	for _, r := range h.recent() {
+		all = append(all, r.problem())
+	}
+	return all
+}
+
+// MTU returns that of the tunnel device in effect, in bytes; 0 before the first
+// Apply that got so far.
+func (h *Host) MTU() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mtu
 }

@@ -1,13 +1,112 @@
 package host
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"net/netip"
+	"strings"
+	"sync"
 
-type metrics struct{}
+	"github.com/google/nftables"
+	"github.com/prometheus/client_golang/prometheus"
+)
 
-func newMetrics() *metrics { return &metrics{} }
+// Why a packet to the mesh port is refused: labels of a metric.
+const (
+	reasonForwarded = "forwarded"
+	reasonPod       = "pod"
+	reasonDevice    = "device"
+)
+
+// metrics is what the host counts. What netfilter counts is read when it is
+// asked for.
+type metrics struct {
+	host    *Host
+	repairs *prometheus.CounterVec
+
+	mu   sync.Mutex
+	past map[string]uint64 // of tables that were replaced, by reason
+}
+
+func newMetrics(h *Host) *metrics {
+	m := &metrics{host: h, past: map[string]uint64{}, repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "causeway", Subsystem: "host", Name: "repairs_total",
+		Help: "Changes of others to the node's network that were put back.",
+	}, []string{"kind"})}
+	for _, kind := range []Kind{Device, Address, Rule, TableRoute, FilterTable, ForwardRule, DeviceConfig} {
+		m.repairs.WithLabelValues(string(kind))
+	}
+	return m
+}
+
+func refusedDesc() *prometheus.Desc {
+	return prometheus.NewDesc("causeway_host_refused_packets_total",
+		"Packets to the mesh port that were refused: forwarded by this node, from a pod's address, or from a device that does not lead to their source.",
+		[]string{"reason"}, nil)
+}
+
+func problemsDesc() *prometheus.Desc {
+	return prometheus.NewDesc("causeway_host_problems", "What a person should look at in the node's network, repairs of the last ten minutes included.", nil, nil)
+}
+
+func mtuDesc() *prometheus.Desc {
+	return prometheus.NewDesc("causeway_host_mtu_bytes", "MTU of the tunnel device, 0 for none.", nil, nil)
+}
 
 // Describe implements prometheus.Collector.
-func (m *metrics) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, out) }
+func (m *metrics) Describe(out chan<- *prometheus.Desc) {
+	m.repairs.Describe(out)
+	out <- refusedDesc()
+	out <- problemsDesc()
+	out <- mtuDesc()
+}
 
 // Collect implements prometheus.Collector.
-func (m *metrics) Collect(chan<- prometheus.Metric) {}
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	m.repairs.Collect(out)
+	out <- prometheus.MustNewConstMetric(problemsDesc(), prometheus.GaugeValue, float64(len(m.host.Problems())))
+	out <- prometheus.MustNewConstMetric(mtuDesc(), prometheus.GaugeValue, float64(m.host.MTU()))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	current := m.host.kernel.refused()
+	for _, reason := range []string{reasonForwarded, reasonPod, reasonDevice} {
+		out <- prometheus.MustNewConstMetric(refusedDesc(), prometheus.CounterValue, float64(m.past[reason]+current[reason]), reason)
+	}
+}
+
+// keep adds up what the table counted that is about to go.
+func (m *metrics) keep(k *kernel) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for reason, packets := range k.refused() {
+		m.past[reason] += packets
+	}
+}
+
+// refused reads the counters of our table, by reason. It is told from the
+// comments, so that the table of another version counts as well. What cannot be
+// read counts nothing.
+func (k *kernel) refused() map[string]uint64 {
+	packets := map[string]uint64{}
+	rules := newRuleset("", &Desired{Mesh: anyMesh()})
+	for _, c := range rules.chains {
+		found, err := k.filterRules(nftables.TableFamilyINet, Mark, c.name)
+		if err != nil {
+			continue
+		}
+		reasons := map[string]string{}
+		for _, rule := range c.rules {
+			if rule.counts != "" {
+				reasons[Mark+": "+rule.what] = rule.counts
+			}
+		}
+		for _, rule := range found {
+			what, _, _ := strings.Cut(rule.comment, " [")
+			if reason := reasons[what]; reason != "" {
+				packets[reason] += rule.packets
+			}
+		}
+	}
+	return packets
+}
+
+// anyMesh has the rules of both families made.
+func anyMesh() []netip.Addr { return []netip.Addr{nextHop(false), nextHop(true)} }

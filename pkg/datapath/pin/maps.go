@@ -11,6 +11,12 @@ import (
 // batchSize bounds how many entries one system call writes or reads.
 const batchSize = 4096
 
+// MapUse is how full a map is.
+type MapUse struct {
+	Name              string // as pinned: a bounded set
+	Entries, Capacity int
+}
+
 // Fits returns why m is not as spec describes it: another name, which carries
 // the version of the layout, another kind, or another capacity.
 func Fits(m *ebpf.Map, spec *ebpf.MapSpec) error {

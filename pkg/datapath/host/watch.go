@@ -1,0 +1,135 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// compareInterval is how often everything is compared whatever was heard:
+	// netfilter is not listened to, as others change it all the time.
+	compareInterval = 4 * time.Second
+	// settleTime lets changes that belong together arrive together.
+	settleTime = 50 * time.Millisecond
+	// restFactor is how much longer than a pass it rests: a node with a million
+	// routes that change constantly costs 5 % of a CPU.
+	restFactor = 20
+	// repairsShown is how long a repair is told as a problem, and repairsKept how
+	// many at most.
+	repairsShown = 10 * time.Minute
+	repairsKept  = 20
+	// receiveTimeout is how often the listener looks whether it shall end.
+	receiveTimeout = 500 * time.Millisecond
+)
+
+// repair is something that was put back.
+type repair struct {
+	at   time.Time
+	item Item
+}
+
+func (r *repair) problem() Problem {
+	return Problem{
+		What:  fmt.Sprintf("somebody else changed the %s: it was put back at %s", r.item.Kind, r.at.UTC().Format(time.RFC3339)),
+		Where: r.item.Name,
+		Do:    "find out which program did it, and have it leave alone what carries our mark",
+	}
+}
+
+// repaired notes changes that nobody asked for.
+func (h *Host) repaired(changes []Item) {
+	for _, item := range changes {
+		h.metrics.repairs.WithLabelValues(string(item.Kind)).Inc()
+		h.config.Logger.Warn("put back what somebody else changed", "kind", string(item.Kind), "item", item.Name)
+		h.repairs = append(h.repairs, repair{time.Now(), item})
+	}
+	if extra := len(h.repairs) - repairsKept; extra > 0 {
+		h.repairs = append([]repair(nil), h.repairs[extra:]...)
+	}
+}
+
+// recent returns the repairs that are still worth telling.
+func (h *Host) recent() []repair {
+	for i, r := range h.repairs {
+		if time.Since(r.at) < repairsShown {
+			return h.repairs[i:]
+		}
+	}
+	return nil
+}
+
+// Run puts back what others change, until ctx is done. It does nothing before the
+// first Apply. It runs once.
+func (h *Host) Run(ctx context.Context) error {
+	heard := make(chan struct{}, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.listen(ctx, heard) })
+	g.Go(func() error { return h.watch(ctx, heard) })
+	return g.Wait()
+}
+
+// listen tells of changes by the kernel's own word. What was lost because too
+// much came at once is a change as well.
+func (h *Host) listen(ctx context.Context, heard chan<- struct{}) error {
+	if err := h.kernel.events.SetReceiveTimeout(&unix.Timeval{Usec: receiveTimeout.Microseconds()}); err != nil {
+		return fmt.Errorf("listen for network changes: %w", err)
+	}
+	for ctx.Err() == nil {
+		_, _, err := h.kernel.events.Receive()
+		switch {
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+			continue
+		case err != nil && !errors.Is(err, unix.ENOBUFS):
+			return fmt.Errorf("listen for network changes: %w", err)
+		}
+		select {
+		case heard <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+func (h *Host) watch(ctx context.Context, heard <-chan struct{}) error {
+	rest := time.NewTimer(0)
+	defer rest.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-rest.C:
+		}
+		took := h.check()
+		least, most := max(settleTime, restFactor*took), max(compareInterval, restFactor*took)
+		limit := time.NewTimer(most)
+		select {
+		case <-ctx.Done():
+			limit.Stop()
+			return nil
+		case <-heard:
+		case <-limit.C:
+		}
+		limit.Stop()
+		rest.Reset(least)
+	}
+}
+
+// check makes a pass and returns how long it took.
+func (h *Host) check() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.applied {
+		return 0
+	}
+	begin := time.Now()
+	before := h.settled
+	if err := h.converge(); err != nil && before {
+		h.config.Logger.Warn("the node's network could not be put back; it is tried again", "error", err)
+	}
+	return time.Since(begin)
+}

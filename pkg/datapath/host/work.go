@@ -1,0 +1,162 @@
+package host
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/causeway-mesh/causeway/pkg/route"
+)
+
+// work is one pass: the kernel is compared with what is desired, and changed
+// where it differs. The host's lock is held.
+type work struct {
+	host     *Host
+	config   *Config
+	kernel   *kernel
+	desired  *Desired
+	mtu      int
+	changes  []Item
+	problems []Problem
+}
+
+func (w *work) hasFamily(v6 bool) bool { return route.Family(w.desired.Mesh, v6).IsValid() }
+
+func (w *work) changed(kind Kind, name string) {
+	w.config.Logger.Debug("node network changed", "kind", string(kind), "item", name)
+	w.changes = append(w.changes, Item{Kind: kind, Name: name, Mark: markOf(kind)})
+}
+
+func (w *work) problem(p Problem) { w.problems = append(w.problems, p) }
+
+// converge makes one pass and notes what it found. What had to be changed though
+// nothing else was desired is somebody else's doing.
+func (h *Host) converge() error {
+	w := &work{host: h, config: &h.config, kernel: h.kernel, desired: &h.desired}
+	var err error
+	if len(h.desired.Mesh) == 0 {
+		w.changes, err = h.remove()
+	} else {
+		err = w.pass()
+	}
+	if err != nil {
+		w.problem(Problem{What: "the node's network could not be made as it should be", Where: err.Error(), Do: "it is tried again; if it stays, the text says what is in the way"})
+	}
+	h.problems = w.problems
+	if h.settled {
+		h.repaired(w.changes)
+	} else if len(w.changes) > 0 {
+		h.config.Logger.Info("node network in effect", "changes", len(w.changes))
+	}
+	h.settled = err == nil
+	return err
+}
+
+// pass goes in an order in which no packet meets half of it: first what a packet
+// needs on its way, then what leads it there; what goes, goes last.
+func (w *work) pass() error {
+	w.mtu = w.findMTU()
+	device, err := w.device()
+	if err != nil {
+		return err
+	}
+	w.host.mtu = w.mtu
+	stale, err := w.addresses(device)
+	if err != nil {
+		return err
+	}
+	if err := w.filter(); err != nil {
+		return err
+	}
+	if err := w.attach(device); err != nil {
+		return err
+	}
+	for _, v6 := range []bool{false, true} {
+		if err := w.route(v6, device); err != nil {
+			return err
+		}
+	}
+	if err := w.forwarding(); err != nil {
+		return err
+	}
+	return w.dropAddresses(device, stale)
+}
+
+// attach has the programs put onto a device that is new to us.
+func (w *work) attach(device *netlink.Vxlan) error {
+	if w.host.attached == device.Index || w.config.Attach == nil {
+		return nil
+	}
+	if err := w.config.Attach(device.Name, device.Index); err != nil {
+		return fmt.Errorf("put programs onto device %s: %w", device.Name, err)
+	}
+	w.host.attached = device.Index
+	return nil
+}
+
+// filter makes sure of our netfilter table and of our rules in others'. As long
+// as no netfilter table changed, there is nothing to look at.
+func (w *work) filter() error {
+	generation, err := w.kernel.generation()
+	if err != nil {
+		return err
+	}
+	wanted := newRuleset(w.config.Device, w.desired)
+	h := w.host
+	if h.ruleset != nil && h.ruleset.digest == wanted.digest && h.generation == generation {
+		w.problems = append(w.problems, h.filterProblems...)
+		return nil
+	}
+	h.ruleset = nil
+	same, err := w.kernel.holds(&wanted)
+	if err != nil {
+		return err
+	}
+	if !same {
+		w.host.metrics.keep(w.kernel)
+		if err := w.kernel.writeRuleset(&wanted); err != nil {
+			return err
+		}
+		w.changed(FilterTable, "inet "+Mark)
+	}
+	if err := w.forwardRules(); err != nil {
+		return err
+	}
+	// What changed meanwhile is looked at the next time: the number was read first.
+	if same && len(w.changes) == 0 {
+		h.ruleset, h.generation = &wanted, generation
+	}
+	return nil
+}
+
+// route makes sure of one family's routes, then of the rule that asks them.
+func (w *work) route(v6 bool, device *netlink.Vxlan) error {
+	rules, err := w.kernel.rules(v6)
+	if err != nil {
+		return err
+	}
+	routes, err := w.kernel.routes(v6)
+	if err != nil {
+		return err
+	}
+	var p plan
+	leads := w.desired.leading(v6)
+	if w.hasFamily(v6) {
+		nodes := slices.DeleteFunc(slices.Clone(w.desired.Nodes), func(a netip.Addr) bool { return a.Is6() != v6 })
+		pods := slices.DeleteFunc(slices.Clone(w.desired.LocalPods), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
+		p = planRoutes(leads, pods, nodes, w.others(v6, device, routes, rules))
+	} else if len(leads) > 0 {
+		w.problem(Problem{
+			What:  fmt.Sprintf("peers have pods of a family in which this node has no mesh address: they are not reached (%d ranges)", len(leads)),
+			Where: leads[0].String(), Do: "give this cluster a mesh range of that family (--mesh-cidr)",
+		})
+	}
+	w.problems = append(w.problems, p.problems...)
+	w.asked(v6, p.leads, routes, rules)
+	if err := w.routes(v6, device, p, routes); err != nil {
+		return err
+	}
+	return w.rules(v6, rules)
+}

@@ -1,0 +1,270 @@
+package packet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/bpf"
+)
+
+// How many events a second there are of one direction and reason at most, on
+// all processors together, and how many at once after a pause.
+const (
+	eventRate  = 100
+	eventBurst = 10
+)
+
+// hook is one end of the device, where a program of ours runs.
+type hook struct {
+	name    string // of the program, and of the pin of its link
+	attach  ebpf.AttachType
+	uses    []string // the maps by which it judges
+	link    link.Link
+	program *ebpf.Program // nil until loaded
+}
+
+// hooks returns the ends: what lets in only what it knows stands first.
+func newHooks() []*hook {
+	judged := []string{bpf.MeshMapAddressV4, bpf.MeshMapAddressV6, bpf.MeshMapSettings, bpf.MeshMapCounter, bpf.MeshMapEvent}
+	return []*hook{
+		{name: bpf.MeshProgFromMesh, attach: ebpf.AttachTCXIngress, uses: append([]string{bpf.MeshMapHost, bpf.MeshMapRange}, judged...)},
+		{name: bpf.MeshProgToMesh, attach: ebpf.AttachTCXEgress, uses: append([]string{bpf.MeshMapNode}, judged...)},
+	}
+}
+
+// openHooks opens the links that are pinned in the folder.
+func openHooks(dir string) ([]*hook, error) {
+	all := newHooks()
+	for _, h := range all {
+		path := filepath.Join(dir, h.name)
+		l, err := link.LoadPinnedLink(path, nil)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return all, fmt.Errorf("open pinned link %s: %w", path, err)
+		default:
+			h.link = l
+		}
+	}
+	return all, nil
+}
+
+// device returns the index of the device that the hook is attached to, 0 for
+// none: a device that was removed takes its programs along, the link stays.
+func (h *hook) device() (int, ebpf.ProgramID) {
+	if h.link == nil {
+		return 0, 0
+	}
+	info, err := h.link.Info()
+	if err != nil || info.TCX() == nil {
+		return 0, 0
+	}
+	return int(info.TCX().Ifindex), info.Program
+}
+
+func attachedHooks(all []*hook) []*hook {
+	return slices.DeleteFunc(slices.Clone(all), func(h *hook) bool {
+		device, _ := h.device()
+		return device == 0
+	})
+}
+
+// runOn returns why the attached programs do not run on these maps.
+func runOn(attached []*hook, set *mapSet) error {
+	maps := set.byName()
+	for _, h := range attached {
+		_, id := h.device()
+		program, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			return fmt.Errorf("open attached program %d: %w", id, err)
+		}
+		info, err := program.Info()
+		_ = program.Close() // read only
+		if err != nil {
+			return fmt.Errorf("read attached program %d: %w", id, err)
+		}
+		has, _ := info.MapIDs()
+		for _, name := range h.uses {
+			want, err := idOf(*maps[name])
+			if err != nil {
+				return fmt.Errorf("map %s: %w", name, err)
+			}
+			if !slices.Contains(has, want) {
+				return fmt.Errorf("%s runs on another map %s than the one pinned", h.name, name)
+			}
+		}
+	}
+	return nil
+}
+
+// load loads the programs onto the maps. The caller is alone with p.
+func (p *Plane) load() error {
+	spec, err := bpf.LoadMesh()
+	if err != nil {
+		return fmt.Errorf("read the programs: %w", err)
+	}
+	specs, err := mapSpecs(p.config.MapCapacity)
+	if err != nil {
+		return err
+	}
+	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
+	for name, m := range p.maps.byName() {
+		spec.Maps[name] = specs[name]
+		options.MapReplacements[name] = *m
+	}
+	cpus := runtime.NumCPU()
+	if possible, err := ebpf.PossibleCPU(); err == nil {
+		cpus = possible
+	}
+	interval := time.Duration(cpus) * time.Second / eventRate
+	if err := errors.Join(
+		spec.Variables[bpf.MeshVarEventInterval].Set(uint64(interval)),
+		spec.Variables[bpf.MeshVarEventBurst].Set(uint64(eventBurst)),
+	); err != nil {
+		return fmt.Errorf("set the rate of events: %w", err)
+	}
+	// They are there for the Go types alone.
+	delete(spec.Maps, ".bss")
+	for name := range spec.Variables {
+		if name != bpf.MeshVarEventInterval && name != bpf.MeshVarEventBurst {
+			delete(spec.Variables, name)
+		}
+	}
+	loaded, err := ebpf.NewCollectionWithOptions(spec, options)
+	if err != nil {
+		var refused *ebpf.VerifierError
+		if errors.As(err, &refused) {
+			p.config.Logger.Debug("verifier", "log", fmt.Sprintf("%+v", refused))
+		}
+		return fmt.Errorf("load the programs of packets: %w", err)
+	}
+	defer loaded.Close()
+	for _, h := range p.hooks {
+		h.program = loaded.DetachProgram(h.name)
+	}
+	return nil
+}
+
+// Attach has this version's programs run on the device, ahead of others. It may
+// be called at any time, and is to be when the device was made anew: before it
+// is set up, as nothing checks what comes out of it until then. The error wraps
+// ErrDevice or ErrKernel where that is the reason.
+func (p *Plane) Attach() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	device, err := net.InterfaceByName(p.config.Device)
+	if err != nil {
+		return fmt.Errorf("device %s: %w: %w", p.config.Device, ErrDevice, err)
+	}
+	for _, h := range p.hooks {
+		// What runs on the maps of before goes on until ours are filled.
+		if at, _ := h.device(); p.pending && at == device.Index {
+			continue
+		}
+		if err := h.run(device.Index, filepath.Join(p.dir, h.name)); err != nil {
+			return fmt.Errorf("attach %s to %s: %w", h.name, p.config.Device, err)
+		}
+		p.checkOrder(h, device.Index)
+	}
+	return nil
+}
+
+// move has the programs run on the new maps, wherever the old ones do.
+func (p *Plane) move() error {
+	if err := p.maps.pin(p.dir); err != nil {
+		return err
+	}
+	for _, h := range p.hooks {
+		at, _ := h.device()
+		if at == 0 {
+			continue
+		}
+		if err := h.run(at, filepath.Join(p.dir, h.name)); err != nil {
+			return fmt.Errorf("replace %s: %w", h.name, err)
+		}
+	}
+	if err := promote(p.dir); err != nil {
+		return err
+	}
+	p.pinned, p.pending = true, false
+	p.config.Logger.Info("the programs of packets run on the new maps")
+	return nil
+}
+
+// run puts the program in the place of the one that the link has, in one step.
+// Only where there is no link, or its device is another or gone, is a new one
+// made, and before the old one goes.
+func (h *hook) run(device int, pinAt string) error {
+	at, running := h.device()
+	if h.program == nil { // refused; the one of before goes on
+		if at == device {
+			return nil
+		}
+		return errors.New("the program was not loaded")
+	}
+	if at == device {
+		if info, err := h.program.Info(); err == nil {
+			if id, ok := info.ID(); ok && id == running {
+				return nil
+			}
+		}
+		err := h.link.Update(h.program)
+		if !errors.Is(err, unix.ENOLINK) {
+			return err
+		}
+	}
+	made, err := link.AttachTCX(link.TCXOptions{Interface: device, Program: h.program, Attach: h.attach, Anchor: link.Head()})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return fmt.Errorf("%w: %w", ErrKernel, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer made.Close() // the pin keeps it; without one this takes it back
+	if err := os.Remove(pinAt); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("replace pin: %w", err)
+	}
+	if err := made.Pin(pinAt); err != nil {
+		return fmt.Errorf("pin at %s: %w", pinAt, err)
+	}
+	if h.link != nil {
+		_ = h.link.Close() // with its pin gone, this ends the old attachment
+	}
+	if h.link, err = link.LoadPinnedLink(pinAt, nil); err != nil {
+		return fmt.Errorf("open pinned link %s: %w", pinAt, err)
+	}
+	return nil
+}
+
+// checkOrder warns of a program that runs before ours: what it ends, ours never
+// sees.
+func (p *Plane) checkOrder(h *hook, device int) {
+	chain, err := link.QueryPrograms(link.QueryOptions{Target: device, Attach: h.attach})
+	if err != nil {
+		p.config.Logger.Warn("order of the programs on the device not read", "program", h.name, "error", err)
+		return
+	}
+	_, ours := h.device()
+	if len(chain.Programs) > 0 && chain.Programs[0].ID != ours {
+		p.config.Logger.Warn("another program runs before ours on the device", "program", h.name, "device", p.config.Device, "first", chain.Programs[0].ID)
+	}
+}
+
+func (h *hook) close() {
+	if h.link != nil {
+		_ = h.link.Close() // the pin keeps it
+	}
+	if h.program != nil {
+		_ = h.program.Close() // the link keeps it
+	}
+}
