@@ -6,6 +6,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/node"
+	"github.com/causeway-mesh/causeway/pkg/route"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
@@ -21,9 +22,14 @@ type Delta struct {
 	// clusters that claim the same one the own has it, else the one that did so
 	// first. What their identities mean is known before them, and as long.
 	Addresses map[netip.Prefix]*endpoint.Owner
+	// Peers and Ranges say how the other clusters are reached, and in which ranges
+	// all have their pods; the own cluster is no peer. Both are nil unless Route
+	// was called.
+	Peers  map[string]*route.Peer
+	Ranges map[netip.Prefix]*route.Range
 }
 
 // Empty reports whether d changes nothing.
 func (d *Delta) Empty() bool {
-	return d.Services.Empty() && len(d.Nodes)+len(d.Identities)+len(d.Addresses) == 0
+	return d.Services.Empty() && len(d.Nodes)+len(d.Identities)+len(d.Addresses)+len(d.Peers)+len(d.Ranges) == 0
 }

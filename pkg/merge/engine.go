@@ -28,6 +28,14 @@ func NewEngine(local string, sink Sink) *Engine {
 	return &Engine{state: New(local), sink: sink, parties: map[string]func(Ruling){}}
 }
 
+// Route makes the deltas say how the own cluster's nodes reach the others. It is
+// called before anything is applied, or not at all.
+func (e *Engine) Route(r Routing) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state.Route(r)
+}
+
 // Apply takes a change of one cluster's state and hands what it changes for
 // the nodes to the sink before it returns.
 func (e *Engine) Apply(cluster string, u Update) {

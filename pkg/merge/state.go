@@ -30,6 +30,7 @@ type State struct {
 	addresses  *holdings[netip.Prefix, endpoint.Owner]
 	means      meanings
 	rulings    []Ruling
+	routing    *routing // nil while nobody asks for it
 }
 
 // member is what one cluster has said, by key; the values of identities and
@@ -69,6 +70,10 @@ func New(local string) *State {
 	return s
 }
 
+// Route makes the state say how the own cluster's nodes reach the others. It is
+// called before the first Apply, or not at all.
+func (s *State) Route(r Routing) { s.routing = newRouting(s.local, r) }
+
 // Local returns the name of the cluster that the state is computed for.
 func (s *State) Local() string { return s.local }
 
@@ -78,8 +83,15 @@ func (s *State) Local() string { return s.local }
 func (s *State) Apply(cluster string, u Update) Delta {
 	m := s.member(cluster)
 	s.rulings = nil
+	var old []*node.Node
+	if s.routing != nil {
+		old = before(m, u.Nodes)
+	}
 	delta := Delta{Nodes: changeNodes(cluster, m.nodes, u.Nodes)}
 	s.applyWho(cluster, m, u, &delta)
+	if s.routing != nil {
+		s.routing.apply(cluster, m, old, u, &delta)
+	}
 
 	touched := touches{}
 	for name, svc := range u.Services {

@@ -26,17 +26,19 @@ const (
 	Native Mode = "native"
 )
 
-// Peer is another cluster as the nodes of ours route to it. A published Peer is
-// not changed any more.
+// Peer is another cluster as the nodes of ours reach it. It is comparable.
 type Peer struct {
 	Cluster string
 	ID      cluster.ID
 	Mode    Mode
-	// Prefixes are what lies behind the peer: the pod ranges of its nodes, their
-	// mesh addresses, and host prefixes for addresses of its pods outside of
-	// those ranges. They are as Canonical returns them. A prefix overlaps none
-	// of another peer and none of our own cluster.
-	Prefixes []netip.Prefix
+}
+
+// Range says whose the addresses of a prefix are: the pod range of a node, or a
+// host prefix for an address outside of its cluster's ranges. It overlaps none of
+// another cluster; those of one cluster may overlap. It is comparable.
+type Range struct {
+	Prefix  netip.Prefix
+	Cluster string
 }
 
 // Self is a node of our own cluster as it sees itself. A published Self is not
@@ -171,15 +173,16 @@ func (p *Peer) Validate() error {
 	if _, err := ParseMode(string(p.Mode)); err != nil {
 		return fmt.Errorf("peer %s: %w", p.Cluster, err)
 	}
-	if err := validatePrefixes(p.Prefixes); err != nil {
-		return fmt.Errorf("peer %s: %w", p.Cluster, err)
-	}
 	return nil
 }
 
-// Equal reports whether p and q say the same.
-func (p *Peer) Equal(q *Peer) bool {
-	return p.Cluster == q.Cluster && p.ID == q.ID && p.Mode == q.Mode && slices.Equal(p.Prefixes, q.Prefixes)
+// Validate returns what is wrong with r; the errors of this package and of
+// pkg/cluster say which rule was broken.
+func (r *Range) Validate() error {
+	if err := cluster.ValidateName(r.Cluster); err != nil {
+		return err
+	}
+	return ValidatePrefix(r.Prefix)
 }
 
 // Validate returns what is wrong with s; the errors of this package and of

@@ -85,7 +85,7 @@ func TestCanonicalModel(t *testing.T) {
 }
 
 func TestPeer(t *testing.T) {
-	good := route.Peer{Cluster: "west", ID: 2, Mode: route.VXLAN, Prefixes: prefixes("10.1.0.0/16", "fd00:1::/64")}
+	good := route.Peer{Cluster: "west", ID: 2, Mode: route.VXLAN}
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -96,17 +96,26 @@ func TestPeer(t *testing.T) {
 		{func(p *route.Peer) { p.Cluster = "" }, cluster.ErrName},
 		{func(p *route.Peer) { p.ID = 0 }, cluster.ErrID},
 		{func(p *route.Peer) { p.Mode = "auto" }, route.ErrMode},
-		{func(p *route.Peer) { p.Prefixes = prefixes("127.0.0.0/8") }, route.ErrPrefix},
-		{func(p *route.Peer) { p.Prefixes = prefixes("10.1.0.0/16", "10.1.2.0/24") }, route.ErrOrder},
-		{func(p *route.Peer) { p.Prefixes = prefixes("fd00:1::/64", "10.1.0.0/16") }, route.ErrOrder},
 	} {
 		bad := good
 		test.change(&bad)
 		if err := bad.Validate(); !errors.Is(err, test.want) {
 			t.Errorf("%+v: %v, want %v", bad, err, test.want)
 		}
-		if bad.Equal(&good) {
-			t.Errorf("%+v equals %+v", bad, good)
+	}
+}
+
+func TestRange(t *testing.T) {
+	for _, test := range []struct {
+		r    route.Range
+		want error
+	}{
+		{route.Range{Prefix: netip.MustParsePrefix("10.1.0.0/24"), Cluster: "west"}, nil},
+		{route.Range{Prefix: netip.MustParsePrefix("10.1.0.0/24")}, cluster.ErrName},
+		{route.Range{Cluster: "west"}, route.ErrPrefix},
+	} {
+		if err := test.r.Validate(); !errors.Is(err, test.want) {
+			t.Errorf("%+v: %v, want %v", test.r, err, test.want)
 		}
 	}
 }
@@ -137,6 +146,8 @@ func TestSelf(t *testing.T) {
 		{func(s *route.Self) { s.Underlay = addrs("fd00::1", "10.0.0.2") }, route.ErrOrder},
 		{func(s *route.Self) { s.Underlay = []netip.Addr{{}} }, route.ErrAddress},
 		{func(s *route.Self) { s.Pods = prefixes("0.0.0.0/0") }, route.ErrPrefix},
+		{func(s *route.Self) { s.Pods = prefixes("10.1.0.0/16", "10.1.2.0/24") }, route.ErrOrder},
+		{func(s *route.Self) { s.Pods = prefixes("fd00:1::/64", "10.1.0.0/16") }, route.ErrOrder},
 	} {
 		bad := good
 		test.change(&bad)
