@@ -133,6 +133,8 @@ static __always_inline enum outcome read_node(__u32 index, struct node *n)
 {
 	void *value;
 
+	if (!index)
+		return ABSENT;
 	for (__u32 attempt = 0; attempt < ATTEMPTS; attempt++) {
 		value = bpf_map_lookup_elem(&node, &index);
 		if (!value)

@@ -79,7 +79,7 @@ func (w *work) device() (*netlink.Vxlan, error) {
 	device, _ := link.(*netlink.Vxlan)
 	switch {
 	case link == nil:
-	case device == nil || (device.Alias != Mark && !unfinished(device, w.desired.Port)):
+	case device == nil || (device.Alias != Mark && device.Index != w.host.index && !unfinished(device, w.desired.Port)):
 		return nil, fmt.Errorf("device %s (%s, alias %q): %w", name, link.Type(), link.Attrs().Alias, ErrForeignDevice)
 	case !fits(device, w.desired.Port):
 		// Port and kind are for a device's life.
@@ -94,6 +94,7 @@ func (w *work) device() (*netlink.Vxlan, error) {
 		}
 		w.changed(Device, name)
 	}
+	w.host.index = device.Index
 	if err := w.tune(device); err != nil {
 		return nil, err
 	}
@@ -155,6 +156,7 @@ func (w *work) tune(device *netlink.Vxlan) error {
 		if err := links.LinkSetAlias(device, Mark); err != nil {
 			return fmt.Errorf("mark device %s: %w", name, err)
 		}
+		w.changed(DeviceConfig, name+" alias "+Mark)
 	}
 	if device.MTU != w.mtu {
 		if err := links.LinkSetMTU(device, w.mtu); err != nil {

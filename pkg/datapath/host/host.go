@@ -93,6 +93,7 @@ type Host struct {
 	// differs from then on was changed by somebody else.
 	applied, settled bool
 	mtu              int      // in effect
+	index            int      // of the tunnel device
 	attached         int      // index of the device that has the programs
 	ruleset          *ruleset // that was found in effect at generation
 	generation       uint32

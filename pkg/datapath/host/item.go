@@ -167,7 +167,7 @@ func (h *Host) Remove() ([]Item, error) {
 // remove goes the way back: first what leads packets into the tunnel.
 func (h *Host) remove() (removed []Item, err error) {
 	k := h.kernel
-	h.mtu, h.attached, h.ruleset = 0, 0, nil
+	h.mtu, h.index, h.attached, h.ruleset = 0, 0, 0, nil
 	took := func(kind Kind, name string) { removed = append(removed, Item{kind, name, markOf(kind)}) }
 	err = k.eachRoute(func(r *netlink.Rule) error {
 		if err := k.links.RuleDel(r); err != nil && !errors.Is(err, unix.ENOENT) {

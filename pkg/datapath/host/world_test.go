@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -338,4 +339,102 @@ func await(t *testing.T, look func() string) {
 		case <-tick.C:
 		}
 	}
+}
+
+// stream asks a UDP server in to again and again, one question at a time, until
+// stop is called, which returns how many answers came; a missing one fails the
+// test.
+func stream(t *testing.T, from, to *netspace.Space, server netip.Addr) (stop func() int) {
+	t.Helper()
+	var listener net.PacketConn
+	var conn net.Conn
+	at := netip.AddrPortFrom(server, testPort).String()
+	must(t, to.Do(func() (err error) { listener, err = net.ListenPacket("udp", at); return err }))
+	must(t, from.Do(func() (err error) { conn, err = net.Dial("udp", at); return err }))
+	go func() {
+		buffer := make([]byte, 64)
+		for {
+			n, client, err := listener.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			_, _ = listener.WriteTo(buffer[:n], client) // gone when the test ends
+		}
+	}()
+	end, done := make(chan struct{}), make(chan error, 1)
+	answers := 0
+	go func() {
+		done <- func() error {
+			pause := time.NewTicker(time.Millisecond)
+			defer pause.Stop()
+			for {
+				select {
+				case <-end:
+					return nil
+				case <-pause.C:
+				}
+				question, answer := fmt.Sprint(answers), make([]byte, 64)
+				if _, err := conn.Write([]byte(question)); err != nil {
+					return fmt.Errorf("question %s: %w", question, err)
+				}
+				_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+				n, err := conn.Read(answer)
+				if err != nil || string(answer[:n]) != question {
+					return fmt.Errorf("answer %q to question %s: %w", answer[:n], question, err)
+				}
+				answers++
+			}
+		}()
+	}()
+	return func() int {
+		close(end)
+		err := <-done
+		_, _ = conn.Close(), listener.Close()
+		if err != nil {
+			t.Error(err)
+		}
+		return answers
+	}
+}
+
+// state is all that the namespace's network is made of, as tools show it.
+func (s *side) state() string {
+	var all strings.Builder
+	for _, command := range []string{
+		"ip -o link", "ip -o addr", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "nft list ruleset",
+	} {
+		args := strings.Fields(command)
+		fmt.Fprintf(&all, "# %s\n%s\n", command, s.run(s.node, args[0], args[1:]...))
+	}
+	return all.String()
+}
+
+// metric returns the sum of a metric's values with that label value, "" for any.
+func (s *side) metric(name, label string) float64 {
+	s.t.Helper()
+	families, err := s.registry.Gather()
+	must(s.t, err)
+	sum := 0.0
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && (label == "" || m.GetLabel()[0].GetValue() == label) {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// watch runs h until the test ends.
+func watch(t *testing.T, h *host.Host) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

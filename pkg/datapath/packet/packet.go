@@ -143,6 +143,9 @@ func (p *Plane) open() (err error) {
 			return err
 		}
 		p.pending = len(attached) > 0
+		if err := p.writeSettings(); err != nil {
+			return err
+		}
 	} else {
 		p.pinned = true
 		if err := p.adopt(); err != nil {

@@ -220,14 +220,13 @@ func (p *Plane) writeHosts() error {
 			delete(p.staleHosts, key)
 			continue
 		}
-		if h.isUnused() {
-			continue // freeHosts has it
-		}
 		if err := p.writeHost(h); err != nil {
 			errs = append(errs, fmt.Errorf("node at %v: %w", key.addr(), err))
 			continue
 		}
-		delete(p.staleHosts, key)
+		if !h.isUnused() { // else it is about to be used, or freeHosts has it
+			delete(p.staleHosts, key)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -300,13 +299,16 @@ func (p *Plane) freeHost(h *host) error {
 	return nil
 }
 
-// writeSettings writes what this node is.
+// writeSettings writes what this node is; that it is not known yet has a seal,
+// too.
 func (p *Plane) writeSettings() error {
-	if p.self == nil {
-		return nil
-	}
 	var indexes [2]uint32
-	v4, v6 := route.Family(p.self.Underlay, false), route.Family(p.self.Underlay, true)
+	var v4, v6 netip.Addr
+	if p.self != nil {
+		v4, v6 = route.Family(p.self.Underlay, false), route.Family(p.self.Underlay, true)
+	} else if p.settings != (bpf.MeshSettings{}) {
+		return nil // as the process before this one knew it
+	}
 	for i, a := range []netip.Addr{v4, v6} {
 		if a.IsValid() {
 			if h := p.hosts.byIP[ipOf(a)]; h != nil {
