@@ -299,17 +299,36 @@ func (s *State) begin() (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	var encoded [][]byte
-	for _, k := range allKinds().list() {
-		s.shelves[k].all(func(r record) { encoded = append(encoded, []byte(r.encoded)) })
-	}
-	if err := next.appendAll(s.revision, encoded); err != nil {
+	if err := s.writeTo(next); err != nil {
 		return nil, errors.Join(err, next.file.Close(), os.Remove(next.path))
 	}
 	next.base = next.size
 	next.dirty = false // before it gets its name
 	s.next = next
 	return next, nil
+}
+
+// writeTo writes all resources, a message at a time: a copy of all would be as
+// much memory as the state. The caller holds s.mu.
+func (s *State) writeTo(j *journal) (err error) {
+	batch := &feedpb.Batch{Revision: revisionToProto(s.revision)}
+	var text []byte
+	for _, k := range allKinds().list() {
+		s.shelves[k].all(func(r record) {
+			if err == nil && len(text) > 0 && len(text)+len(r.encoded) > batchBytes {
+				err = j.append(batch)
+				batch.Resources, text = batch.Resources[:0], text[:0]
+			}
+			begin := len(text)
+			text = append(text, r.encoded...)
+			batch.Resources = append(batch.Resources, text[begin:])
+		})
+	}
+	if err != nil {
+		return err
+	}
+	batch.Last = true
+	return j.append(batch)
 }
 
 func syncDir(path string) error {

@@ -93,7 +93,7 @@ func (j *journal) appendAll(r Revision, encoded [][]byte) error {
 }
 
 func (j *journal) append(b *feedpb.Batch) error {
-	frame, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, 4, 512), b)
+	frame, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, 4, 8+proto.Size(b)), b)
 	if err != nil {
 		return err
 	}

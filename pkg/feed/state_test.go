@@ -392,3 +392,35 @@ func TestMemoryOfAddresses(t *testing.T) {
 		t.Errorf("%d are kept", n)
 	}
 }
+
+// A state of many messages is written anew as it is.
+func TestRewriteOfMany(t *testing.T) {
+	cfg := StateConfig{Dir: t.TempDir(), Cluster: "east", Boot: "1", Logger: quiet}
+	const services = 5000 // a megabyte
+	s := OpenState(cfg)
+	if _, err := s.accept(manyServices(t, services)); err != nil {
+		t.Fatal(err)
+	}
+	s.settle()
+	want, _, err := s.whole()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.file.size < 3*batchBytes {
+		t.Errorf("%d bytes are no many messages", s.file.size)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	s = OpenState(cfg)
+	got, ok, err := s.whole()
+	if !ok || err != nil || len(got.Delta.Views) != services {
+		t.Fatalf("%d views, %v, error %v", len(got.Delta.Views), ok, err)
+	}
+	if diff := cmp.Diff(want, got, byAddr); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+}
