@@ -11,6 +11,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -32,6 +33,15 @@ const (
 	maxMessageBytes = 16 << 20
 
 	pageKeys = 256
+
+	// readBuffer is what a connection reads at once, in bytes.
+	readBuffer = 8 << 10
+
+	// maxCommits is how many large transactions are under way at once: enough
+	// for a store to write them to the disk together, and few of the buffers of
+	// 1 MiB that gRPC takes for each. The others wait in the order in which they
+	// came, so that a writer with much to write holds up no other.
+	maxCommits = 16
 )
 
 // ClientConfig says where a store is.
@@ -46,9 +56,10 @@ type ClientConfig struct {
 // It connects when first used and again by itself; while there is no
 // connection calls fail at once with the reason.
 type Client struct {
-	etcd *clientv3.Client
-	kv   pb.KVClient
-	log  *slog.Logger
+	etcd    *clientv3.Client
+	kv      pb.KVClient
+	log     *slog.Logger
+	commits *semaphore.Weighted
 }
 
 // Dial makes a client. It blocks on nothing: wrong addresses show in the calls.
@@ -73,12 +84,18 @@ func Dial(cfg ClientConfig) (*Client, error) {
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: connect, MinConnectTimeout: 5 * time.Second}),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
+			// There is a connection to each peer, mostly idle: what it takes
+			// for itself counts a hundred times.
+			grpc.WithSharedWriteBuffer(true),
+			grpc.WithReadBufferSize(readBuffer),
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dial etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
 	}
-	return &Client{etcd: etcd, kv: pb.NewKVClient(etcd.ActiveConnection()), log: cfg.Logger}, nil
+	return &Client{
+		etcd: etcd, kv: pb.NewKVClient(etcd.ActiveConnection()), log: cfg.Logger, commits: semaphore.NewWeighted(maxCommits),
+	}, nil
 }
 
 // Close ends the connection and everything that runs on it.
@@ -112,6 +129,17 @@ func (c *Client) Put(ctx context.Context, key string, value []byte) error {
 		return fmt.Errorf("put %q: %w", key, err)
 	}
 	return nil
+}
+
+// commit makes one transaction, which may be large, when its turn has come.
+func (c *Client) commit(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := c.commits.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer c.commits.Release(1)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return c.kv.Txn(ctx, req)
 }
 
 // Delete removes one key. That the key is not there is no error.

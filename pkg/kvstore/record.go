@@ -10,21 +10,21 @@ const (
 
 // record is what a writer knows of one key. Values in the store are known by
 // their hash.
+//
+// There are hundreds of thousands: fields are in the order that takes least room.
 type record struct {
-	value  []byte // what it should be, when wanted
-	hash   uint64
-	wanted bool
-	drop   bool // was deleted: goes even before Complete
-	rank   int  // of its prefix
-	mark   bool // goes only when it is deleted, by no pruning
-
-	seen  version // what following the store showed last
-	wrote version // what our last write left; it counts when it is newer than seen
-
+	value   []byte // what it should be, when wanted
+	hash    uint64
+	seen    version // what following the store showed last
+	wrote   version // what our last write left; it counts when it is newer than seen
+	refused *refusal
+	rank    int32 // of its prefix
+	wanted  bool
+	drop    bool // was deleted: goes even before Complete
+	mark    bool // goes only when it is deleted, by no pruning
 	// unsure: a request is under way, or failed and took effect perhaps. The
 	// key is written again, whatever it seems to be, and the record stays.
-	unsure  bool
-	refused *refusal
+	unsure bool
 }
 
 // version is a key's state in the store as of a revision.

@@ -207,7 +207,7 @@ func (w *Writer) take() (now round, err error) {
 		r := w.records[key]
 		if r != nil && r.needs(w.pruning) {
 			r.unsure = true // until there is an answer
-			ops = append(ops, op{key: key, value: r.value, hash: r.hash, put: r.wanted, rank: r.rank})
+			ops = append(ops, op{key: key, value: r.value, hash: r.hash, put: r.wanted, rank: int(r.rank)})
 		}
 	}
 	// Not cleared: a map that was large once is slow to walk ever after.
@@ -223,9 +223,7 @@ func (w *Writer) write(ctx context.Context, ops []op, now round) error {
 	for i, o := range ops {
 		req.Success[i] = o.request()
 	}
-	ctx1, cancel := context.WithTimeout(ctx, requestTimeout)
-	resp, err := w.cfg.Client.kv.Txn(ctx1, req)
-	cancel()
+	resp, err := w.cfg.Client.commit(ctx, req)
 	switch {
 	case err == nil && !resp.Succeeded:
 		return fmt.Errorf("write %d keys from %q: %w", len(ops), ops[0].key, cmp.Or(now.term.ended(resp), ErrFenced))

@@ -256,7 +256,7 @@ func (w *Writer) term() Term {
 }
 
 func (w *Writer) newRecord(rank int) *record {
-	return &record{rank: rank, mark: rank >= len(w.cfg.Prefixes)}
+	return &record{rank: int32(rank), mark: rank >= len(w.cfg.Prefixes)}
 }
 
 // rank is the place of the key's prefix in the order of writing; -1: it is not ours.

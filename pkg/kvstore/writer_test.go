@@ -491,3 +491,33 @@ func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 	}
 	return got
 }
+
+// Large transactions of all writers take turns, and give them back, also when
+// the store is away.
+func TestWritersTakeTurnsToCommit(t *testing.T) {
+	s, c := startStore(t)
+	if err := c.commits.Acquire(t.Context(), maxCommits); err != nil {
+		t.Fatal(err)
+	}
+	w, _ := runWriter(t, c, "a/")
+	w.Set("a/1", []byte("x"))
+	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := w.Synced(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("written out of turn: %v", err)
+	}
+	c.commits.Release(maxCommits)
+	synced(t, w)
+	s.Stop()
+	if _, err := c.commit(testContext(t), &pb.TxnRequest{}); err == nil {
+		t.Error("committed to a store that is away")
+	}
+	if !c.commits.TryAcquire(maxCommits) {
+		t.Error("a turn was not given back")
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := c.commit(ended, &pb.TxnRequest{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting for a turn ends with %v", err)
+	}
+}

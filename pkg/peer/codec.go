@@ -83,6 +83,9 @@ func kindOf(l wire.Layout, key string) wire.Kind {
 
 // rename returns the key of the same object in another layout.
 func rename(key string, kind wire.Kind, from, to wire.Layout) string {
+	if from == to { // a hub's: one copy in memory for all who remember keys
+		return key
+	}
 	return to.Prefix(kind) + strings.TrimPrefix(key, from.Prefix(kind))
 }
 
