@@ -57,8 +57,11 @@ type ClientConfig struct {
 	Node, Version string
 	// State is what the node was told before. It must be this Client's alone; its
 	// Run is the caller's to run. nil begins with nothing, in memory.
-	State      *State
-	Sink       Sink
+	State *State
+	Sink  Sink
+	// Watch, if not nil, is told after each change what of the State is different
+	// of who is where; it must not block.
+	Watch      func(Reach)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -79,6 +82,10 @@ type Client struct {
 	// handed says that the Sink has all that is in the State, confirmed that an
 	// API server has said what the state is. They are Run's own.
 	handed, confirmed bool
+	// given are the kinds that an API server has told all of. It is Run's own.
+	given kindSet
+	// mesh is the newest report of it, nil before the first.
+	mesh *Mesh
 }
 
 // NewClient returns a client. It does not connect; Run does.
@@ -95,6 +102,15 @@ func NewClient(cfg ClientConfig) *Client {
 func (c *Client) Report(applied Applied) {
 	c.mu.Lock()
 	c.applied = &applied
+	c.mu.Unlock()
+	c.wakeReport()
+}
+
+// ReportMesh says how far the node is with the routing between clusters, like
+// Report.
+func (c *Client) ReportMesh(m Mesh) {
+	c.mu.Lock()
+	c.mesh = &m
 	c.mu.Unlock()
 	c.wakeReport()
 }
@@ -234,6 +250,9 @@ func (c *Client) hand(ctx context.Context) error {
 		return fmt.Errorf("apply the state of revision %d: %w", b.Revision.N, err)
 	}
 	c.handed = true
+	if c.cfg.Watch != nil {
+		c.cfg.Watch(Reach{Revision: b.Revision, All: true, Whole: c.whole()})
+	}
 	c.metrics.batches.WithLabelValues("snapshot").Inc()
 	return nil
 }
@@ -278,6 +297,7 @@ func (c *Client) newest() *Applied {
 	}
 	applied := *c.applied
 	c.cfg.State.count(&applied.Counts)
+	applied.Mesh = c.mesh
 	return &applied
 }
 
@@ -347,6 +367,8 @@ func (c *Client) apply(ctx context.Context, in *incoming) error {
 		return fmt.Errorf("revision %d: %w", in.revision.N, err)
 	}
 	c.confirmed = true
+	c.given |= in.kinds
+	c.tellReach(in.revision, changes)
 	if !c.handed {
 		return c.hand(ctx)
 	}

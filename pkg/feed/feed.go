@@ -69,6 +69,9 @@ type Applied struct {
 	Counts   Counts
 	// Error is what keeps a newer revision from being in effect, "" for nothing.
 	Error string
+	// Mesh is how the node takes part in the routing between clusters, nil while
+	// it has not said so. The Client fills it in.
+	Mesh *Mesh
 }
 
 // AgentStatus is what the server knows of one agent.

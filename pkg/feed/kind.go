@@ -20,13 +20,15 @@ const (
 	Node     = Kind(feedpb.Kind_NODE)
 	Identity = Kind(feedpb.Kind_IDENTITY)
 	Address  = Kind(feedpb.Kind_ADDRESS)
+	Peer     = Kind(feedpb.Kind_PEER)
+	Range    = Kind(feedpb.Kind_RANGE)
 
-	lastKind = Address
+	lastKind = Range
 )
 
 // String is the kind as metrics label it.
 func (k Kind) String() string {
-	return [...]string{"none", "view", "slice", "node", "identity", "address"}[k]
+	return [...]string{"none", "view", "slice", "node", "identity", "address", "peer", "range"}[k]
 }
 
 // valid reports whether this version knows k.
@@ -44,7 +46,7 @@ func setOf(kinds ...Kind) kindSet {
 }
 
 // allKinds are those that this version knows.
-func allKinds() kindSet { return setOf(View, Slice, Node, Identity, Address) }
+func allKinds() kindSet { return setOf(View, Slice, Node, Identity, Address, Peer, Range) }
 
 func (s kindSet) has(k Kind) bool { return s&setOf(k) != 0 }
 

@@ -17,7 +17,7 @@ import (
 
 // encode returns d as changes of resources.
 func (s *Server) encode(d merge.Delta) []change {
-	changes := make([]change, 0, len(d.Services.Views)+len(d.Services.Slices)+len(d.Nodes)+len(d.Identities)+len(d.Addresses))
+	changes := make([]change, 0, len(d.Services.Views)+len(d.Services.Slices)+len(d.Nodes)+len(d.Identities)+len(d.Addresses)+len(d.Ranges))
 	for name, view := range d.Services.Views {
 		changes = append(changes, s.change(viewKey(name), name, view != nil, func() ([]byte, error) { return encodeView(view) }))
 	}
@@ -32,6 +32,12 @@ func (s *Server) encode(d merge.Delta) []change {
 	}
 	for p, o := range d.Addresses {
 		changes = append(changes, s.change(addressKey(p), p, o != nil, func() ([]byte, error) { return encodeAddress(p, o) }))
+	}
+	for name, p := range d.Peers {
+		changes = append(changes, s.change(peerKey(name), name, p != nil, func() ([]byte, error) { return encodePeer(p) }))
+	}
+	for p, r := range d.Ranges {
+		changes = append(changes, s.change(rangeKey(p), rangeName(p), r != nil, func() ([]byte, error) { return encodeRange(r) }))
 	}
 	return changes
 }
@@ -66,6 +72,10 @@ func encodeDeletion(name any) ([]byte, error) {
 		r.Resource = &feedpb.Resource_DeletedIdentity{DeletedIdentity: uint32(name)}
 	case netip.Prefix:
 		r.Resource = &feedpb.Resource_DeletedAddress{DeletedAddress: prefixToProto(name)}
+	case string:
+		r.Resource = &feedpb.Resource_DeletedPeer{DeletedPeer: name}
+	case rangeName:
+		r.Resource = &feedpb.Resource_DeletedRange{DeletedRange: prefixToProto(netip.Prefix(name))}
 	}
 	return marshal(r)
 }
@@ -181,7 +191,7 @@ func decodeRest(r *feedpb.Resource) (resource, error) {
 		}
 		return resource{addressKey(p), p, nil}, nil
 	}
-	return resource{}, fmt.Errorf("%w: of no kind that this version knows", errMalformed)
+	return decodeReach(r)
 }
 
 func nodeFromProto(m *feedpb.Node) (*node.Node, error) {

@@ -19,6 +19,7 @@ const askTimeout = 20 * time.Second
 type update struct {
 	revision  Revision
 	replaced  []*feedpb.Replaced
+	given     kindSet // the kinds that the subscriber has all of then
 	resources [][]byte
 	size      int // of resources, in bytes
 	enough    int // the size at which a list of changes need not be read on
@@ -109,7 +110,7 @@ func (sub *subscription) follow(ctx context.Context) error {
 func (s *Server) changes(sub *subscription, enough int) (update, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := update{revision: s.revision(sub.given), enough: enough}
+	u := update{revision: s.revision(sub.given), given: sub.given, enough: enough}
 	return u, s.table.since(sub.n, sub.given, &u)
 }
 
@@ -222,7 +223,7 @@ func (sub *subscription) ask(ctx context.Context, kinds kindSet) (map[Kind]*feed
 func (s *Server) difference(sub *subscription, c comparison, theirs map[Kind]*feedpb.Buckets) (update, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := update{revision: s.revision(sub.given | c.kinds), enough: math.MaxInt}
+	u := update{revision: s.revision(sub.given | c.kinds), given: sub.given | c.kinds, enough: math.MaxInt}
 	for _, k := range (c.kinds &^ c.equal).list() {
 		replaced := &feedpb.Replaced{Kind: feedpb.Kind(k), All: c.none.has(k)}
 		u.replaced = append(u.replaced, replaced)
@@ -257,6 +258,9 @@ func (sub *subscription) sendUpdate(ctx context.Context, u update) error {
 		batch := &feedpb.Batch{Revision: revisionToProto(u.revision), Last: last, Resources: resources}
 		if first {
 			batch.Replaced = u.replaced
+			for _, k := range u.given.list() {
+				batch.Kinds = append(batch.Kinds, feedpb.Kind(k))
+			}
 		}
 		if err := sub.stream.Send(&feedpb.Message{Message: &feedpb.Message_Batch{Batch: batch}}); err != nil {
 			return err

@@ -81,6 +81,7 @@ type told struct {
 type incoming struct {
 	revision Revision
 	replaced []*feedpb.Replaced
+	kinds    kindSet // that the State has all of then
 	changes  map[key]told
 	words    words
 }
@@ -94,6 +95,11 @@ func (in *incoming) next() *incoming { return &incoming{changes: map[key]told{},
 func (in *incoming) add(b *feedpb.Batch) (last bool, err error) {
 	in.revision = revisionFromProto(b.GetRevision())
 	in.replaced = append(in.replaced, b.GetReplaced()...)
+	for _, k := range b.GetKinds() {
+		if k := Kind(k); k.valid() {
+			in.kinds |= setOf(k)
+		}
+	}
 	for _, encoded := range b.GetResources() {
 		r, err := in.words.decode(encoded)
 		if err != nil {

@@ -195,6 +195,7 @@ func appliedToProto(a Applied) *feedpb.Applied {
 			Addresses:  uint64(a.Counts.Addresses),
 		},
 		Error: clip(a.Error),
+		Mesh:  meshToProto(a.Mesh),
 	}
 }
 
@@ -213,6 +214,7 @@ func appliedFromProto(m *feedpb.Applied) Applied {
 			Addresses:  int(m.GetCounts().GetAddresses()),
 		},
 		Error: clip(m.GetError()),
+		Mesh:  meshFromProto(m.GetMesh()),
 	}
 }
 

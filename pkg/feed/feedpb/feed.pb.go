@@ -34,6 +34,8 @@ const (
 	Kind_NODE             Kind = 3
 	Kind_IDENTITY         Kind = 4
 	Kind_ADDRESS          Kind = 5
+	Kind_PEER             Kind = 6
+	Kind_RANGE            Kind = 7
 )
 
 // Enum value maps for Kind.
@@ -45,6 +47,8 @@ var (
 		3: "NODE",
 		4: "IDENTITY",
 		5: "ADDRESS",
+		6: "PEER",
+		7: "RANGE",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -53,6 +57,8 @@ var (
 		"NODE":             3,
 		"IDENTITY":         4,
 		"ADDRESS":          5,
+		"PEER":             6,
+		"RANGE":            7,
 	}
 )
 
@@ -126,7 +132,7 @@ func (x Endpoint_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Endpoint_State.Descriptor instead.
 func (Endpoint_State) EnumDescriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{19, 0}
+	return file_feed_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // Report is what an agent says.
@@ -426,7 +432,10 @@ type Applied struct {
 	Revision *Revision `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	Counts   *Counts   `protobuf:"bytes,2,opt,name=counts,proto3" json:"counts,omitempty"`
 	// What keeps a newer revision from being in effect; empty when nothing does.
-	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// How the node takes part in the routing between clusters; unset when it does
+	// not.
+	Mesh          *Mesh `protobuf:"bytes,4,opt,name=mesh,proto3" json:"mesh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -482,6 +491,94 @@ func (x *Applied) GetError() string {
 	return ""
 }
 
+func (x *Applied) GetMesh() *Mesh {
+	if x != nil {
+		return x.Mesh
+	}
+	return nil
+}
+
+// Mesh is what is in effect of the routing between clusters.
+type Mesh struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's mesh addresses, 4 or 16 bytes each.
+	Addresses [][]byte `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// How many peers and ranges of theirs packets are carried to.
+	Peers  uint64 `protobuf:"varint,2,opt,name=peers,proto3" json:"peers,omitempty"`
+	Ranges uint64 `protobuf:"varint,3,opt,name=ranges,proto3" json:"ranges,omitempty"`
+	// What a person should know, or act upon.
+	Problems []string `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
+	// What keeps a newer state from being in effect; empty when nothing does.
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mesh) Reset() {
+	*x = Mesh{}
+	mi := &file_feed_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mesh) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mesh) ProtoMessage() {}
+
+func (x *Mesh) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mesh.ProtoReflect.Descriptor instead.
+func (*Mesh) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Mesh) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Mesh) GetPeers() uint64 {
+	if x != nil {
+		return x.Peers
+	}
+	return 0
+}
+
+func (x *Mesh) GetRanges() uint64 {
+	if x != nil {
+		return x.Ranges
+	}
+	return 0
+}
+
+func (x *Mesh) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *Mesh) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Counts is what is in effect on a node.
 type Counts struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -498,7 +595,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_feed_proto_msgTypes[5]
+	mi := &file_feed_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +607,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[5]
+	mi := &file_feed_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +620,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{5}
+	return file_feed_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Counts) GetServices() uint64 {
@@ -580,7 +677,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_feed_proto_msgTypes[6]
+	mi := &file_feed_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +689,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[6]
+	mi := &file_feed_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +702,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{6}
+	return file_feed_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Revision) GetEpoch() string {
@@ -636,7 +733,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_feed_proto_msgTypes[7]
+	mi := &file_feed_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +745,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[7]
+	mi := &file_feed_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +758,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{7}
+	return file_feed_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Message) GetMessage() isMessage_Message {
@@ -716,7 +813,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_feed_proto_msgTypes[8]
+	mi := &file_feed_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +825,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[8]
+	mi := &file_feed_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +838,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{8}
+	return file_feed_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Ask) GetKinds() []Kind {
@@ -761,14 +858,17 @@ type Batch struct {
 	Replaced []*Replaced `protobuf:"bytes,3,rep,name=replaced,proto3" json:"replaced,omitempty"`
 	// Encoded Resources. On the wire this is the same as repeated Resource; it
 	// is bytes so that an encoded one can be given to all agents as it is.
-	Resources     [][]byte `protobuf:"bytes,4,rep,name=resources,proto3" json:"resources,omitempty"`
+	Resources [][]byte `protobuf:"bytes,4,rep,name=resources,proto3" json:"resources,omitempty"`
+	// Stand in the first message of a change: the kinds of which the agent has all
+	// there is when the change is in effect.
+	Kinds         []Kind `protobuf:"varint,5,rep,packed,name=kinds,proto3,enum=causeway.feed.v1.Kind" json:"kinds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_feed_proto_msgTypes[9]
+	mi := &file_feed_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +880,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[9]
+	mi := &file_feed_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +893,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{9}
+	return file_feed_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Batch) GetRevision() *Revision {
@@ -824,6 +924,13 @@ func (x *Batch) GetResources() [][]byte {
 	return nil
 }
 
+func (x *Batch) GetKinds() []Kind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
 // Replaced says that a change holds all resources of some buckets: what the
 // agent has in them and is not in the change is gone.
 type Replaced struct {
@@ -838,7 +945,7 @@ type Replaced struct {
 
 func (x *Replaced) Reset() {
 	*x = Replaced{}
-	mi := &file_feed_proto_msgTypes[10]
+	mi := &file_feed_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +957,7 @@ func (x *Replaced) String() string {
 func (*Replaced) ProtoMessage() {}
 
 func (x *Replaced) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[10]
+	mi := &file_feed_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +970,7 @@ func (x *Replaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replaced.ProtoReflect.Descriptor instead.
 func (*Replaced) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{10}
+	return file_feed_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Replaced) GetKind() Kind {
@@ -901,6 +1008,10 @@ type Resource struct {
 	//	*Resource_DeletedIdentity
 	//	*Resource_Address
 	//	*Resource_DeletedAddress
+	//	*Resource_Peer
+	//	*Resource_DeletedPeer
+	//	*Resource_Range
+	//	*Resource_DeletedRange
 	Resource      isResource_Resource `protobuf_oneof:"resource"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -908,7 +1019,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_feed_proto_msgTypes[11]
+	mi := &file_feed_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1031,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[11]
+	mi := &file_feed_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1044,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{11}
+	return file_feed_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Resource) GetResource() isResource_Resource {
@@ -1033,6 +1144,42 @@ func (x *Resource) GetDeletedAddress() *Prefix {
 	return nil
 }
 
+func (x *Resource) GetPeer() *Peer {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_Peer); ok {
+			return x.Peer
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetDeletedPeer() string {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_DeletedPeer); ok {
+			return x.DeletedPeer
+		}
+	}
+	return ""
+}
+
+func (x *Resource) GetRange() *Range {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_Range); ok {
+			return x.Range
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetDeletedRange() *Prefix {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_DeletedRange); ok {
+			return x.DeletedRange
+		}
+	}
+	return nil
+}
+
 type isResource_Resource interface {
 	isResource_Resource()
 }
@@ -1078,6 +1225,23 @@ type Resource_DeletedAddress struct {
 	DeletedAddress *Prefix `protobuf:"bytes,10,opt,name=deleted_address,json=deletedAddress,proto3,oneof"`
 }
 
+type Resource_Peer struct {
+	Peer *Peer `protobuf:"bytes,11,opt,name=peer,proto3,oneof"`
+}
+
+type Resource_DeletedPeer struct {
+	// Its cluster.
+	DeletedPeer string `protobuf:"bytes,12,opt,name=deleted_peer,json=deletedPeer,proto3,oneof"`
+}
+
+type Resource_Range struct {
+	Range *Range `protobuf:"bytes,13,opt,name=range,proto3,oneof"`
+}
+
+type Resource_DeletedRange struct {
+	DeletedRange *Prefix `protobuf:"bytes,14,opt,name=deleted_range,json=deletedRange,proto3,oneof"`
+}
+
 func (*Resource_View) isResource_Resource() {}
 
 func (*Resource_Slice) isResource_Resource() {}
@@ -1098,6 +1262,14 @@ func (*Resource_Address) isResource_Resource() {}
 
 func (*Resource_DeletedAddress) isResource_Resource() {}
 
+func (*Resource_Peer) isResource_Resource() {}
+
+func (*Resource_DeletedPeer) isResource_Resource() {}
+
+func (*Resource_Range) isResource_Resource() {}
+
+func (*Resource_DeletedRange) isResource_Resource() {}
+
 type ServiceName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1108,7 +1280,7 @@ type ServiceName struct {
 
 func (x *ServiceName) Reset() {
 	*x = ServiceName{}
-	mi := &file_feed_proto_msgTypes[12]
+	mi := &file_feed_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1292,7 @@ func (x *ServiceName) String() string {
 func (*ServiceName) ProtoMessage() {}
 
 func (x *ServiceName) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[12]
+	mi := &file_feed_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1305,7 @@ func (x *ServiceName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceName.ProtoReflect.Descriptor instead.
 func (*ServiceName) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{12}
+	return file_feed_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ServiceName) GetNamespace() string {
@@ -1167,7 +1339,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_feed_proto_msgTypes[13]
+	mi := &file_feed_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1351,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[13]
+	mi := &file_feed_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1364,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{13}
+	return file_feed_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *View) GetService() *ServiceName {
@@ -1248,7 +1420,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_feed_proto_msgTypes[14]
+	mi := &file_feed_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1432,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[14]
+	mi := &file_feed_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1445,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{14}
+	return file_feed_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Frontend) GetIp() []byte {
@@ -1302,7 +1474,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_feed_proto_msgTypes[15]
+	mi := &file_feed_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1486,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[15]
+	mi := &file_feed_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1499,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{15}
+	return file_feed_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Port) GetName() string {
@@ -1362,7 +1534,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_feed_proto_msgTypes[16]
+	mi := &file_feed_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1546,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[16]
+	mi := &file_feed_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1559,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{16}
+	return file_feed_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Group) GetClusters() []string {
@@ -1423,7 +1595,7 @@ type SliceKey struct {
 
 func (x *SliceKey) Reset() {
 	*x = SliceKey{}
-	mi := &file_feed_proto_msgTypes[17]
+	mi := &file_feed_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1607,7 @@ func (x *SliceKey) String() string {
 func (*SliceKey) ProtoMessage() {}
 
 func (x *SliceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[17]
+	mi := &file_feed_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1620,7 @@ func (x *SliceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SliceKey.ProtoReflect.Descriptor instead.
 func (*SliceKey) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{17}
+	return file_feed_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SliceKey) GetService() *ServiceName {
@@ -1490,7 +1662,7 @@ type BackendSlice struct {
 
 func (x *BackendSlice) Reset() {
 	*x = BackendSlice{}
-	mi := &file_feed_proto_msgTypes[18]
+	mi := &file_feed_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1674,7 @@ func (x *BackendSlice) String() string {
 func (*BackendSlice) ProtoMessage() {}
 
 func (x *BackendSlice) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[18]
+	mi := &file_feed_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1687,7 @@ func (x *BackendSlice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendSlice.ProtoReflect.Descriptor instead.
 func (*BackendSlice) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{18}
+	return file_feed_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BackendSlice) GetKey() *SliceKey {
@@ -1552,7 +1724,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_feed_proto_msgTypes[19]
+	mi := &file_feed_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1736,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[19]
+	mi := &file_feed_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1749,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{19}
+	return file_feed_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Endpoint) GetIp() []byte {
@@ -1618,7 +1790,7 @@ type NodeKey struct {
 
 func (x *NodeKey) Reset() {
 	*x = NodeKey{}
-	mi := &file_feed_proto_msgTypes[20]
+	mi := &file_feed_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1802,7 @@ func (x *NodeKey) String() string {
 func (*NodeKey) ProtoMessage() {}
 
 func (x *NodeKey) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[20]
+	mi := &file_feed_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1815,7 @@ func (x *NodeKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeKey.ProtoReflect.Descriptor instead.
 func (*NodeKey) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{20}
+	return file_feed_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeKey) GetCluster() string {
@@ -1672,7 +1844,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_feed_proto_msgTypes[21]
+	mi := &file_feed_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1856,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[21]
+	mi := &file_feed_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1869,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{21}
+	return file_feed_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Node) GetKey() *NodeKey {
@@ -1740,7 +1912,7 @@ type NodeAddress struct {
 
 func (x *NodeAddress) Reset() {
 	*x = NodeAddress{}
-	mi := &file_feed_proto_msgTypes[22]
+	mi := &file_feed_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1924,7 @@ func (x *NodeAddress) String() string {
 func (*NodeAddress) ProtoMessage() {}
 
 func (x *NodeAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[22]
+	mi := &file_feed_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1937,7 @@ func (x *NodeAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAddress.ProtoReflect.Descriptor instead.
 func (*NodeAddress) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{22}
+	return file_feed_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeAddress) GetType() string {
@@ -1793,7 +1965,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_feed_proto_msgTypes[23]
+	mi := &file_feed_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1977,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[23]
+	mi := &file_feed_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1990,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{23}
+	return file_feed_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Identity) GetNumber() uint32 {
@@ -1851,7 +2023,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_feed_proto_msgTypes[24]
+	mi := &file_feed_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2035,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[24]
+	mi := &file_feed_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2048,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{24}
+	return file_feed_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Address) GetPrefix() *Prefix {
@@ -1921,6 +2093,122 @@ func (x *Address) GetPod() string {
 	return ""
 }
 
+// Peer is another cluster as the nodes of this one reach it.
+type Peer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Id      uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// vxlan or native.
+	Mode          string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_feed_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Peer) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Peer) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Peer) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+// Range says whose the addresses of a prefix are. It overlaps none of another
+// cluster.
+type Range struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        *Prefix                `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Range) Reset() {
+	*x = Range{}
+	mi := &file_feed_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Range) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Range) ProtoMessage() {}
+
+func (x *Range) ProtoReflect() protoreflect.Message {
+	mi := &file_feed_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Range.ProtoReflect.Descriptor instead.
+func (*Range) Descriptor() ([]byte, []int) {
+	return file_feed_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Range) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *Range) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
 type Prefix struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 4 or 16 bytes.
@@ -1932,7 +2220,7 @@ type Prefix struct {
 
 func (x *Prefix) Reset() {
 	*x = Prefix{}
-	mi := &file_feed_proto_msgTypes[25]
+	mi := &file_feed_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2232,7 @@ func (x *Prefix) String() string {
 func (*Prefix) ProtoMessage() {}
 
 func (x *Prefix) ProtoReflect() protoreflect.Message {
-	mi := &file_feed_proto_msgTypes[25]
+	mi := &file_feed_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2245,7 @@ func (x *Prefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prefix.ProtoReflect.Descriptor instead.
 func (*Prefix) Descriptor() ([]byte, []int) {
-	return file_feed_proto_rawDescGZIP(), []int{25}
+	return file_feed_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Prefix) GetIp() []byte {
@@ -1996,11 +2284,18 @@ const file_feed_proto_rawDesc = "" +
 	"\aBuckets\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.causeway.feed.v1.KindR\x04kind\x12\x18\n" +
 	"\anumbers\x18\x02 \x03(\rR\anumbers\x12\x18\n" +
-	"\adigests\x18\x03 \x01(\fR\adigests\"\x89\x01\n" +
+	"\adigests\x18\x03 \x01(\fR\adigests\"\xb5\x01\n" +
 	"\aApplied\x126\n" +
 	"\brevision\x18\x01 \x01(\v2\x1a.causeway.feed.v1.RevisionR\brevision\x120\n" +
 	"\x06counts\x18\x02 \x01(\v2\x18.causeway.feed.v1.CountsR\x06counts\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"\xb2\x01\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12*\n" +
+	"\x04mesh\x18\x04 \x01(\v2\x16.causeway.feed.v1.MeshR\x04mesh\"\x84\x01\n" +
+	"\x04Mesh\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\fR\taddresses\x12\x14\n" +
+	"\x05peers\x18\x02 \x01(\x04R\x05peers\x12\x16\n" +
+	"\x06ranges\x18\x03 \x01(\x04R\x06ranges\x12\x1a\n" +
+	"\bproblems\x18\x04 \x03(\tR\bproblems\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\xb2\x01\n" +
 	"\x06Counts\x12\x1a\n" +
 	"\bservices\x18\x01 \x01(\x04R\bservices\x12\x1c\n" +
 	"\tfrontends\x18\x02 \x01(\x04R\tfrontends\x12\x1a\n" +
@@ -2018,16 +2313,17 @@ const file_feed_proto_rawDesc = "" +
 	"\x03ask\x18\x02 \x01(\v2\x15.causeway.feed.v1.AskH\x00R\x03askB\t\n" +
 	"\amessage\"3\n" +
 	"\x03Ask\x12,\n" +
-	"\x05kinds\x18\x01 \x03(\x0e2\x16.causeway.feed.v1.KindR\x05kinds\"\xa9\x01\n" +
+	"\x05kinds\x18\x01 \x03(\x0e2\x16.causeway.feed.v1.KindR\x05kinds\"\xd7\x01\n" +
 	"\x05Batch\x126\n" +
 	"\brevision\x18\x01 \x01(\v2\x1a.causeway.feed.v1.RevisionR\brevision\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\bR\x04last\x126\n" +
 	"\breplaced\x18\x03 \x03(\v2\x1a.causeway.feed.v1.ReplacedR\breplaced\x12\x1c\n" +
-	"\tresources\x18\x04 \x03(\fR\tresources\"b\n" +
+	"\tresources\x18\x04 \x03(\fR\tresources\x12,\n" +
+	"\x05kinds\x18\x05 \x03(\x0e2\x16.causeway.feed.v1.KindR\x05kinds\"b\n" +
 	"\bReplaced\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.causeway.feed.v1.KindR\x04kind\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x18\n" +
-	"\anumbers\x18\x03 \x03(\rR\anumbers\"\xd4\x04\n" +
+	"\anumbers\x18\x03 \x03(\rR\anumbers\"\x99\x06\n" +
 	"\bResource\x12,\n" +
 	"\x04view\x18\x01 \x01(\v2\x16.causeway.feed.v1.ViewH\x00R\x04view\x126\n" +
 	"\x05slice\x18\x02 \x01(\v2\x1e.causeway.feed.v1.BackendSliceH\x00R\x05slice\x12B\n" +
@@ -2039,7 +2335,11 @@ const file_feed_proto_rawDesc = "" +
 	"\x10deleted_identity\x18\b \x01(\rH\x00R\x0fdeletedIdentity\x125\n" +
 	"\aaddress\x18\t \x01(\v2\x19.causeway.feed.v1.AddressH\x00R\aaddress\x12C\n" +
 	"\x0fdeleted_address\x18\n" +
-	" \x01(\v2\x18.causeway.feed.v1.PrefixH\x00R\x0edeletedAddressB\n" +
+	" \x01(\v2\x18.causeway.feed.v1.PrefixH\x00R\x0edeletedAddress\x12,\n" +
+	"\x04peer\x18\v \x01(\v2\x16.causeway.feed.v1.PeerH\x00R\x04peer\x12#\n" +
+	"\fdeleted_peer\x18\f \x01(\tH\x00R\vdeletedPeer\x12/\n" +
+	"\x05range\x18\r \x01(\v2\x17.causeway.feed.v1.RangeH\x00R\x05range\x12?\n" +
+	"\rdeleted_range\x18\x0e \x01(\v2\x18.causeway.feed.v1.PrefixH\x00R\fdeletedRangeB\n" +
 	"\n" +
 	"\bresource\"?\n" +
 	"\vServiceName\x12\x1c\n" +
@@ -2102,17 +2402,26 @@ const file_feed_proto_rawDesc = "" +
 	"\bidentity\x18\x03 \x01(\rR\bidentity\x12\x17\n" +
 	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\x12\x1c\n" +
 	"\tnamespace\x18\x05 \x01(\tR\tnamespace\x12\x10\n" +
-	"\x03pod\x18\x06 \x01(\tR\x03pod\",\n" +
+	"\x03pod\x18\x06 \x01(\tR\x03pod\"D\n" +
+	"\x04Peer\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12\x12\n" +
+	"\x04mode\x18\x03 \x01(\tR\x04mode\"S\n" +
+	"\x05Range\x120\n" +
+	"\x06prefix\x18\x01 \x01(\v2\x18.causeway.feed.v1.PrefixR\x06prefix\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\",\n" +
 	"\x06Prefix\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
-	"\x04bits\x18\x02 \x01(\rR\x04bits*V\n" +
+	"\x04bits\x18\x02 \x01(\rR\x04bits*k\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04VIEW\x10\x01\x12\t\n" +
 	"\x05SLICE\x10\x02\x12\b\n" +
 	"\x04NODE\x10\x03\x12\f\n" +
 	"\bIDENTITY\x10\x04\x12\v\n" +
-	"\aADDRESS\x10\x052L\n" +
+	"\aADDRESS\x10\x05\x12\b\n" +
+	"\x04PEER\x10\x06\x12\t\n" +
+	"\x05RANGE\x10\a2L\n" +
 	"\x04Feed\x12D\n" +
 	"\tSubscribe\x12\x18.causeway.feed.v1.Report\x1a\x19.causeway.feed.v1.Message(\x010\x01B3Z1github.com/causeway-mesh/causeway/pkg/feed/feedpbb\x06proto3"
 
@@ -2129,7 +2438,7 @@ func file_feed_proto_rawDescGZIP() []byte {
 }
 
 var file_feed_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_feed_proto_goTypes = []any{
 	(Kind)(0),            // 0: causeway.feed.v1.Kind
 	(Endpoint_State)(0),  // 1: causeway.feed.v1.Endpoint.State
@@ -2138,74 +2447,83 @@ var file_feed_proto_goTypes = []any{
 	(*Root)(nil),         // 4: causeway.feed.v1.Root
 	(*Buckets)(nil),      // 5: causeway.feed.v1.Buckets
 	(*Applied)(nil),      // 6: causeway.feed.v1.Applied
-	(*Counts)(nil),       // 7: causeway.feed.v1.Counts
-	(*Revision)(nil),     // 8: causeway.feed.v1.Revision
-	(*Message)(nil),      // 9: causeway.feed.v1.Message
-	(*Ask)(nil),          // 10: causeway.feed.v1.Ask
-	(*Batch)(nil),        // 11: causeway.feed.v1.Batch
-	(*Replaced)(nil),     // 12: causeway.feed.v1.Replaced
-	(*Resource)(nil),     // 13: causeway.feed.v1.Resource
-	(*ServiceName)(nil),  // 14: causeway.feed.v1.ServiceName
-	(*View)(nil),         // 15: causeway.feed.v1.View
-	(*Frontend)(nil),     // 16: causeway.feed.v1.Frontend
-	(*Port)(nil),         // 17: causeway.feed.v1.Port
-	(*Group)(nil),        // 18: causeway.feed.v1.Group
-	(*SliceKey)(nil),     // 19: causeway.feed.v1.SliceKey
-	(*BackendSlice)(nil), // 20: causeway.feed.v1.BackendSlice
-	(*Endpoint)(nil),     // 21: causeway.feed.v1.Endpoint
-	(*NodeKey)(nil),      // 22: causeway.feed.v1.NodeKey
-	(*Node)(nil),         // 23: causeway.feed.v1.Node
-	(*NodeAddress)(nil),  // 24: causeway.feed.v1.NodeAddress
-	(*Identity)(nil),     // 25: causeway.feed.v1.Identity
-	(*Address)(nil),      // 26: causeway.feed.v1.Address
-	(*Prefix)(nil),       // 27: causeway.feed.v1.Prefix
+	(*Mesh)(nil),         // 7: causeway.feed.v1.Mesh
+	(*Counts)(nil),       // 8: causeway.feed.v1.Counts
+	(*Revision)(nil),     // 9: causeway.feed.v1.Revision
+	(*Message)(nil),      // 10: causeway.feed.v1.Message
+	(*Ask)(nil),          // 11: causeway.feed.v1.Ask
+	(*Batch)(nil),        // 12: causeway.feed.v1.Batch
+	(*Replaced)(nil),     // 13: causeway.feed.v1.Replaced
+	(*Resource)(nil),     // 14: causeway.feed.v1.Resource
+	(*ServiceName)(nil),  // 15: causeway.feed.v1.ServiceName
+	(*View)(nil),         // 16: causeway.feed.v1.View
+	(*Frontend)(nil),     // 17: causeway.feed.v1.Frontend
+	(*Port)(nil),         // 18: causeway.feed.v1.Port
+	(*Group)(nil),        // 19: causeway.feed.v1.Group
+	(*SliceKey)(nil),     // 20: causeway.feed.v1.SliceKey
+	(*BackendSlice)(nil), // 21: causeway.feed.v1.BackendSlice
+	(*Endpoint)(nil),     // 22: causeway.feed.v1.Endpoint
+	(*NodeKey)(nil),      // 23: causeway.feed.v1.NodeKey
+	(*Node)(nil),         // 24: causeway.feed.v1.Node
+	(*NodeAddress)(nil),  // 25: causeway.feed.v1.NodeAddress
+	(*Identity)(nil),     // 26: causeway.feed.v1.Identity
+	(*Address)(nil),      // 27: causeway.feed.v1.Address
+	(*Peer)(nil),         // 28: causeway.feed.v1.Peer
+	(*Range)(nil),        // 29: causeway.feed.v1.Range
+	(*Prefix)(nil),       // 30: causeway.feed.v1.Prefix
 }
 var file_feed_proto_depIdxs = []int32{
 	3,  // 0: causeway.feed.v1.Report.hello:type_name -> causeway.feed.v1.Hello
 	6,  // 1: causeway.feed.v1.Report.applied:type_name -> causeway.feed.v1.Applied
 	5,  // 2: causeway.feed.v1.Report.buckets:type_name -> causeway.feed.v1.Buckets
-	8,  // 3: causeway.feed.v1.Hello.revision:type_name -> causeway.feed.v1.Revision
+	9,  // 3: causeway.feed.v1.Hello.revision:type_name -> causeway.feed.v1.Revision
 	4,  // 4: causeway.feed.v1.Hello.roots:type_name -> causeway.feed.v1.Root
 	0,  // 5: causeway.feed.v1.Root.kind:type_name -> causeway.feed.v1.Kind
 	0,  // 6: causeway.feed.v1.Buckets.kind:type_name -> causeway.feed.v1.Kind
-	8,  // 7: causeway.feed.v1.Applied.revision:type_name -> causeway.feed.v1.Revision
-	7,  // 8: causeway.feed.v1.Applied.counts:type_name -> causeway.feed.v1.Counts
-	11, // 9: causeway.feed.v1.Message.batch:type_name -> causeway.feed.v1.Batch
-	10, // 10: causeway.feed.v1.Message.ask:type_name -> causeway.feed.v1.Ask
-	0,  // 11: causeway.feed.v1.Ask.kinds:type_name -> causeway.feed.v1.Kind
-	8,  // 12: causeway.feed.v1.Batch.revision:type_name -> causeway.feed.v1.Revision
-	12, // 13: causeway.feed.v1.Batch.replaced:type_name -> causeway.feed.v1.Replaced
-	0,  // 14: causeway.feed.v1.Replaced.kind:type_name -> causeway.feed.v1.Kind
-	15, // 15: causeway.feed.v1.Resource.view:type_name -> causeway.feed.v1.View
-	20, // 16: causeway.feed.v1.Resource.slice:type_name -> causeway.feed.v1.BackendSlice
-	14, // 17: causeway.feed.v1.Resource.deleted_view:type_name -> causeway.feed.v1.ServiceName
-	19, // 18: causeway.feed.v1.Resource.deleted_slice:type_name -> causeway.feed.v1.SliceKey
-	23, // 19: causeway.feed.v1.Resource.node:type_name -> causeway.feed.v1.Node
-	22, // 20: causeway.feed.v1.Resource.deleted_node:type_name -> causeway.feed.v1.NodeKey
-	25, // 21: causeway.feed.v1.Resource.identity:type_name -> causeway.feed.v1.Identity
-	26, // 22: causeway.feed.v1.Resource.address:type_name -> causeway.feed.v1.Address
-	27, // 23: causeway.feed.v1.Resource.deleted_address:type_name -> causeway.feed.v1.Prefix
-	14, // 24: causeway.feed.v1.View.service:type_name -> causeway.feed.v1.ServiceName
-	16, // 25: causeway.feed.v1.View.frontends:type_name -> causeway.feed.v1.Frontend
-	18, // 26: causeway.feed.v1.View.groups:type_name -> causeway.feed.v1.Group
-	16, // 27: causeway.feed.v1.View.external:type_name -> causeway.feed.v1.Frontend
-	17, // 28: causeway.feed.v1.Frontend.ports:type_name -> causeway.feed.v1.Port
-	14, // 29: causeway.feed.v1.SliceKey.service:type_name -> causeway.feed.v1.ServiceName
-	19, // 30: causeway.feed.v1.BackendSlice.key:type_name -> causeway.feed.v1.SliceKey
-	17, // 31: causeway.feed.v1.BackendSlice.ports:type_name -> causeway.feed.v1.Port
-	21, // 32: causeway.feed.v1.BackendSlice.endpoints:type_name -> causeway.feed.v1.Endpoint
-	1,  // 33: causeway.feed.v1.Endpoint.state:type_name -> causeway.feed.v1.Endpoint.State
-	22, // 34: causeway.feed.v1.Node.key:type_name -> causeway.feed.v1.NodeKey
-	24, // 35: causeway.feed.v1.Node.addresses:type_name -> causeway.feed.v1.NodeAddress
-	27, // 36: causeway.feed.v1.Node.pod_cidrs:type_name -> causeway.feed.v1.Prefix
-	27, // 37: causeway.feed.v1.Address.prefix:type_name -> causeway.feed.v1.Prefix
-	2,  // 38: causeway.feed.v1.Feed.Subscribe:input_type -> causeway.feed.v1.Report
-	9,  // 39: causeway.feed.v1.Feed.Subscribe:output_type -> causeway.feed.v1.Message
-	39, // [39:40] is the sub-list for method output_type
-	38, // [38:39] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	9,  // 7: causeway.feed.v1.Applied.revision:type_name -> causeway.feed.v1.Revision
+	8,  // 8: causeway.feed.v1.Applied.counts:type_name -> causeway.feed.v1.Counts
+	7,  // 9: causeway.feed.v1.Applied.mesh:type_name -> causeway.feed.v1.Mesh
+	12, // 10: causeway.feed.v1.Message.batch:type_name -> causeway.feed.v1.Batch
+	11, // 11: causeway.feed.v1.Message.ask:type_name -> causeway.feed.v1.Ask
+	0,  // 12: causeway.feed.v1.Ask.kinds:type_name -> causeway.feed.v1.Kind
+	9,  // 13: causeway.feed.v1.Batch.revision:type_name -> causeway.feed.v1.Revision
+	13, // 14: causeway.feed.v1.Batch.replaced:type_name -> causeway.feed.v1.Replaced
+	0,  // 15: causeway.feed.v1.Batch.kinds:type_name -> causeway.feed.v1.Kind
+	0,  // 16: causeway.feed.v1.Replaced.kind:type_name -> causeway.feed.v1.Kind
+	16, // 17: causeway.feed.v1.Resource.view:type_name -> causeway.feed.v1.View
+	21, // 18: causeway.feed.v1.Resource.slice:type_name -> causeway.feed.v1.BackendSlice
+	15, // 19: causeway.feed.v1.Resource.deleted_view:type_name -> causeway.feed.v1.ServiceName
+	20, // 20: causeway.feed.v1.Resource.deleted_slice:type_name -> causeway.feed.v1.SliceKey
+	24, // 21: causeway.feed.v1.Resource.node:type_name -> causeway.feed.v1.Node
+	23, // 22: causeway.feed.v1.Resource.deleted_node:type_name -> causeway.feed.v1.NodeKey
+	26, // 23: causeway.feed.v1.Resource.identity:type_name -> causeway.feed.v1.Identity
+	27, // 24: causeway.feed.v1.Resource.address:type_name -> causeway.feed.v1.Address
+	30, // 25: causeway.feed.v1.Resource.deleted_address:type_name -> causeway.feed.v1.Prefix
+	28, // 26: causeway.feed.v1.Resource.peer:type_name -> causeway.feed.v1.Peer
+	29, // 27: causeway.feed.v1.Resource.range:type_name -> causeway.feed.v1.Range
+	30, // 28: causeway.feed.v1.Resource.deleted_range:type_name -> causeway.feed.v1.Prefix
+	15, // 29: causeway.feed.v1.View.service:type_name -> causeway.feed.v1.ServiceName
+	17, // 30: causeway.feed.v1.View.frontends:type_name -> causeway.feed.v1.Frontend
+	19, // 31: causeway.feed.v1.View.groups:type_name -> causeway.feed.v1.Group
+	17, // 32: causeway.feed.v1.View.external:type_name -> causeway.feed.v1.Frontend
+	18, // 33: causeway.feed.v1.Frontend.ports:type_name -> causeway.feed.v1.Port
+	15, // 34: causeway.feed.v1.SliceKey.service:type_name -> causeway.feed.v1.ServiceName
+	20, // 35: causeway.feed.v1.BackendSlice.key:type_name -> causeway.feed.v1.SliceKey
+	18, // 36: causeway.feed.v1.BackendSlice.ports:type_name -> causeway.feed.v1.Port
+	22, // 37: causeway.feed.v1.BackendSlice.endpoints:type_name -> causeway.feed.v1.Endpoint
+	1,  // 38: causeway.feed.v1.Endpoint.state:type_name -> causeway.feed.v1.Endpoint.State
+	23, // 39: causeway.feed.v1.Node.key:type_name -> causeway.feed.v1.NodeKey
+	25, // 40: causeway.feed.v1.Node.addresses:type_name -> causeway.feed.v1.NodeAddress
+	30, // 41: causeway.feed.v1.Node.pod_cidrs:type_name -> causeway.feed.v1.Prefix
+	30, // 42: causeway.feed.v1.Address.prefix:type_name -> causeway.feed.v1.Prefix
+	30, // 43: causeway.feed.v1.Range.prefix:type_name -> causeway.feed.v1.Prefix
+	2,  // 44: causeway.feed.v1.Feed.Subscribe:input_type -> causeway.feed.v1.Report
+	10, // 45: causeway.feed.v1.Feed.Subscribe:output_type -> causeway.feed.v1.Message
+	45, // [45:46] is the sub-list for method output_type
+	44, // [44:45] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_feed_proto_init() }
@@ -2218,11 +2536,11 @@ func file_feed_proto_init() {
 		(*Report_Applied)(nil),
 		(*Report_Buckets)(nil),
 	}
-	file_feed_proto_msgTypes[7].OneofWrappers = []any{
+	file_feed_proto_msgTypes[8].OneofWrappers = []any{
 		(*Message_Batch)(nil),
 		(*Message_Ask)(nil),
 	}
-	file_feed_proto_msgTypes[11].OneofWrappers = []any{
+	file_feed_proto_msgTypes[12].OneofWrappers = []any{
 		(*Resource_View)(nil),
 		(*Resource_Slice)(nil),
 		(*Resource_DeletedView)(nil),
@@ -2233,6 +2551,10 @@ func file_feed_proto_init() {
 		(*Resource_DeletedIdentity)(nil),
 		(*Resource_Address)(nil),
 		(*Resource_DeletedAddress)(nil),
+		(*Resource_Peer)(nil),
+		(*Resource_DeletedPeer)(nil),
+		(*Resource_Range)(nil),
+		(*Resource_DeletedRange)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2240,7 +2562,7 @@ func file_feed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_feed_proto_rawDesc), len(file_feed_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
