@@ -34,7 +34,8 @@ const (
 
 	pageKeys = 256
 
-	// readBuffer is what a connection reads at once, in bytes.
+	// readBuffer is what a connection reads at once, in bytes. There is one to
+	// each peer, mostly idle: what it takes for itself counts a hundred times.
 	readBuffer = 8 << 10
 
 	// maxCommits is how many large transactions are under way at once: enough
@@ -84,9 +85,6 @@ func Dial(cfg ClientConfig) (*Client, error) {
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: connect, MinConnectTimeout: 5 * time.Second}),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
-			// There is a connection to each peer, mostly idle: what it takes
-			// for itself counts a hundred times.
-			grpc.WithSharedWriteBuffer(true),
 			grpc.WithReadBufferSize(readBuffer),
 		},
 	})

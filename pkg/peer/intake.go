@@ -172,11 +172,14 @@ func (q *intake) take() (pieces [][]kvstore.Change, rested <-chan time.Time) {
 	for range inOrder() {
 		puts, deletes = append(puts, nil), append(deletes, nil)
 	}
-	for key, c := range q.waiting {
+	// A new map: one that was large once is slow to walk ever after.
+	waiting := q.waiting
+	q.waiting = map[string]kvstore.Change{}
+	for key, c := range waiting {
 		if !q.ripe(key) {
+			q.waiting[key] = c
 			continue
 		}
-		delete(q.waiting, key)
 		q.bytes -= len(c.Value)
 		if at := q.place(key); c.Deleted {
 			at = len(deletes) - 1 - at
