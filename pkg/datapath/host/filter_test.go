@@ -165,7 +165,7 @@ func TestGuard(t *testing.T) {
 	d.LocalPods = []netip.Prefix{netip.MustParsePrefix("10.66.0.0/16")}
 	must(t, a.Apply(d))
 	want("pod", 4)
-	send(t, w.a.pod, w.a.addr[0], w.b.underlay[0]) // no pod that we know of
+	send(t, w.a.pod, w.a.addr[0], netip.MustParseAddr("192.0.2.77")) // from no pod that we know of
 	want("forwarded", 1)
 }
 
@@ -252,7 +252,7 @@ func TestForwardAgain(t *testing.T) {
 	ours := func(want int) {
 		t.Helper()
 		await(t, func() string {
-			if text := w.a.run(w.a.node, "iptables-nft", "-S", "FORWARD"); strings.Count(text, "mesh0") != want {
+			if text := w.a.run(w.a.node, "iptables-nft", "-S", "FORWARD"); strings.Count(text, "-A FORWARD") != want {
 				return fmt.Sprintf("%d rules are wanted:\n%s", want, text)
 			}
 			return ""

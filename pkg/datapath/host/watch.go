@@ -11,9 +11,12 @@ import (
 )
 
 const (
-	// compareInterval is how often everything is compared whatever was heard:
-	// netfilter is not listened to, as others change it all the time.
-	compareInterval = 4 * time.Second
+	// compareInterval is how often everything is compared whatever was heard.
+	compareInterval = 5 * time.Second
+	// filterInterval is how often the number is asked for that each change of
+	// netfilter makes another: others change it all the time, in many messages,
+	// so it is not listened to.
+	filterInterval = time.Second
 	// settleTime lets changes that belong together arrive together.
 	settleTime = 50 * time.Millisecond
 	// restFactor is how much longer than a pass it rests: a node with a million
@@ -96,27 +99,46 @@ func (h *Host) listen(ctx context.Context, heard chan<- struct{}) error {
 }
 
 func (h *Host) watch(ctx context.Context, heard <-chan struct{}) error {
-	rest := time.NewTimer(0)
-	defer rest.Stop()
+	for {
+		took := h.check()
+		// What is heard meanwhile is heard afterwards.
+		if !wait(ctx, max(settleTime, restFactor*took), nil, nil) {
+			return nil
+		}
+		if !wait(ctx, max(compareInterval, restFactor*took), heard, h.stirred) {
+			return nil
+		}
+	}
+}
+
+// wait returns after d, when something was heard, or when stirred says so; false
+// when ctx is done.
+func wait(ctx context.Context, d time.Duration, heard <-chan struct{}, stirred func() bool) bool {
+	end, look := time.NewTimer(d), time.NewTicker(filterInterval)
+	defer end.Stop()
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-rest.C:
-		}
-		took := h.check()
-		least, most := max(settleTime, restFactor*took), max(compareInterval, restFactor*took)
-		limit := time.NewTimer(most)
-		select {
-		case <-ctx.Done():
-			limit.Stop()
-			return nil
+			return false
+		case <-end.C:
+			return true
 		case <-heard:
-		case <-limit.C:
+			return true
+		case <-look.C:
+			if stirred != nil && stirred() {
+				return true
+			}
 		}
-		limit.Stop()
-		rest.Reset(least)
 	}
+}
+
+// stirred reports whether netfilter changed since it was compared.
+func (h *Host) stirred() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	generation, err := h.kernel.generation()
+	return err == nil && h.applied && len(h.desired.Mesh) > 0 && (h.ruleset == nil || generation != h.generation)
 }
 
 // check makes a pass and returns how long it took.

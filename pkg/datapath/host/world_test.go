@@ -36,14 +36,13 @@ const (
 
 // side is one cluster of one node with one pod.
 type side struct {
-	t                *testing.T
-	name             string
-	node, pod        *netspace.Space
-	underlay         []netip.Addr // IPv4, IPv6
-	mesh, pods, addr []netip.Addr // a family each; addr is the pod's
-	ranges           []netip.Prefix
-	registry         *prometheus.Registry
-	links            []link.Link // of the programs, kept while the world lives
+	t          *testing.T
+	name       string
+	node, pod  *netspace.Space
+	underlay   []netip.Addr // IPv4, IPv6
+	mesh, addr []netip.Addr // a family each; addr is the pod's
+	ranges     []netip.Prefix
+	registry   *prometheus.Registry
 }
 
 // world is two sides with an underlay between their nodes.
@@ -407,6 +406,17 @@ func (s *side) state() string {
 		fmt.Fprintf(&all, "# %s\n%s\n", command, s.run(s.node, args[0], args[1:]...))
 	}
 	return all.String()
+}
+
+// tunnel returns the tunnel device.
+func (s *side) tunnel() *net.Interface {
+	s.t.Helper()
+	var device *net.Interface
+	must(s.t, s.node.Do(func() (err error) {
+		device, err = net.InterfaceByName(host.DefaultDevice)
+		return err
+	}))
+	return device
 }
 
 // metric returns the sum of a metric's values with that label value, "" for any.
