@@ -30,7 +30,7 @@ func Ask(ctx context.Context, protocol, target string) Result {
 
 // Exchange is Ask and then sends so many bytes, the same each time, and expects
 // them back: over TCP and Mapped as they come, by UDP in one datagram, which is
-// the one that asks.
+// the one that asks, and is sent again until it is answered.
 func Exchange(ctx context.Context, protocol, target string, bytes int) Result {
 	begin := time.Now()
 	result := Result{Bytes: bytes}
@@ -56,7 +56,7 @@ func ask(ctx context.Context, protocol, target string, result *Result) error {
 	case protocol == HTTP:
 		line, err = requestLine(conn, target)
 	case protocol == UDP:
-		line, err = datagramLine(conn, result.Bytes)
+		line, err = datagramLine(ctx, conn, result.Bytes)
 	default:
 		line, err = streamLine(conn, result.Bytes)
 		result.MSS = segment(conn)

@@ -3,12 +3,15 @@ package workload
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -54,13 +57,27 @@ func streamLine(conn net.Conn, size int) ([]byte, error) {
 	return line, err
 }
 
+// sendAgain is how often a datagram of many bytes is sent until it is answered:
+// the first ones may be lost on either way while it is found out what fits.
+const sendAgain = 300 * time.Millisecond
+
 // datagramLine sends one datagram, of so many bytes or with an empty line, and
 // returns the line that comes back before it.
-func datagramLine(conn net.Conn, size int) ([]byte, error) {
-	sent := []byte("\n")
-	if size > 0 {
-		sent = payload(size)
+func datagramLine(ctx context.Context, conn net.Conn, size int) ([]byte, error) {
+	if size == 0 {
+		return datagram(conn, []byte("\n"))
 	}
+	sent := payload(size)
+	for {
+		_ = conn.SetReadDeadline(time.Now().Add(sendAgain))
+		line, err := datagram(conn, sent)
+		if ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return line, err
+		}
+	}
+}
+
+func datagram(conn net.Conn, sent []byte) (line []byte, err error) {
 	if _, err := conn.Write(sent); err != nil {
 		return nil, err
 	}
