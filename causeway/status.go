@@ -106,6 +106,7 @@ func writeStatus(out io.Writer, r *adminpb.StatusResponse, now time.Time) error 
 	fmt.Fprintf(w, "Cluster %s, id %d of %d, version %s, up %s\n\n", c.Name, c.Id, c.MaxConnectedClusters, c.Version, age(c.Started, now))
 	writeConditions(w, r, now)
 	writePeers(w, r, now)
+	writeReaches(w, r)
 	writeAgents(w, r, now)
 	writeProblems(w, r)
 	if r.Ready {
@@ -172,15 +173,62 @@ func writeAgents(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 		fmt.Fprintln(w, "\nNo agents.")
 		return
 	}
-	fmt.Fprintln(w, "\nAGENT\tSTATE\tSINCE\tSERVICES\tFRONTENDS\tBACKENDS\tADDRESSES\tVERSION")
+	meshed := len(r.Reaches) > 0
+	fmt.Fprintf(w, "\nAGENT\tSTATE\tSINCE\tSERVICES\tFRONTENDS\tBACKENDS\tADDRESSES\t%sVERSION\n", column(meshed, "MESH ADDRESS"))
 	for _, a := range r.Agents {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\n", a.Node, agentState(a), ago(a.Since, now), a.Services, a.Frontends, a.Backends, a.Addresses, orDash(a.Version))
+		mesh := column(meshed, orDash(strings.Join(a.GetMesh().GetAddresses(), ",")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s%s\n", a.Node, agentState(a), ago(a.Since, now), a.Services, a.Frontends, a.Backends, a.Addresses, mesh, orDash(a.Version))
 	}
 	for _, a := range r.Agents {
 		if a.Error != "" {
 			fmt.Fprintf(w, "  %s: %s\n", a.Node, a.Error)
 		}
+		if text := a.GetMesh().GetError(); text != "" {
+			fmt.Fprintf(w, "  %s: packets to other clusters: %s\n", a.Node, text)
+		}
+		for _, text := range a.GetMesh().GetProblems() {
+			fmt.Fprintf(w, "  %s: %s\n", a.Node, text)
+		}
 	}
+}
+
+// column is one that is shown only sometimes.
+func column(shown bool, text string) string {
+	if !shown {
+		return ""
+	}
+	return text + "\t"
+}
+
+// writeReaches shows how packets get to the peers; nothing where that is left to
+// the network.
+func writeReaches(w io.Writer, r *adminpb.StatusResponse) {
+	if len(r.Reaches) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nPACKETS TO\tMODE\tRANGES\tREFUSED\tNODES WITH A MESH ADDRESS")
+	for _, p := range r.Reaches {
+		name := p.Cluster
+		if p.Mode == "" {
+			name += " (here)"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d of %d\n", name, orDash(p.Mode), some(p.Ranges, p.RangeCount), p.RefusedCount, p.MeshNodes, p.Nodes)
+	}
+	for _, p := range r.Reaches {
+		for _, refused := range p.Refused {
+			fmt.Fprintf(w, "  %s: range %s is not used: it %s\n", p.Cluster, refused.Range, refused.Reason)
+		}
+	}
+}
+
+// some shows the first of a list of so many.
+func some(list []string, count uint32) string {
+	const most = 3
+	text := strings.Join(list[:min(len(list), most)], ",")
+	if count > most {
+		text += fmt.Sprintf(" and %d more", count-most)
+	}
+	return orDash(text)
 }
 
 func agentState(a *adminpb.Agent) string {

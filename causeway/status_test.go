@@ -88,6 +88,43 @@ func TestWriteStatusOfALoneCluster(t *testing.T) {
 	}
 }
 
+func TestWriteReaches(t *testing.T) {
+	r := &adminpb.StatusResponse{
+		Cluster: &adminpb.Cluster{Name: "east", Id: 1, MaxConnectedClusters: 255, Version: "v1", Started: before(0), Counts: &adminpb.Counts{}},
+		Source:  &adminpb.Source{Listed: true}, Ready: true,
+		Reaches: []*adminpb.Reach{
+			{Cluster: "east", Ranges: []string{"10.1.0.0/24"}, RangeCount: 1, MeshNodes: 1, Nodes: 1},
+			{
+				Cluster: "west", Mode: "vxlan", Ranges: []string{"10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24", "10.2.3.0/24"}, RangeCount: 70, Nodes: 3,
+				Refused: []*adminpb.Refusal{{Range: "10.1.0.0/16", Reason: "overlaps 10.1.0.0/24, where this cluster has pods"}}, RefusedCount: 1,
+			},
+		},
+		Agents: []*adminpb.Agent{
+			{Node: "n1", Connected: true, Current: true, Since: before(time.Hour), Mesh: &adminpb.AgentMesh{Addresses: []string{"10.200.0.1", "fd00:200::1"}, Problems: []string{"a route is in the way"}, Error: "no device"}},
+			{Node: "n2", Since: before(time.Hour)},
+		},
+	}
+	var out bytes.Buffer
+	if err := writeStatus(&out, r, now); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+PACKETS TO    MODE    RANGES                                            REFUSED   NODES WITH A MESH ADDRESS
+east (here)   -       10.1.0.0/24                                       0         1 of 1
+west          vxlan   10.2.0.0/24,10.2.1.0/24,10.2.2.0/24 and 67 more   1         0 of 3
+  west: range 10.1.0.0/16 is not used: it overlaps 10.1.0.0/24, where this cluster has pods
+
+AGENT   STATE     SINCE      SERVICES   FRONTENDS   BACKENDS   ADDRESSES   MESH ADDRESS             VERSION
+n1      current   1h0m ago   0          0           0          0           10.200.0.1,fd00:200::1   -
+n2      away      1h0m ago   0          0           0          0           -                        -
+  n1: packets to other clusters: no device
+  n1: a route is in the way
+`
+	if _, got, _ := strings.Cut(out.String(), "No peers.\n"); !strings.HasPrefix(got, want) {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
 func TestWriteServices(t *testing.T) {
 	http := []*adminpb.Port{{Name: "http", Protocol: "TCP", Port: 8080}}
 	r := &adminpb.ServicesResponse{Services: []*adminpb.Service{

@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/publish"
+	"github.com/causeway-mesh/causeway/pkg/route"
 )
 
 // config is what flags and config file say.
@@ -34,6 +35,8 @@ type config struct {
 	etcdFiles            pki.ClientFiles
 	excludedLabels       []string
 	meshCIDR             []string
+	routeMode            string
+	peerRouteMode        map[string]string
 }
 
 func (c *config) flags(f *pflag.FlagSet) {
@@ -57,7 +60,13 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"pod labels that do not count for identities; an entry that ends in '*' is a prefix; replaces the default")
 	f.StringSliceVar(&c.meshCIDR, "mesh-cidr", nil,
 		"`range` that nothing else uses in any cluster, one a family with commas: each node gets an address of it, which peers are told (default: none)")
+	f.StringVar(&c.routeMode, "route-mode", modeAuto,
+		"how packets get to other clusters, with --mesh-cidr: vxlan (a tunnel of our own), native (the network routes pods' addresses), or auto, which is vxlan at present")
+	f.StringToStringVar(&c.peerRouteMode, "peer-route-mode", nil, "the same for one peer, `peer=mode`, several with commas")
 }
+
+// modeAuto is the mode that is chosen for the operator.
+const modeAuto = "auto"
 
 // validate returns the first thing that is wrong, by flag.
 func (c *config) validate() error {
@@ -85,6 +94,9 @@ func (c *config) validate() error {
 	}
 	if _, err := c.meshRanges(); err != nil {
 		return fmt.Errorf("--mesh-cidr: %w", err)
+	}
+	if err := c.validateModes(); err != nil {
+		return err
 	}
 	if err := validAddress(c.listen); err != nil {
 		return fmt.Errorf("--listen: %w", err)
@@ -114,6 +126,38 @@ func (c *config) meshRanges() ([]netip.Prefix, error) {
 		ranges = append(ranges, p)
 	}
 	return ranges, publish.ValidateMeshRanges(ranges)
+}
+
+func (c *config) validateModes() error {
+	if _, err := routeMode(c.routeMode); err != nil {
+		return fmt.Errorf("--route-mode: %w", err)
+	}
+	for peer, mode := range c.peerRouteMode {
+		if err := cluster.ValidateName(peer); err != nil {
+			return fmt.Errorf("--peer-route-mode: %w", err)
+		}
+		if _, err := routeMode(mode); err != nil {
+			return fmt.Errorf("--peer-route-mode of %s: %w", peer, err)
+		}
+	}
+	return nil
+}
+
+func routeMode(text string) (route.Mode, error) {
+	if text == modeAuto {
+		return route.VXLAN, nil
+	}
+	return route.ParseMode(text)
+}
+
+// modeOf returns how packets get to a peer; validate has seen all modes.
+func (c *config) modeOf(peer string) route.Mode {
+	text, ok := c.peerRouteMode[peer]
+	if !ok {
+		text = c.routeMode
+	}
+	mode, _ := routeMode(text)
+	return mode
 }
 
 func validAddress(address string) error {

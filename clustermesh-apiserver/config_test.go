@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"github.com/causeway-mesh/causeway/pkg/route"
 )
 
 func parse(t *testing.T, args ...string) *config {
@@ -46,6 +48,26 @@ func TestValidate(t *testing.T) {
 		err := parse(t, tc.arg).validate()
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 			t.Errorf("%s: got %v, want one that says %q", tc.arg, err, tc.want)
+		}
+	}
+}
+
+func TestRouteModes(t *testing.T) {
+	c := parse(t, "--route-mode=native", "--peer-route-mode=west=auto,north=vxlan")
+	if err := c.validate(); err != nil {
+		t.Fatal(err)
+	}
+	for peer, want := range map[string]route.Mode{"west": route.VXLAN, "north": route.VXLAN, "south": route.Native} {
+		if got := c.modeOf(peer); got != want {
+			t.Errorf("%s: %s, want %s", peer, got, want)
+		}
+	}
+	if got := parse(t).modeOf("west"); got != route.VXLAN {
+		t.Errorf("unless told otherwise: %s", got)
+	}
+	for _, bad := range []string{"--route-mode=tunnel", "--peer-route-mode=west=geneve", "--peer-route-mode=WEST=vxlan"} {
+		if err := parse(t, bad).validate(); err == nil || !strings.Contains(err.Error(), bad[:12]) {
+			t.Errorf("%s: %v", bad, err)
 		}
 	}
 }

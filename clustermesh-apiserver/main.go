@@ -113,6 +113,9 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 
 	nodes := feed.NewServer(feed.ServerConfig{Logger: log, Registerer: registry})
 	engine := merge.NewEngine(cfg.clusterName, nodes)
+	if len(meshRanges) > 0 {
+		engine.Route(merge.Routing{Mode: cfg.modeOf, Reserved: meshRanges})
+	}
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),
 		MeshRanges: meshRanges, MeshFile: filepath.Join(cfg.dataDir, "mesh-addresses"),

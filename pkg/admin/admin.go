@@ -61,9 +61,11 @@ func (s *Server) Register(r grpc.ServiceRegistrar) { adminpb.RegisterAdminServer
 func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.StatusResponse, error) {
 	var counts map[string]merge.Counts
 	var nodes []string
+	var reaches []merge.Reach
 	s.cfg.Engine.Read(func(state *merge.State) {
 		counts = state.Counts()
 		nodes = state.Nodes(s.cfg.Cluster.Name)
+		reaches = state.Reaches()
 	})
 	out := &adminpb.StatusResponse{
 		Cluster: &adminpb.Cluster{
@@ -74,6 +76,7 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 		Peers:           s.peers(counts),
 		Agents:          mergeAgents(nodes, s.cfg.Agents()),
 		PublishProblems: s.cfg.PublishProblems(),
+		Reaches:         protoReaches(reaches),
 	}
 	if len(s.cfg.Etcd) > 0 {
 		out.Writer = s.writer()
@@ -191,7 +194,8 @@ func mergeAgents(nodes []string, known []feed.AgentStatus) []*adminpb.Agent {
 			Node: a.Node, Connected: a.Connected, Current: a.Current, Since: timestamppb.New(a.Since), Version: a.Version,
 			Services: uint32(a.Applied.Counts.Services), Frontends: uint32(a.Applied.Counts.Frontends),
 			Backends: uint32(a.Applied.Counts.Backends), Addresses: uint32(a.Applied.Counts.Addresses), Error: a.Applied.Error,
-			Ready: a.Connected && a.Current && a.Applied.Error == "",
+			Mesh:  protoMesh(a.Applied.Mesh),
+			Ready: a.Connected && a.Current && a.Applied.Error == "" && (a.Applied.Mesh == nil || a.Applied.Mesh.Error == ""),
 		})
 	}
 	for _, n := range nodes {

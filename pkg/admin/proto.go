@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
@@ -25,6 +26,35 @@ func protoTime(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
+}
+
+func protoReaches(reaches []merge.Reach) []*adminpb.Reach {
+	var out []*adminpb.Reach
+	for _, r := range reaches {
+		p := &adminpb.Reach{
+			Cluster: r.Cluster, Mode: string(r.Mode), RangeCount: uint32(r.Counts.Ranges), RefusedCount: uint32(r.Counts.Refused),
+			MeshNodes: uint32(r.Mesh), Nodes: uint32(r.Nodes),
+		}
+		for _, prefix := range r.Ranges {
+			p.Ranges = append(p.Ranges, prefix.String())
+		}
+		for _, refused := range r.Refused {
+			p.Refused = append(p.Refused, &adminpb.Refusal{Range: refused.Prefix.String(), Reason: refused.Reason})
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func protoMesh(m *feed.Mesh) *adminpb.AgentMesh {
+	if m == nil {
+		return nil
+	}
+	out := &adminpb.AgentMesh{Peers: uint32(m.Peers), Ranges: uint32(m.Ranges), Problems: m.Problems, Error: m.Error}
+	for _, a := range m.Addresses {
+		out.Addresses = append(out.Addresses, a.String())
+	}
+	return out
 }
 
 func protoService(e merge.Explanation) *adminpb.Service {

@@ -207,7 +207,7 @@ func (r *ranges) holder(p netip.Prefix) *route.Range {
 // reason says why a cluster's claim to p is refused.
 func (r *ranges) reason(p netip.Prefix, cluster string) string {
 	if err := route.ValidatePrefix(p); err != nil {
-		return err.Error()
+		return "is " + err.Error()
 	}
 	for _, rival := range r.rivals(&rangeClaim{prefix: p, cluster: cluster}) {
 		switch rival.cluster {

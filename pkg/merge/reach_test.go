@@ -114,7 +114,7 @@ func TestReachOverlaps(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff(map[string]string{
-		"west 0.0.0.0/1":      "prefix 0.0.0.0/1: shorter than /8 (IPv4) or /16 (IPv6): not a range for pods",
+		"west 0.0.0.0/1":      "is prefix 0.0.0.0/1: shorter than /8 (IPv4) or /16 (IPv6): not a range for pods",
 		"west 10.1.0.0/16":    "overlaps 10.1.0.0/24, where this cluster has pods",
 		"west 192.0.2.0/24":   "overlaps 192.0.2.1/32, which this cluster has for its nodes",
 		"west 10.200.1.0/24":  "overlaps 10.200.0.0/16, which this cluster has for its nodes",

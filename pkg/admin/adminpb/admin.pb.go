@@ -74,7 +74,10 @@ type StatusResponse struct {
 	PublishProblems []string `protobuf:"bytes,8,rep,name=publish_problems,json=publishProblems,proto3" json:"publish_problems,omitempty"`
 	// writer is absent where etcd is embedded: then there is one API server, which
 	// writes.
-	Writer        *Writer `protobuf:"bytes,9,opt,name=writer,proto3" json:"writer,omitempty"`
+	Writer *Writer `protobuf:"bytes,9,opt,name=writer,proto3" json:"writer,omitempty"`
+	// reaches say how the other clusters are reached, after the own cluster's
+	// ranges; empty where nodes have no mesh addresses.
+	Reaches       []*Reach `protobuf:"bytes,10,rep,name=reaches,proto3" json:"reaches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +175,170 @@ func (x *StatusResponse) GetWriter() *Writer {
 	return nil
 }
 
+func (x *StatusResponse) GetReaches() []*Reach {
+	if x != nil {
+		return x.Reaches
+	}
+	return nil
+}
+
+// Reach is how nodes carry packets to one cluster.
+type Reach struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// mode is empty for the own cluster.
+	Mode string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The first of ranges and refused, of so many in all.
+	Ranges       []string   `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	RangeCount   uint32     `protobuf:"varint,4,opt,name=range_count,json=rangeCount,proto3" json:"range_count,omitempty"`
+	Refused      []*Refusal `protobuf:"bytes,5,rep,name=refused,proto3" json:"refused,omitempty"`
+	RefusedCount uint32     `protobuf:"varint,6,opt,name=refused_count,json=refusedCount,proto3" json:"refused_count,omitempty"`
+	// How many of its nodes have a mesh address.
+	MeshNodes     uint32 `protobuf:"varint,7,opt,name=mesh_nodes,json=meshNodes,proto3" json:"mesh_nodes,omitempty"`
+	Nodes         uint32 `protobuf:"varint,8,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reach) Reset() {
+	*x = Reach{}
+	mi := &file_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reach) ProtoMessage() {}
+
+func (x *Reach) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reach.ProtoReflect.Descriptor instead.
+func (*Reach) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Reach) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Reach) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Reach) GetRanges() []string {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *Reach) GetRangeCount() uint32 {
+	if x != nil {
+		return x.RangeCount
+	}
+	return 0
+}
+
+func (x *Reach) GetRefused() []*Refusal {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *Reach) GetRefusedCount() uint32 {
+	if x != nil {
+		return x.RefusedCount
+	}
+	return 0
+}
+
+func (x *Reach) GetMeshNodes() uint32 {
+	if x != nil {
+		return x.MeshNodes
+	}
+	return 0
+}
+
+func (x *Reach) GetNodes() uint32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+// Refusal is a range that is not in use.
+type Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         string                 `protobuf:"bytes,1,opt,name=range,proto3" json:"range,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Refusal) GetRange() string {
+	if x != nil {
+		return x.Range
+	}
+	return ""
+}
+
+func (x *Refusal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Cluster struct {
 	state                protoimpl.MessageState `protogen:"open.v1"`
 	Name                 string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -186,7 +353,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -198,7 +365,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -211,7 +378,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{2}
+	return file_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Cluster) GetName() string {
@@ -272,7 +439,7 @@ type Writer struct {
 
 func (x *Writer) Reset() {
 	*x = Writer{}
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +451,7 @@ func (x *Writer) String() string {
 func (*Writer) ProtoMessage() {}
 
 func (x *Writer) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +464,7 @@ func (x *Writer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Writer.ProtoReflect.Descriptor instead.
 func (*Writer) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Writer) GetEtcd() []string {
@@ -346,7 +513,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -358,7 +525,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -371,7 +538,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Condition) GetName() string {
@@ -408,7 +575,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +587,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +600,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Counts) GetNodes() uint32 {
@@ -482,7 +649,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +661,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +674,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Source) GetManifestsDir() string {
@@ -543,7 +710,7 @@ type SourceProblem struct {
 
 func (x *SourceProblem) Reset() {
 	*x = SourceProblem{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +722,7 @@ func (x *SourceProblem) String() string {
 func (*SourceProblem) ProtoMessage() {}
 
 func (x *SourceProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +735,7 @@ func (x *SourceProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceProblem.ProtoReflect.Descriptor instead.
 func (*SourceProblem) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SourceProblem) GetFile() string {
@@ -619,7 +786,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +798,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +811,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Peer) GetName() string {
@@ -741,7 +908,7 @@ type PeerProblem struct {
 
 func (x *PeerProblem) Reset() {
 	*x = PeerProblem{}
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +920,7 @@ func (x *PeerProblem) String() string {
 func (*PeerProblem) ProtoMessage() {}
 
 func (x *PeerProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +933,7 @@ func (x *PeerProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerProblem.ProtoReflect.Descriptor instead.
 func (*PeerProblem) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PeerProblem) GetFile() string {
@@ -797,14 +964,16 @@ type Agent struct {
 	Error     string                 `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
 	Ready     bool                   `protobuf:"varint,10,opt,name=ready,proto3" json:"ready,omitempty"`
 	// how many addresses the agent knows the owner of
-	Addresses     uint32 `protobuf:"varint,11,opt,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses uint32 `protobuf:"varint,11,opt,name=addresses,proto3" json:"addresses,omitempty"`
+	// mesh is absent when the agent says nothing of the routing between clusters.
+	Mesh          *AgentMesh `protobuf:"bytes,12,opt,name=mesh,proto3" json:"mesh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +985,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +998,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Agent) GetNode() string {
@@ -909,6 +1078,91 @@ func (x *Agent) GetAddresses() uint32 {
 	return 0
 }
 
+func (x *Agent) GetMesh() *AgentMesh {
+	if x != nil {
+		return x.Mesh
+	}
+	return nil
+}
+
+// AgentMesh is how a node takes part in the routing between clusters.
+type AgentMesh struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its mesh addresses; without any it takes no part.
+	Addresses     []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Peers         uint32   `protobuf:"varint,2,opt,name=peers,proto3" json:"peers,omitempty"`
+	Ranges        uint32   `protobuf:"varint,3,opt,name=ranges,proto3" json:"ranges,omitempty"`
+	Problems      []string `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
+	Error         string   `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentMesh) Reset() {
+	*x = AgentMesh{}
+	mi := &file_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentMesh) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentMesh) ProtoMessage() {}
+
+func (x *AgentMesh) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentMesh.ProtoReflect.Descriptor instead.
+func (*AgentMesh) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AgentMesh) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *AgentMesh) GetPeers() uint32 {
+	if x != nil {
+		return x.Peers
+	}
+	return 0
+}
+
+func (x *AgentMesh) GetRanges() uint32 {
+	if x != nil {
+		return x.Ranges
+	}
+	return 0
+}
+
+func (x *AgentMesh) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *AgentMesh) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type ServicesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// namespace and name choose one service; both empty means all.
@@ -920,7 +1174,7 @@ type ServicesRequest struct {
 
 func (x *ServicesRequest) Reset() {
 	*x = ServicesRequest{}
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1186,7 @@ func (x *ServicesRequest) String() string {
 func (*ServicesRequest) ProtoMessage() {}
 
 func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1199,7 @@ func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesRequest.ProtoReflect.Descriptor instead.
 func (*ServicesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ServicesRequest) GetNamespace() string {
@@ -971,7 +1225,7 @@ type ServicesResponse struct {
 
 func (x *ServicesResponse) Reset() {
 	*x = ServicesResponse{}
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1237,7 @@ func (x *ServicesResponse) String() string {
 func (*ServicesResponse) ProtoMessage() {}
 
 func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1250,7 @@ func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesResponse.ProtoReflect.Descriptor instead.
 func (*ServicesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ServicesResponse) GetServices() []*Service {
@@ -1029,7 +1283,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1295,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1308,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Service) GetNamespace() string {
@@ -1137,7 +1391,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1403,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1416,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Frontend) GetIp() string {
@@ -1190,7 +1444,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1456,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1469,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Port) GetName() string {
@@ -1256,7 +1510,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1522,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1535,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ServiceCluster) GetCluster() string {
@@ -1339,7 +1593,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1605,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1618,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Backend) GetIp() string {
@@ -1420,7 +1674,7 @@ type AddressesRequest struct {
 
 func (x *AddressesRequest) Reset() {
 	*x = AddressesRequest{}
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1686,7 @@ func (x *AddressesRequest) String() string {
 func (*AddressesRequest) ProtoMessage() {}
 
 func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1699,7 @@ func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressesRequest.ProtoReflect.Descriptor instead.
 func (*AddressesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddressesRequest) GetWithin() string {
@@ -1506,7 +1760,7 @@ type AddressesResponse struct {
 
 func (x *AddressesResponse) Reset() {
 	*x = AddressesResponse{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1772,7 @@ func (x *AddressesResponse) String() string {
 func (*AddressesResponse) ProtoMessage() {}
 
 func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1785,7 @@ func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressesResponse.ProtoReflect.Descriptor instead.
 func (*AddressesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddressesResponse) GetAddresses() []*Address {
@@ -1559,7 +1813,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1825,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1838,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Address) GetAddress() string {
@@ -1641,7 +1895,7 @@ var File_admin_proto protoreflect.FileDescriptor
 const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"\vadmin.proto\x12\x11causeway.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\xd1\x03\n" +
+	"\rStatusRequest\"\x85\x04\n" +
 	"\x0eStatusResponse\x124\n" +
 	"\acluster\x18\x01 \x01(\v2\x1a.causeway.admin.v1.ClusterR\acluster\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12<\n" +
@@ -1653,7 +1907,23 @@ const file_admin_proto_rawDesc = "" +
 	"\rpeer_problems\x18\x06 \x03(\v2\x1e.causeway.admin.v1.PeerProblemR\fpeerProblems\x120\n" +
 	"\x06agents\x18\a \x03(\v2\x18.causeway.admin.v1.AgentR\x06agents\x12)\n" +
 	"\x10publish_problems\x18\b \x03(\tR\x0fpublishProblems\x121\n" +
-	"\x06writer\x18\t \x01(\v2\x19.causeway.admin.v1.WriterR\x06writer\"\xe6\x01\n" +
+	"\x06writer\x18\t \x01(\v2\x19.causeway.admin.v1.WriterR\x06writer\x122\n" +
+	"\areaches\x18\n" +
+	" \x03(\v2\x18.causeway.admin.v1.ReachR\areaches\"\xfe\x01\n" +
+	"\x05Reach\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x16\n" +
+	"\x06ranges\x18\x03 \x03(\tR\x06ranges\x12\x1f\n" +
+	"\vrange_count\x18\x04 \x01(\rR\n" +
+	"rangeCount\x124\n" +
+	"\arefused\x18\x05 \x03(\v2\x1a.causeway.admin.v1.RefusalR\arefused\x12#\n" +
+	"\rrefused_count\x18\x06 \x01(\rR\frefusedCount\x12\x1d\n" +
+	"\n" +
+	"mesh_nodes\x18\a \x01(\rR\tmeshNodes\x12\x14\n" +
+	"\x05nodes\x18\b \x01(\rR\x05nodes\"7\n" +
+	"\aRefusal\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\tR\x05range\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe6\x01\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x124\n" +
@@ -1708,7 +1978,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\";\n" +
 	"\vPeerProblem\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xbf\x02\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xf1\x02\n" +
 	"\x05Agent\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x18\n" +
@@ -1721,7 +1991,14 @@ const file_admin_proto_rawDesc = "" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x14\n" +
 	"\x05ready\x18\n" +
 	" \x01(\bR\x05ready\x12\x1c\n" +
-	"\taddresses\x18\v \x01(\rR\taddresses\"C\n" +
+	"\taddresses\x18\v \x01(\rR\taddresses\x120\n" +
+	"\x04mesh\x18\f \x01(\v2\x1c.causeway.admin.v1.AgentMeshR\x04mesh\"\x89\x01\n" +
+	"\tAgentMesh\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x14\n" +
+	"\x05peers\x18\x02 \x01(\rR\x05peers\x12\x16\n" +
+	"\x06ranges\x18\x03 \x01(\rR\x06ranges\x12\x1a\n" +
+	"\bproblems\x18\x04 \x03(\tR\bproblems\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"C\n" +
 	"\x0fServicesRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"J\n" +
@@ -1795,70 +2072,76 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: causeway.admin.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: causeway.admin.v1.StatusResponse
-	(*Cluster)(nil),               // 2: causeway.admin.v1.Cluster
-	(*Writer)(nil),                // 3: causeway.admin.v1.Writer
-	(*Condition)(nil),             // 4: causeway.admin.v1.Condition
-	(*Counts)(nil),                // 5: causeway.admin.v1.Counts
-	(*Source)(nil),                // 6: causeway.admin.v1.Source
-	(*SourceProblem)(nil),         // 7: causeway.admin.v1.SourceProblem
-	(*Peer)(nil),                  // 8: causeway.admin.v1.Peer
-	(*PeerProblem)(nil),           // 9: causeway.admin.v1.PeerProblem
-	(*Agent)(nil),                 // 10: causeway.admin.v1.Agent
-	(*ServicesRequest)(nil),       // 11: causeway.admin.v1.ServicesRequest
-	(*ServicesResponse)(nil),      // 12: causeway.admin.v1.ServicesResponse
-	(*Service)(nil),               // 13: causeway.admin.v1.Service
-	(*Frontend)(nil),              // 14: causeway.admin.v1.Frontend
-	(*Port)(nil),                  // 15: causeway.admin.v1.Port
-	(*ServiceCluster)(nil),        // 16: causeway.admin.v1.ServiceCluster
-	(*Backend)(nil),               // 17: causeway.admin.v1.Backend
-	(*AddressesRequest)(nil),      // 18: causeway.admin.v1.AddressesRequest
-	(*AddressesResponse)(nil),     // 19: causeway.admin.v1.AddressesResponse
-	(*Address)(nil),               // 20: causeway.admin.v1.Address
-	nil,                           // 21: causeway.admin.v1.Peer.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*Reach)(nil),                 // 2: causeway.admin.v1.Reach
+	(*Refusal)(nil),               // 3: causeway.admin.v1.Refusal
+	(*Cluster)(nil),               // 4: causeway.admin.v1.Cluster
+	(*Writer)(nil),                // 5: causeway.admin.v1.Writer
+	(*Condition)(nil),             // 6: causeway.admin.v1.Condition
+	(*Counts)(nil),                // 7: causeway.admin.v1.Counts
+	(*Source)(nil),                // 8: causeway.admin.v1.Source
+	(*SourceProblem)(nil),         // 9: causeway.admin.v1.SourceProblem
+	(*Peer)(nil),                  // 10: causeway.admin.v1.Peer
+	(*PeerProblem)(nil),           // 11: causeway.admin.v1.PeerProblem
+	(*Agent)(nil),                 // 12: causeway.admin.v1.Agent
+	(*AgentMesh)(nil),             // 13: causeway.admin.v1.AgentMesh
+	(*ServicesRequest)(nil),       // 14: causeway.admin.v1.ServicesRequest
+	(*ServicesResponse)(nil),      // 15: causeway.admin.v1.ServicesResponse
+	(*Service)(nil),               // 16: causeway.admin.v1.Service
+	(*Frontend)(nil),              // 17: causeway.admin.v1.Frontend
+	(*Port)(nil),                  // 18: causeway.admin.v1.Port
+	(*ServiceCluster)(nil),        // 19: causeway.admin.v1.ServiceCluster
+	(*Backend)(nil),               // 20: causeway.admin.v1.Backend
+	(*AddressesRequest)(nil),      // 21: causeway.admin.v1.AddressesRequest
+	(*AddressesResponse)(nil),     // 22: causeway.admin.v1.AddressesResponse
+	(*Address)(nil),               // 23: causeway.admin.v1.Address
+	nil,                           // 24: causeway.admin.v1.Peer.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
-	2,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
-	4,  // 1: causeway.admin.v1.StatusResponse.conditions:type_name -> causeway.admin.v1.Condition
-	6,  // 2: causeway.admin.v1.StatusResponse.source:type_name -> causeway.admin.v1.Source
-	8,  // 3: causeway.admin.v1.StatusResponse.peers:type_name -> causeway.admin.v1.Peer
-	9,  // 4: causeway.admin.v1.StatusResponse.peer_problems:type_name -> causeway.admin.v1.PeerProblem
-	10, // 5: causeway.admin.v1.StatusResponse.agents:type_name -> causeway.admin.v1.Agent
-	3,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
-	22, // 7: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
-	5,  // 8: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
-	22, // 9: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
-	7,  // 10: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
-	22, // 11: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
-	22, // 12: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	22, // 13: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
-	22, // 14: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
-	5,  // 15: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
-	21, // 16: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
-	22, // 17: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
-	13, // 18: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
-	14, // 19: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
-	16, // 20: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
-	14, // 21: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
-	15, // 22: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
-	17, // 23: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
-	15, // 24: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
-	20, // 25: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
-	0,  // 26: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	11, // 27: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	18, // 28: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
-	1,  // 29: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	12, // 30: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	19, // 31: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
-	29, // [29:32] is the sub-list for method output_type
-	26, // [26:29] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	4,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
+	6,  // 1: causeway.admin.v1.StatusResponse.conditions:type_name -> causeway.admin.v1.Condition
+	8,  // 2: causeway.admin.v1.StatusResponse.source:type_name -> causeway.admin.v1.Source
+	10, // 3: causeway.admin.v1.StatusResponse.peers:type_name -> causeway.admin.v1.Peer
+	11, // 4: causeway.admin.v1.StatusResponse.peer_problems:type_name -> causeway.admin.v1.PeerProblem
+	12, // 5: causeway.admin.v1.StatusResponse.agents:type_name -> causeway.admin.v1.Agent
+	5,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
+	2,  // 7: causeway.admin.v1.StatusResponse.reaches:type_name -> causeway.admin.v1.Reach
+	3,  // 8: causeway.admin.v1.Reach.refused:type_name -> causeway.admin.v1.Refusal
+	25, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
+	7,  // 10: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
+	25, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
+	9,  // 12: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
+	25, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
+	25, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	25, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
+	25, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
+	7,  // 17: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
+	24, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
+	25, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
+	13, // 20: causeway.admin.v1.Agent.mesh:type_name -> causeway.admin.v1.AgentMesh
+	16, // 21: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
+	17, // 22: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
+	19, // 23: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
+	17, // 24: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
+	18, // 25: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
+	20, // 26: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
+	18, // 27: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
+	23, // 28: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
+	0,  // 29: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	14, // 30: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	21, // 31: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	1,  // 32: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	15, // 33: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	22, // 34: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	32, // [32:35] is the sub-list for method output_type
+	29, // [29:32] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -1872,7 +2155,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
