@@ -281,13 +281,16 @@ func (w *Writer) settled(key string, r *record) {
 }
 
 // putBack gives what a round did not get done, or perhaps did, to the next
-// one, which begins behind a new fence.
+// one, which begins behind a new fence. Of what it did get done, deletions may be
+// forgotten already.
 func (w *Writer) putBack(ops []op) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fence = 0
 	for _, o := range ops {
-		w.touch(o.key, w.records[o.key])
+		if r := w.records[o.key]; r != nil {
+			w.touch(o.key, r)
+		}
 	}
 }
 

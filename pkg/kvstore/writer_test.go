@@ -14,6 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // runWriter runs a writer until the test ends, or stop is called.
@@ -258,6 +261,52 @@ func TestWriterTriesARefusedValueAgain(t *testing.T) {
 	}
 	if f := w.Failures()["a/1"]; f != first {
 		t.Errorf("failure %+v became %+v", first, f)
+	}
+}
+
+// interrupted is a store whose answer to one transaction is lost on the way, or
+// which it never reached.
+type interrupted struct {
+	pb.KVClient
+	txn func(n int) error // asked before the nth, from 1 on
+	n   int
+}
+
+func (i *interrupted) Txn(ctx context.Context, req *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
+	i.n++
+	if err := i.txn(i.n); err != nil {
+		return nil, err
+	}
+	return i.KVClient.Txn(ctx, req, opts...)
+}
+
+// A round that fails after its first batch has keys that were deleted, seen to
+// be gone, and forgotten.
+func TestWriterGoesOnAfterHalfARound(t *testing.T) {
+	_, c := startStore(t)
+	for i := range maxBatchOps + 50 {
+		put(t, c, fmt.Sprintf("a/%03d", i), "v")
+	}
+	w := NewWriter(WriterConfig{Client: c, Prefixes: []string{"a/"}, Name: "test", Logger: testLog(t)})
+	forgotten := func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.records) <= 50
+	}
+	c.kv = &interrupted{KVClient: c.kv, txn: func(n int) error {
+		if n != 3 { // the fence, the first batch
+			return nil
+		}
+		for !forgotten() {
+			time.Sleep(time.Millisecond) // between two looks
+		}
+		return status.Error(codes.Unavailable, "cut")
+	}}
+	startWriter(t, w)
+	w.Complete()
+	synced(t, w)
+	if got := contents(t, c, "a/"); len(got) != 0 {
+		t.Errorf("left: %v", got)
 	}
 }
 
