@@ -30,8 +30,12 @@ const (
 	keepaliveTime    = 10 * time.Second
 	keepaliveTimeout = 5 * time.Second
 	connectTimeout   = 10 * time.Second
-	minBackoff       = 100 * time.Millisecond
-	maxBackoff       = 5 * time.Second
+	// reportPause is how long an agent that made a report waits with the next. A
+	// report for each of hundreds of changes a second would cost both ends as
+	// much as the changes.
+	reportPause = 200 * time.Millisecond
+	minBackoff  = 100 * time.Millisecond
+	maxBackoff  = 5 * time.Second
 
 	// A stream that lived for steadyTime was a good one, so that the next attempt
 	// is as quick as the first. One that another agent's took the place of is
@@ -97,8 +101,8 @@ func NewClient(cfg ClientConfig) *Client {
 }
 
 // Report says how far the agent is, less what the Client itself keeps. It never
-// blocks: of reports that could not be sent in time only the newest is, after a
-// new connection again.
+// blocks: of reports within reportPause, and of those that could not be sent in
+// time, only the newest is, after a new connection again.
 func (c *Client) Report(applied Applied) {
 	c.mu.Lock()
 	c.applied = &applied
@@ -251,7 +255,7 @@ func (c *Client) hand(ctx context.Context) error {
 	}
 	c.handed = true
 	if c.cfg.Watch != nil {
-		c.cfg.Watch(Reach{Revision: b.Revision, All: true, Whole: c.whole()})
+		c.cfg.Watch(Reach{Revision: b.Revision, All: true, Restored: b.Restored, Whole: c.whole()})
 	}
 	c.metrics.batches.WithLabelValues("snapshot").Inc()
 	return nil
@@ -268,14 +272,20 @@ func (c *Client) report(ctx context.Context, stream clientStream, answers <-chan
 		return c.sendError(ctx, err)
 	}
 	c.wakeReport() // the new stream has not heard what an older one did
+	// reported is nil while a report was made just before.
+	reported, rested := c.reported, make(<-chan time.Time)
 	for {
 		report := &feedpb.Report{}
 		select {
-		case <-c.reported:
+		case <-rested:
+			reported = c.reported
+			continue
+		case <-reported:
 			applied := c.newest()
 			if applied == nil {
 				continue
 			}
+			reported, rested = nil, time.After(reportPause)
 			report.Report = &feedpb.Report_Applied{Applied: appliedToProto(*applied)}
 		case answer := <-answers:
 			report.Report = &feedpb.Report_Buckets{Buckets: answer}

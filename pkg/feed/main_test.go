@@ -206,8 +206,9 @@ type mesh struct {
 	traffic   traffic
 }
 
-// traffic counts the bytes of messages, both ways, as they are on the wire.
-type traffic struct{ sent, received atomic.Int64 }
+// traffic counts the bytes of messages, both ways, as they are on the wire, and
+// those that were received.
+type traffic struct{ sent, received, messages atomic.Int64 }
 
 func (*traffic) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
 func (*traffic) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
@@ -219,6 +220,7 @@ func (c *traffic) HandleRPC(_ context.Context, s stats.RPCStats) {
 		c.sent.Add(int64(s.WireLength))
 	case *stats.InPayload:
 		c.received.Add(int64(s.WireLength))
+		c.messages.Add(1)
 	}
 }
 

@@ -161,6 +161,15 @@ func TestReports(t *testing.T) {
 	if a := s.Agents()[0]; a.Current {
 		t.Errorf("an agent behind is current: %+v", a)
 	}
+	begun, before := time.Now(), m.traffic.messages.Load()
+	for time.Since(begun) < 3*reportPause {
+		applied.Counts.Services++
+		client.Report(applied)
+	}
+	eventually(t, "the last of many reports arrives", func() bool { return s.Agents()[0].Applied == applied })
+	if n, most := m.traffic.messages.Load()-before, int64(time.Since(begun)/reportPause)+2; n > most {
+		t.Errorf("%d reports instead of at most %d", n, most)
+	}
 	stop()
 	eventually(t, "the agent is gone", func() bool { return !s.Agents()[0].Connected })
 	if a := s.Agents()[0]; a.Current || a.Applied != applied {
