@@ -38,7 +38,7 @@ func syncRows() []syncRow {
 	return []syncRow{
 		{"peer", "a new peer of 57,000 keys: from its file to complete maps, and to a complete cache; then idle", rowPeer},
 		{"burst", "20,000 services change at once", rowBurst},
-		{"churn", "325 changes a second of all kinds, for a minute", rowChurn},
+		{"churn", "325 changes a second of all kinds, for a minute: on one disk, and without one", rowChurn},
 		{"backends", "a service of 10,000 backends, one of which changes", rowBackends},
 		{"clusters", "250 clusters behind a hub: 25,000 nodes, 250,000 addresses, 25,000 identities, 5,000 services", rowClusters},
 		{"services", "100,000 services with 1,000,000 backends", rowServices},

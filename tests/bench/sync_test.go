@@ -83,7 +83,10 @@ func TestWorld(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), rowTimeout)
 	defer cancel()
 	spec := mesh.Spec{Clusters: 1, Nodes: 3, Identities: 4, Addresses: 20, Services: 5, Backends: 3}
-	err := b.with(ctx, worldConfig{spec: spec}, func(w *world) error {
+	err := b.with(ctx, worldConfig{spec: spec, files: memoryDir}, func(w *world) error {
+		if !strings.HasPrefix(w.dir, memoryDir) {
+			t.Errorf("the files are in %s", w.dir)
+		}
 		if err := w.start(ctx); err != nil {
 			return err
 		}
@@ -94,7 +97,7 @@ func TestWorld(t *testing.T) {
 		if maps <= 0 || cache <= 0 || used[apiServer].cpu <= 0 || used[nodeAgent].peak <= 0 || used[peerName].memory <= 0 {
 			t.Errorf("maps %v, cache %v, use %+v", maps, cache, used)
 		}
-		if err := b.churn(ctx, w, time.Second); err != nil {
+		if err := b.churn(ctx, w, time.Second, "here"); err != nil {
 			return err
 		}
 		if err := w.replaceBackend(ctx, w.remotes[0], 0, 1_000_000); err != nil {
@@ -116,7 +119,7 @@ func TestWorld(t *testing.T) {
 	}
 	found := b.figuresOf()
 	for _, metric := range []string{
-		"325 changes/s, put to map, p50 of 85", "put to map, p99", "burst of 5 changes, to the last map entry",
+		"325 changes/s, here, put to map, p50 of 85", "put to map, p99", "burst of 5 changes, to the last map entry",
 		"start of the agent over empty maps, 3 backends each: CPU", "start of the agent over full maps, 3 backends each: CPU",
 	} {
 		if found[metric] <= 0 {

@@ -120,6 +120,6 @@ func rowClusters(ctx context.Context, b *syncBench) error {
 				against("15 GiB an agent at 3 M addresses"),
 		)
 		b.keepUse("start", used)
-		return b.churn(ctx, w, 30*time.Second)
+		return b.churn(ctx, w, 30*time.Second, "on one disk")
 	})
 }

@@ -44,7 +44,12 @@ type worldConfig struct {
 	manifests func(io.Writer) error
 	// apiServer and agent are flags besides the usual.
 	apiServer, agent []string
+	// files is the folder for all files, "" for that of temporary ones.
+	files string
 }
+
+// memoryDir is a folder that is on no disk.
+const memoryDir = "/dev/shm"
 
 // world is the own cluster, with an API server on one node and an agent on
 // another, and what stands for its peers: real processes, each in a namespace
@@ -73,7 +78,7 @@ func newWorld(ctx context.Context, binaries string, config worldConfig) (w *worl
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if w.dir, err = os.MkdirTemp("", "causeway-bench-"); err != nil {
+	if w.dir, err = os.MkdirTemp(config.files, "causeway-bench-"); err != nil {
 		return w, err
 	}
 	w.undo = append(w.undo, func() error { return os.RemoveAll(w.dir) })
