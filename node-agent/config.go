@@ -26,6 +26,9 @@ type config struct {
 	getpeername   string
 }
 
+// defaultBPFFS is where agents have their pins.
+const defaultBPFFS = "/sys/fs/bpf/causeway"
+
 // The values of --getpeername.
 const (
 	peerBackend = "backend"
@@ -47,7 +50,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.files.CAFile, "ca-file", "", "`file` with the cluster's CA certificate (required)")
 	f.StringVar(&c.files.CertFile, "cert-file", "", "`file` with this node's certificate (required)")
 	f.StringVar(&c.files.KeyFile, "key-file", "", "`file` with the certificate's private key (required)")
-	f.StringVar(&c.bpffs, "bpffs-dir", "/sys/fs/bpf/causeway", "`folder` on a BPF file system for what stays in the kernel")
+	f.StringVar(&c.bpffs, "bpffs-dir", defaultBPFFS, "`folder` on a BPF file system for what stays in the kernel")
 	f.StringVar(&c.cgroup, "cgroup-root", "", "cgroup v2 `folder` above all workloads of the node (found when not given)")
 	f.StringVar(&c.stateDir, "state-dir", "/var/lib/causeway/node-agent", "`folder` for the last state, this agent's alone, with which it starts when the API server is away; empty for none")
 	f.Uint32Var(&c.mapCapacity, "map-capacity", datapath.DefaultCapacity, "`entries` that each eBPF map holds at most")

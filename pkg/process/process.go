@@ -44,6 +44,23 @@ type Daemon struct {
 	// Run does the work. It returns within 5 s of ctx being done; an error that
 	// comes from ctx alone counts as a clean end.
 	Run func(ctx context.Context, log *slog.Logger) error
+	// Commands are what the program does besides, each named by the first
+	// argument.
+	Commands []Command
+}
+
+// Command is work that ends by itself, for a person who waits for it: its errors
+// are one line on standard error.
+type Command struct {
+	// Name is the argument, Summary one sentence for --help.
+	Name    string
+	Summary string
+	// Flags registers the command's own flags, beside --config and --help. It and
+	// Validate may be nil.
+	Flags    func(*pflag.FlagSet)
+	Validate func() error
+	// Run writes to stdout what it does.
+	Run func(ctx context.Context, stdout io.Writer) error
 }
 
 // Main parses the arguments of the process, runs d until SIGTERM or SIGINT,
@@ -69,6 +86,12 @@ func Main(d Daemon) int {
 }
 
 func (d Daemon) main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	for _, c := range d.Commands {
+		if len(args) > 0 && args[0] == c.Name {
+			c.Name = d.Name + " " + c.Name
+			return c.main(ctx, args[1:], stdout, stderr)
+		}
+	}
 	var logging LogConfig
 	flags := pflag.NewFlagSet(d.Name, pflag.ContinueOnError)
 	logging.Flags(flags)
@@ -78,22 +101,28 @@ func (d Daemon) main(ctx context.Context, args []string, stdout, stderr io.Write
 	}
 	switch err := ParseFlags(flags, args); {
 	case errors.Is(err, pflag.ErrHelp):
-		fmt.Fprintf(stdout, "%s\n\nUsage:\n  %s [flags]\n\nFlags:\n%s", d.Summary, d.Name, flags.FlagUsages())
+		help(stdout, d.Name, d.Summary, flags)
+		for i, c := range d.Commands {
+			if i == 0 {
+				fmt.Fprintf(stdout, "\nCommands:\n")
+			}
+			fmt.Fprintf(stdout, "  %s %s\n      %s\n", d.Name, c.Name, c.Summary)
+		}
 		return exitOK
 	case err != nil:
-		return d.usage(stderr, err)
+		return usage(stderr, d.Name, err)
 	case *version:
 		fmt.Fprintf(stdout, "%s %s\n", d.Name, Version())
 		return exitOK
 	}
 	if d.Validate != nil {
 		if err := d.Validate(); err != nil {
-			return d.usage(stderr, err)
+			return usage(stderr, d.Name, err)
 		}
 	}
 	log, err := NewLogger(logging, stderr)
 	if err != nil {
-		return d.usage(stderr, err)
+		return usage(stderr, d.Name, err)
 	}
 	d.Headroom.keep()
 	log.Info("starting", "version", Version())
@@ -105,8 +134,37 @@ func (d Daemon) main(ctx context.Context, args []string, stdout, stderr io.Write
 	return exitOK
 }
 
-func (d Daemon) usage(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "%s: %v (see %s --help)\n", d.Name, err, d.Name)
+// main is Daemon.main for a command, whose Name is the whole of it.
+func (c Command) main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := pflag.NewFlagSet(c.Name, pflag.ContinueOnError)
+	if c.Flags != nil {
+		c.Flags(flags)
+	}
+	switch err := ParseFlags(flags, args); {
+	case errors.Is(err, pflag.ErrHelp):
+		help(stdout, c.Name, c.Summary, flags)
+		return exitOK
+	case err != nil:
+		return usage(stderr, c.Name, err)
+	}
+	if c.Validate != nil {
+		if err := c.Validate(); err != nil {
+			return usage(stderr, c.Name, err)
+		}
+	}
+	if err := c.Run(ctx, stdout); err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", c.Name, err)
+		return exitError
+	}
+	return exitOK
+}
+
+func help(stdout io.Writer, name, summary string, flags *pflag.FlagSet) {
+	fmt.Fprintf(stdout, "%s\n\nUsage:\n  %s [flags]\n\nFlags:\n%s", summary, name, flags.FlagUsages())
+}
+
+func usage(stderr io.Writer, name string, err error) int {
+	fmt.Fprintf(stderr, "%s: %v (see %s --help)\n", name, err, name)
 	return exitUsage
 }
 

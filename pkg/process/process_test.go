@@ -170,3 +170,50 @@ func TestSignals(t *testing.T) {
 		})
 	}
 }
+
+// TestCommands: the first argument may name something else to do than to run.
+func TestCommands(t *testing.T) {
+	for name, test := range map[string]struct {
+		args           []string
+		run            error
+		code           int
+		stdout, stderr string // what they must contain
+	}{
+		"listed":     {args: []string{"--help"}, stdout: "Commands:\n  testd tidy\n      Tidies.\n"},
+		"help":       {args: []string{"tidy", "--help"}, stdout: "Usage:\n  testd tidy [flags]\n\nFlags:\n"},
+		"runs":       {args: []string{"tidy", "--room=hall"}, stdout: "tidied hall\n"},
+		"wrong flag": {args: []string{"tidy", "--rom=hall"}, code: 2, stderr: "testd tidy: unknown flag: --rom (see testd tidy --help)\n"},
+		"not valid":  {args: []string{"tidy"}, code: 2, stderr: "testd tidy: --room is required (see testd tidy --help)\n"},
+		"error":      {args: []string{"tidy", "--room=hall"}, run: errors.New("locked"), code: 1, stderr: "testd tidy: locked\n"},
+		"not first":  {args: []string{"--log-level=info", "tidy"}, code: 2, stderr: "testd: unexpected argument"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			room := ""
+			daemon := Daemon{
+				Name: "testd", Summary: "A daemon of the test.",
+				Run: func(context.Context, *slog.Logger) error { return errors.New("the daemon ran") },
+				Commands: []Command{{
+					Name: "tidy", Summary: "Tidies.",
+					Flags: func(f *pflag.FlagSet) { f.StringVar(&room, "room", "", "which `room`") },
+					Validate: func() error {
+						if room == "" {
+							return errors.New("--room is required")
+						}
+						return nil
+					},
+					Run: func(_ context.Context, stdout io.Writer) error {
+						if test.run == nil {
+							fmt.Fprintf(stdout, "tidied %s\n", room)
+						}
+						return test.run
+					},
+				}},
+			}
+			code := daemon.main(t.Context(), test.args, &stdout, &stderr)
+			if code != test.code || !strings.Contains(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) {
+				t.Errorf("exit status %d, want %d\nstdout:\n%s\nstderr:\n%s", code, test.code, stdout.String(), stderr.String())
+			}
+		})
+	}
+}

@@ -14,7 +14,7 @@ var Layers = [][]string{
 	{"pkg/cluster", "pkg/endpoint", "pkg/identity", "pkg/node", "pkg/retry", "pkg/route", "pkg/service"},
 	{"bpf", "pkg/kvstore", "pkg/merge", "pkg/pki", "pkg/process", "pkg/source", "pkg/wire"},
 	{"pkg/datapath", "pkg/feed", "pkg/gateway", "pkg/peer", "pkg/publish"},
-	{"pkg/admin", "pkg/agent"},
+	{"pkg/admin", "pkg/agent", "pkg/mesh"},
 	{"causeway", "clustermesh-apiserver", "node-agent"},
 }
 
@@ -40,6 +40,9 @@ var Fences = []Fence{
 	{"sigs.k8s.io", []string{"pkg/source"}, "what Kubernetes' objects look like ends where they become values of our own"},
 	{"github.com/cilium/ebpf", []string{"pkg/datapath", "bpf"}, "byte order, pinning and link updates are pkg/datapath's hazards alone"},
 	{"github.com/vishvananda/netlink", []string{"pkg/datapath"}, "what changes the machine's network is in one place"},
+	{"github.com/google/nftables", []string{"pkg/datapath"}, "what changes the machine's network is in one place"},
+	{"github.com/mdlayher/netlink", []string{"pkg/datapath"}, "what changes the machine's network is in one place"},
+	{"github.com/vishvananda/netns", []string{"pkg/datapath"}, "what changes the machine's network is in one place"},
 	{"github.com/spf13/cobra", []string{"causeway"}, "daemons have flags, not commands: pkg/process parses them"},
 }
 
