@@ -16,8 +16,9 @@ import (
 // The values are read from the State, which may be newer by then.
 type Reach struct {
 	Revision Revision
-	// All says that anything may be different.
-	All bool
+	// All says that anything may be different, Restored that this is what the
+	// State had before an API server was heard.
+	All, Restored bool
 	// Nodes says that some node is, or some peer.
 	Nodes bool
 	// Ranges and Addresses are those that are different.
