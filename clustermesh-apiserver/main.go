@@ -114,7 +114,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	nodes := feed.NewServer(feed.ServerConfig{Logger: log, Registerer: registry})
 	engine := merge.NewEngine(cfg.clusterName, nodes)
 	if len(meshRanges) > 0 {
-		engine.Route(merge.Routing{Mode: cfg.modeOf, Reserved: meshRanges})
+		engine.Route(merge.Routing{Mode: cfg.modeOf, Size: cfg.size(), Reserved: meshRanges})
 	}
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),

@@ -177,7 +177,7 @@ func rangeKey(p netip.Prefix) key { return key{Range, addressKey(p).text} }
 type rangeName netip.Prefix
 
 func encodePeer(p *route.Peer) ([]byte, error) {
-	m := &feedpb.Peer{Cluster: p.Cluster, Id: uint32(p.ID), Mode: string(p.Mode)}
+	m := &feedpb.Peer{Cluster: p.Cluster, Id: uint32(p.ID), Mode: string(p.Mode), Size: uint32(p.Size)}
 	return marshal(&feedpb.Resource{Resource: &feedpb.Resource_Peer{Peer: m}})
 }
 
@@ -190,7 +190,7 @@ func encodeRange(r *route.Range) ([]byte, error) {
 func decodeReach(r *feedpb.Resource) (resource, error) {
 	switch r := r.Resource.(type) {
 	case *feedpb.Resource_Peer:
-		p := &route.Peer{Cluster: r.Peer.GetCluster(), ID: cluster.ID(r.Peer.GetId()), Mode: route.Mode(r.Peer.GetMode())}
+		p := &route.Peer{Cluster: r.Peer.GetCluster(), ID: cluster.ID(r.Peer.GetId()), Mode: route.Mode(r.Peer.GetMode()), Size: cluster.Size(r.Peer.GetSize())}
 		return resource{peerKey(p.Cluster), p.Cluster, p}, nil
 	case *feedpb.Resource_DeletedPeer:
 		return resource{peerKey(r.DeletedPeer), r.DeletedPeer, nil}, nil

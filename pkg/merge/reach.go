@@ -14,6 +14,8 @@ import (
 type Routing struct {
 	// Mode returns how packets go to a cluster. It must say the same each time.
 	Mode func(cluster string) route.Mode
+	// Size is the mesh's.
+	Size cluster.Size
 	// Reserved are ranges of the own cluster that hold no pods; no other cluster
 	// may have pods there.
 	Reserved []netip.Prefix
@@ -24,6 +26,7 @@ type Routing struct {
 // looked at then.
 type routing struct {
 	mode   func(string) route.Mode
+	size   cluster.Size
 	ranges *ranges
 	sides  map[string]*side
 	peers  map[string]route.Peer
@@ -43,7 +46,7 @@ type side struct {
 }
 
 func newRouting(local string, r Routing) *routing {
-	out := &routing{mode: r.Mode, ranges: newRanges(local), sides: map[string]*side{}, peers: map[string]route.Peer{}}
+	out := &routing{mode: r.Mode, size: r.Size, ranges: newRanges(local), sides: map[string]*side{}, peers: map[string]route.Peer{}}
 	for _, p := range r.Reserved {
 		out.ranges.claim(p.Masked(), reserved)
 	}
@@ -244,7 +247,7 @@ func (r *routing) peer(cluster string, s *side, m *member, delta *Delta) {
 	was, had := r.peers[cluster]
 	var now *route.Peer
 	if len(m.nodes) > 0 {
-		now = &route.Peer{Cluster: cluster, ID: s.id, Mode: r.mode(cluster)}
+		now = &route.Peer{Cluster: cluster, ID: s.id, Size: r.size, Mode: r.mode(cluster)}
 	}
 	if now == nil && !had || now != nil && had && *now == was {
 		return

@@ -30,7 +30,9 @@ const (
 type Peer struct {
 	Cluster string
 	ID      cluster.ID
-	Mode    Mode
+	// Size is the mesh's: it says how identities are divided.
+	Size cluster.Size
+	Mode Mode
 }
 
 // Range says whose the addresses of a prefix are: the pod range of a node, or a
@@ -167,7 +169,10 @@ func (p *Peer) Validate() error {
 	if err := cluster.ValidateName(p.Cluster); err != nil {
 		return err
 	}
-	if err := cluster.Size511.ValidateID(p.ID); err != nil {
+	if err := p.Size.Validate(); err != nil {
+		return fmt.Errorf("peer %s: %w", p.Cluster, err)
+	}
+	if err := p.Size.ValidateID(p.ID); err != nil {
 		return fmt.Errorf("peer %s: %w", p.Cluster, err)
 	}
 	if _, err := ParseMode(string(p.Mode)); err != nil {

@@ -85,7 +85,7 @@ func TestCanonicalModel(t *testing.T) {
 }
 
 func TestPeer(t *testing.T) {
-	good := route.Peer{Cluster: "west", ID: 2, Mode: route.VXLAN}
+	good := route.Peer{Cluster: "west", ID: 2, Size: cluster.Size255, Mode: route.VXLAN}
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +95,8 @@ func TestPeer(t *testing.T) {
 	}{
 		{func(p *route.Peer) { p.Cluster = "" }, cluster.ErrName},
 		{func(p *route.Peer) { p.ID = 0 }, cluster.ErrID},
+		{func(p *route.Peer) { p.ID = 256 }, cluster.ErrID},
+		{func(p *route.Peer) { p.Size = 0 }, cluster.ErrSize},
 		{func(p *route.Peer) { p.Mode = "auto" }, route.ErrMode},
 	} {
 		bad := good

@@ -2099,7 +2099,9 @@ type Peer struct {
 	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Id      uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	// vxlan or native.
-	Mode          string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	Mode string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	// How many clusters the mesh has room for, 255 or 511.
+	Size          uint32 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2153,6 +2155,13 @@ func (x *Peer) GetMode() string {
 		return x.Mode
 	}
 	return ""
+}
+
+func (x *Peer) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
 }
 
 // Range says whose the addresses of a prefix are. It overlaps none of another
@@ -2402,11 +2411,12 @@ const file_feed_proto_rawDesc = "" +
 	"\bidentity\x18\x03 \x01(\rR\bidentity\x12\x17\n" +
 	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\x12\x1c\n" +
 	"\tnamespace\x18\x05 \x01(\tR\tnamespace\x12\x10\n" +
-	"\x03pod\x18\x06 \x01(\tR\x03pod\"D\n" +
+	"\x03pod\x18\x06 \x01(\tR\x03pod\"X\n" +
 	"\x04Peer\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x12\n" +
-	"\x04mode\x18\x03 \x01(\tR\x04mode\"S\n" +
+	"\x04mode\x18\x03 \x01(\tR\x04mode\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\rR\x04size\"S\n" +
 	"\x05Range\x120\n" +
 	"\x06prefix\x18\x01 \x01(\v2\x18.causeway.feed.v1.PrefixR\x06prefix\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\",\n" +
