@@ -14,7 +14,8 @@ const serverTTL = 30 * 24 * time.Hour
 // ServerConfig returns the TLS configuration of the cluster's gateway: TLS 1.3,
 // clients with no certificate or with one of this authority. The server's own
 // pair is made here, kept in memory only, and renewed at the first handshake
-// after two thirds of its time, so it never needs a restart. dnsNames and ips
+// after two thirds of its time, or when the clock was put back to before it, so
+// it never needs a restart. dnsNames and ips
 // are what the gateway is dialled by besides its mesh names and localhost.
 func (a *Authority) ServerConfig(dnsNames []string, ips []netip.Addr) (*tls.Config, error) {
 	p := &serverPair{
@@ -50,7 +51,7 @@ func (p *serverPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if p.current != nil && now.Before(renewAt(p.current)) {
+	if p.current != nil && now.Before(renewAt(p.current)) && !now.Before(p.current.Leaf.NotBefore) {
 		return p.current, nil
 	}
 	renewed, err := p.authority.issue(p.request)
