@@ -17,7 +17,7 @@ import (
 
 // quotaPeriod is how often the server looks whether it is out of quota. No write
 // goes through until it does, and looking costs nothing.
-const quotaPeriod = 10 * time.Second
+const quotaPeriod = 2 * time.Second
 
 // quota gets a server out of the alarm that etcd raises when its database
 // reaches the quota, and that it would keep until a person clears it. What
@@ -36,7 +36,7 @@ type quota struct {
 // skipLooks is how many looks pass, after one that did not help, before making
 // room is tried whatever the size says: pages that compaction freed count as
 // used until the next write, and there is none.
-const skipLooks = 10
+const skipLooks = 50
 
 // run looks after the quota until ctx ends.
 func (q *quota) run(ctx context.Context, period time.Duration) {
