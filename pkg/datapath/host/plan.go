@@ -61,15 +61,16 @@ func planRoutes(wanted []netip.Prefix, pods []netip.Prefix, nodes []netip.Addr, 
 		}
 		p.problem(contradiction(lead, o))
 	}
+	pods = route.Canonical(pods)
 	for _, local := range pods {
 		if lead := throw(local, false); lead.IsValid() {
 			p.problem(overlap(lead, local))
 		}
-		for _, lead := range wanted {
-			if lead.Bits() > local.Bits() && local.Contains(lead.Addr()) {
-				taken[lead] = true
-				p.problem(overlap(lead, local))
-			}
+	}
+	for _, lead := range wanted {
+		if local, ok := enclosing(pods, lead); ok && local != lead {
+			taken[lead] = true
+			p.problem(overlap(lead, local))
 		}
 	}
 	p.leads = slices.DeleteFunc(slices.Clone(wanted), func(lead netip.Prefix) bool { return taken[lead] })
