@@ -46,6 +46,10 @@ test-conformance: ## hold what we publish and read against Cilium itself (built 
 test-stall: ## hold up each stage of the sync for 30 s under load (root; 5 s in make test)
 	go test -count=1 -v -run TestStall ./tests/stall -stall 30s
 
+.PHONY: test-faults
+test-faults: ## what clients see when parts fail, an API server for 60 s (root; 5 s in make test)
+	go test -count=1 -v -run . ./tests/faults -away 60s
+
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## gofumpt, go vet, staticcheck and a short list more
 	$(TOOLS)/golangci-lint run ./...
@@ -96,6 +100,12 @@ bench-sync: ## what it takes to follow large clusters (root; ROWS=peer,churn for
 	@mkdir -p $(BIN)
 	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
 	@$(BIN)/bench sync -rows "$(ROWS)" -profiles "$(PROFILES)"
+
+.PHONY: bench-throughput
+bench-throughput: ## what carrying packets between two pods costs, by TCP and UDP (root)
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
+	@$(BIN)/bench throughput
 
 .PHONY: clean
 clean: ## remove what was built

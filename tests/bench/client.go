@@ -141,9 +141,9 @@ type part struct {
 	stdout  *bufio.Reader
 }
 
-// startPart starts this program again, as the part that args name, in a
-// namespace and a cgroup; cgroup may be nil. It ends when its input is closed.
-func startPart(ctx context.Context, n *namespace, cgroup *os.File, args ...string) (*part, error) {
+// startPart starts this program again, as the part that args name, by start and
+// in a cgroup; cgroup may be nil. It ends when its input is closed.
+func startPart(ctx context.Context, start func(*exec.Cmd) error, cgroup *os.File, args ...string) (*part, error) {
 	command := exec.CommandContext(ctx, "/proc/self/exe", args...)
 	// A signal by which the runtime preempts would interrupt a connect.
 	command.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
@@ -159,7 +159,7 @@ func startPart(ctx context.Context, n *namespace, cgroup *os.File, args ...strin
 	if err != nil {
 		return nil, err
 	}
-	if err := n.start(command); err != nil {
+	if err := start(command); err != nil {
 		return nil, fmt.Errorf("start %s: %w", args[0], err)
 	}
 	return &part{command: command, stdin: stdin, stdout: bufio.NewReader(stdout)}, nil

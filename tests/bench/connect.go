@@ -131,7 +131,7 @@ func (b *bench) openCase(c *testCase) error {
 	}
 	defer cgroup.Close() // needed for the start only
 	first, count := c.targets()
-	c.client, err = startPart(b.ctx, n, cgroup, partClient, c.protocol.String(), first.String(), strconv.Itoa(count))
+	c.client, err = startPart(b.ctx, n.start, cgroup, partClient, c.protocol.String(), first.String(), strconv.Itoa(count))
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (b *bench) namespace(routed bool) (*namespace, error) {
 		return nil, err
 	}
 	b.undo = append(b.undo, n.close)
-	server, err := startPart(b.ctx, n, nil, partServer)
+	server, err := startPart(b.ctx, n.start, nil, partServer)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // The names by which the benchmark starts its own parts. They are no commands
@@ -19,6 +20,10 @@ const (
 	partServer = "connect-server"
 	partClient = "connect-client"
 	partPeer   = "sync-peer"
+	partCarry  = "throughput-inside"
+	partSink   = "throughput-sink"
+	partSource = "throughput-source"
+	partMesh   = "throughput-mesh"
 )
 
 func main() {
@@ -55,12 +60,29 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 			return err
 		}
 		return connect(ctx, config, stdout)
+	case "throughput":
+		if _, err := parseThroughput(args[1:]); err != nil {
+			return err
+		}
+		return reexec(ctx, append([]string{partCarry}, args[1:]...))
+	case partCarry:
+		config, err := parseThroughput(args[1:])
+		if err != nil {
+			return err
+		}
+		return throughput(ctx, config, stdout)
+	case partSink:
+		return sink(stdin, stdout)
+	case partSource:
+		return source(args[1:], stdin, stdout)
+	case partMesh:
+		return meshNode(args[1:], stdin, stdout)
 	case partServer:
 		return serve(ctx, stdin, stdout)
 	case partClient:
 		return dial(args[1:], stdin, stdout)
 	}
-	return fmt.Errorf("no benchmark is called %q: there are connect and sync", args[0])
+	return fmt.Errorf("no benchmark is called %q: there are connect, sync and throughput", args[0])
 }
 
 // parseConnect reads the flags of the benchmark connect.
@@ -76,6 +98,23 @@ func parseConnect(args []string) (connectConfig, error) {
 	}
 	if config.Rounds < 1 || config.Connections < 1 {
 		return config, fmt.Errorf("-rounds %d and -connections %d must be 1 or more", config.Rounds, config.Connections)
+	}
+	return config, nil
+}
+
+// parseThroughput reads the flags of the benchmark throughput.
+func parseThroughput(args []string) (throughputConfig, error) {
+	config := defaultThroughput()
+	flags := flag.NewFlagSet("throughput", flag.ContinueOnError)
+	flags.IntVar(&config.Rounds, "rounds", config.Rounds, "how often each case is measured")
+	flags.DurationVar(&config.Time, "time", config.Time, "how long one measurement takes")
+	flags.IntVar(&config.MaxAddresses, "max-addresses", config.MaxAddresses, "leave out cases with more addresses")
+	flags.StringVar(&config.Dir, "dir", config.Dir, "where the results are written")
+	if err := flags.Parse(args); err != nil {
+		return config, err
+	}
+	if config.Rounds < 1 || config.Time < time.Millisecond {
+		return config, fmt.Errorf("-rounds %d and -time %s must be 1 and 1ms or more", config.Rounds, config.Time)
 	}
 	return config, nil
 }

@@ -12,7 +12,8 @@ import (
 
 // TestMain lets this test binary be the parts that the benchmark starts.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{partInside, partServer, partClient, partPeer}, os.Args[1]) {
+	parts := []string{partInside, partServer, partClient, partPeer, partCarry, partSink, partSource, partMesh}
+	if len(os.Args) > 1 && slices.Contains(parts, os.Args[1]) {
 		main()
 		os.Exit(0)
 	}
@@ -31,6 +32,10 @@ func TestRunRefuses(t *testing.T) {
 		"flag provided but not defined: -all": {"connect", "-all"},
 		`no row is called "disk": there are `: {"sync", "-rows=peer,disk"},
 		"kind, cluster, folder and address":   {partPeer, "hub"},
+		"-rounds 1 and -time 0s must be":      {"throughput", "-rounds=1", "-time=0"},
+		"an address is expected":              {partSource},
+		"unable to parse IP":                  {partSource, "here"},
+		"folder, mode, side and number of ":   {partMesh, "/nowhere", "vxlan"},
 	} {
 		var out bytes.Buffer
 		err := run(t.Context(), args, strings.NewReader(""), &out)
