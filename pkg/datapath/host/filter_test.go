@@ -209,11 +209,23 @@ func TestForwardDrop(t *testing.T) {
 			s.run(s.node, tool, "-P", "FORWARD", "DROP")
 		}
 	}
-	for name, set := range map[string]func(*side){"nft": nft, "iptables": iptables} {
+	legacy := func(s *side) {
+		for _, tool := range []string{"iptables-legacy", "ip6tables-legacy"} {
+			s.run(s.node, tool, "-A", "FORWARD", "-i", "pod9", "-j", "ACCEPT")
+			s.run(s.node, tool, "-P", "FORWARD", "DROP")
+		}
+	}
+	for name, set := range map[string]func(*side){"nft": nft, "iptables": iptables, "iptables-legacy": legacy} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			set(w.a)
-			before := w.a.run(w.a.node, "nft", "list", "ruleset")
+			rules := func() string {
+				if name != "iptables-legacy" {
+					return w.a.run(w.a.node, "nft", "list", "ruleset")
+				}
+				return w.a.run(w.a.node, "iptables-legacy", "-S") + w.a.run(w.a.node, "ip6tables-legacy", "-S")
+			}
+			before := rules()
 			a, _ := w.join(false)
 			for i := range 2 {
 				for _, way := range [][2]*side{{w.a, w.b}, {w.b, w.a}} {
@@ -237,7 +249,7 @@ func TestForwardDrop(t *testing.T) {
 			if !strings.Contains(fmt.Sprint(removed), "forward rule") {
 				t.Errorf("removed %v", removed)
 			}
-			if after := w.a.run(w.a.node, "nft", "list", "ruleset"); after != before {
+			if after := rules(); after != before {
 				t.Errorf("before:\n%s\nafter:\n%s", before, after)
 			}
 		})
@@ -246,22 +258,29 @@ func TestForwardDrop(t *testing.T) {
 
 // TestForwardAgain follows a policy that comes and goes.
 func TestForwardAgain(t *testing.T) {
-	w := newWorld(t)
-	a, _ := w.join(false)
-	watch(t, a)
-	ours := func(want int) {
-		t.Helper()
-		await(t, func() string {
-			if text := w.a.run(w.a.node, "iptables-nft", "-S", "FORWARD"); strings.Count(text, "-A FORWARD") != want {
-				return fmt.Sprintf("%d rules are wanted:\n%s", want, text)
+	for _, tool := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(tool, func(t *testing.T) {
+			w := newWorld(t)
+			a, _ := w.join(false)
+			watch(t, a)
+			ours := func(want int) {
+				t.Helper()
+				await(t, func() string {
+					if text := w.a.run(w.a.node, tool, "-S", "FORWARD"); strings.Count(text, "-A FORWARD") != want {
+						return fmt.Sprintf("%d rules are wanted:\n%s", want, text)
+					}
+					return ""
+				})
 			}
-			return ""
+			w.a.run(w.a.node, tool, "-P", "FORWARD", "DROP")
+			ours(2)
+			if items, err := a.Items(); err != nil || !strings.Contains(fmt.Sprint(items), "forward rule") {
+				t.Errorf("items %v, %v", items, err)
+			}
+			w.a.run(w.a.node, tool, "-F", "FORWARD")
+			ours(2)
+			w.a.run(w.a.node, tool, "-P", "FORWARD", "ACCEPT")
+			ours(0)
 		})
 	}
-	w.a.run(w.a.node, "iptables-nft", "-P", "FORWARD", "DROP")
-	ours(2)
-	w.a.run(w.a.node, "iptables-nft", "-F", "FORWARD")
-	ours(2)
-	w.a.run(w.a.node, "iptables-nft", "-P", "FORWARD", "ACCEPT")
-	ours(0)
 }

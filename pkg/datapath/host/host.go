@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -97,7 +98,8 @@ type Host struct {
 	attached         int      // index of the device that has the programs
 	ruleset          *ruleset // that was found in effect at generation
 	generation       uint32
-	filterProblems   []Problem
+	legacyLook       time.Time // when the old iptables was looked at
+	legacyProblems   []Problem
 	problems         []Problem // of the last pass
 	repairs          []repair
 }

@@ -100,7 +100,12 @@ func (h *Host) Items() ([]Item, error) {
 			}
 			return nil
 		})
-	return items, err
+	return items, errors.Join(err, h.kernel.eachLegacy(func(l *legacy, rules []string) error {
+		for _, rule := range rules {
+			add(ForwardRule, l.program+" "+rule)
+		}
+		return nil
+	}))
 }
 
 // eachRoute calls the functions for our rules and routes.
@@ -206,6 +211,14 @@ func (h *Host) remove() (removed []Item, err error) {
 		}
 		for _, rule := range rules {
 			took(ForwardRule, chainName(c)+": "+rule.comment)
+		}
+		return nil
+	}), k.eachLegacy(func(l *legacy, rules []string) error {
+		if err := l.remove(rules); err != nil {
+			return err
+		}
+		for _, rule := range rules {
+			took(ForwardRule, l.program+" "+rule)
 		}
 		return nil
 	}))

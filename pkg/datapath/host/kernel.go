@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 
 	"github.com/google/nftables"
@@ -16,12 +17,15 @@ import (
 
 // kernel is what the kernel is talked to by. All of it is opened at once, on one
 // thread, so it stays with that thread's network namespace wherever it is used.
-// It needs CAP_NET_ADMIN and neither a writable /proc/sys nor a program.
+// It needs CAP_NET_ADMIN, and no writable /proc/sys.
 type kernel struct {
 	links  *netlink.Handle
 	raw    map[int]*nl.SocketHandle
 	filter *nftables.Conn
 	events *nl.NetlinkSocket
+	// namespace is for what has to be done by other programs.
+	namespace   *os.File
+	namespaceID string
 }
 
 // eventBuffer is for bursts of changes; what does not fit is noticed, not lost.
@@ -45,6 +49,12 @@ func openKernel() (*kernel, error) {
 }
 
 func (k *kernel) open() (err error) {
+	if k.namespaceID, err = os.Readlink("/proc/thread-self/ns/net"); err != nil {
+		return err
+	}
+	if k.namespace, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+		return err
+	}
 	if k.links, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
@@ -80,10 +90,14 @@ func (k *kernel) close() error {
 	if k.events != nil {
 		k.events.Close()
 	}
+	var err error
 	if k.filter != nil {
-		return k.filter.CloseLasting()
+		err = k.filter.CloseLasting()
 	}
-	return nil
+	if k.namespace != nil {
+		err = errors.Join(err, k.namespace.Close())
+	}
+	return err
 }
 
 // ask sends one request and returns the answers of type reply, 0 for whatever

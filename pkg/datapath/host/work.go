@@ -70,6 +70,9 @@ func (w *work) pass() error {
 	if err := w.filter(); err != nil {
 		return err
 	}
+	if err := w.legacyRules(); err != nil {
+		return err
+	}
 	if err := w.attach(device); err != nil {
 		return err
 	}
@@ -106,7 +109,6 @@ func (w *work) filter() error {
 	wanted := newRuleset(w.config.Device, w.desired)
 	h := w.host
 	if h.ruleset != nil && h.ruleset.digest == wanted.digest && h.generation == generation {
-		w.problems = append(w.problems, h.filterProblems...)
 		return nil
 	}
 	h.ruleset = nil
