@@ -89,6 +89,7 @@ type Host struct {
 	metrics *metrics
 
 	mu      sync.Mutex
+	closed  bool
 	desired Desired
 	// applied says that desired was given, settled that it was in effect once: what
 	// differs from then on was changed by somebody else.
@@ -131,8 +132,16 @@ func Open(c Config) (*Host, error) {
 }
 
 // Close gives up the handles; what is in the kernel stays. It must not be called
-// while Run runs.
-func (h *Host) Close() error { return h.kernel.close() }
+// while Run runs. It may be repeated.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil
+	}
+	h.closed = true
+	return h.kernel.close()
+}
 
 // Apply makes the node's network as desired. It may be repeated; what is in
 // effect costs a look and no change. Where it fails, what was done stays, what
