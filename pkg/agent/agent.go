@@ -78,7 +78,7 @@ func New(c Config) *Agent {
 		metrics:  newMetrics(c.Registerer),
 		wake:     make(chan struct{}, 1),
 		state:    newState(self{c.Cluster, c.Node}),
-		claims:   newClaims(),
+		claims:   newClaims(0),
 		inEffect: map[datapath.Frontend]int{},
 		failures: map[datapath.Frontend]error{},
 		retry:    retry.Backoff{First: 100 * time.Millisecond, Limit: 30 * time.Second},

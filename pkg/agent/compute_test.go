@@ -285,7 +285,7 @@ func TestClaims(t *testing.T) {
 	a, b := service.Name{Namespace: "a", Name: "z"}, service.Name{Namespace: "b", Name: "a"}
 	f := datapath.Frontend{Addr: netip.MustParseAddrPort("10.96.0.1:80"), Protocol: datapath.TCP}
 	claim := []datapath.Service{{Frontend: f}}
-	c := newClaims()
+	c := newClaims(0)
 	wantOwner := func(want service.Name) {
 		t.Helper()
 		if got, ok := c.owner(f); got != want || ok != (want != service.Name{}) {

@@ -51,11 +51,15 @@ func (a *Agent) collect() (*pass, bool) {
 	if !a.synced {
 		return nil, false
 	}
+	if n := len(a.state.dirty); len(a.claims.byService)+len(a.inEffect) == 0 {
+		// The first state is most of what there will be: room for it at once.
+		a.claims, a.inEffect = newClaims(n), make(map[datapath.Frontend]int, n)
+	}
 	p := &pass{
 		revision: a.revision,
 		restored: a.restored,
 		services: len(a.state.offers),
-		updates:  map[datapath.Frontend]datapath.Service{},
+		updates:  make(map[datapath.Frontend]datapath.Service, len(a.state.dirty)),
 		released: map[datapath.Frontend]bool{},
 	}
 	for _, f := range a.retryable() {

@@ -47,7 +47,8 @@ func (s *state) replace(d service.Delta) {
 // they have. The map is not cleared: one that was large once is slow to walk
 // ever after.
 func (s *state) takeDirty() []service.Name {
-	dirty := slices.SortedFunc(maps.Keys(s.dirty), compareNames)
+	dirty := slices.AppendSeq(make([]service.Name, 0, len(s.dirty)), maps.Keys(s.dirty))
+	slices.SortFunc(dirty, compareNames)
 	s.dirty = map[service.Name]bool{}
 	return dirty
 }
@@ -81,8 +82,9 @@ type claims struct {
 	byService  map[service.Name][]datapath.Frontend
 }
 
-func newClaims() *claims {
-	return &claims{map[datapath.Frontend][]service.Name{}, map[service.Name][]datapath.Frontend{}}
+// newClaims returns none, with room for those of so many services.
+func newClaims(services int) *claims {
+	return &claims{make(map[datapath.Frontend][]service.Name, services), make(map[service.Name][]datapath.Frontend, services)}
 }
 
 // set makes name claim these frontends alone, and returns those that it gave up.

@@ -26,11 +26,21 @@ func (d *Datapath) Update(s Service) error { return d.UpdateAll([]Service{s})[0]
 // have the same Frontend.
 func (d *Datapath) UpdateAll(services []Service) []error {
 	errs := make([]error, len(services))
+	d.expect(len(services))
 	for first := 0; first < len(services); first += updatePiece {
 		last := min(first+updatePiece, len(services))
 		d.updateSome(services[first:last], errs[first:last])
 	}
 	return errs
+}
+
+// expect makes room for the first services.
+func (d *Datapath) expect(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.services) == 0 {
+		d.services = make(map[Frontend]*entry, n)
+	}
 }
 
 func (d *Datapath) updateSome(services []Service, errs []error) {

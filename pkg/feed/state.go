@@ -95,6 +95,9 @@ func (in *incoming) next() *incoming { return &incoming{changes: map[key]told{},
 func (in *incoming) add(b *feedpb.Batch) (last bool, err error) {
 	in.revision = revisionFromProto(b.GetRevision())
 	in.replaced = append(in.replaced, b.GetReplaced()...)
+	if len(in.changes) == 0 {
+		in.changes = make(map[key]told, len(b.GetResources()))
+	}
 	for _, k := range b.GetKinds() {
 		if k := Kind(k); k.valid() {
 			in.kinds |= setOf(k)
@@ -135,7 +138,7 @@ func (s *State) accept(in *incoming) ([]told, error) {
 }
 
 func (s *State) difference(in *incoming) ([]told, error) {
-	var out []told
+	out := make([]told, 0, len(in.changes))
 	for k, t := range in.changes {
 		have, ok := s.shelves[k.kind].get(k.text)
 		if t.value == nil && ok || t.value != nil && (!ok || have.encoded != string(t.encoded)) {
