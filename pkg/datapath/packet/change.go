@@ -41,7 +41,8 @@ type Range struct {
 }
 
 // Change is what differs from what was applied before; what is in effect
-// already costs nothing. What goes is done before what comes.
+// already costs nothing. What goes is done before what comes; nothing comes
+// twice in one change.
 type Change struct {
 	// Self, if not nil, is the node that this is. Until it is known, no packet
 	// passes. Size is the mesh's; 0 means 255.

@@ -42,12 +42,6 @@ func newWord(id identity.Number, c cluster.ID, host uint32) word {
 	return word(id) | word(c)<<bpf.MeshPacketLayoutADDRESS_CLUSTER_SHIFT | word(host)<<bpf.MeshPacketLayoutADDRESS_HOST_SHIFT
 }
 
-func (w word) identity() identity.Number { return identity.Number(w) & maxIdentity }
-
-func (w word) cluster() cluster.ID {
-	return cluster.ID(w>>bpf.MeshPacketLayoutADDRESS_CLUSTER_SHIFT) & maxCluster
-}
-
 func (w word) host() uint32 { return uint32(w >> bpf.MeshPacketLayoutADDRESS_HOST_SHIFT) }
 
 func sealIndex(index uint32) uint64 {

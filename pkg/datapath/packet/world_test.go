@@ -74,8 +74,10 @@ func world() Change {
 			{Addr: addr("10.3.0.8"), Cluster: 3, Identity: southPod, Host: addr("192.0.2.3")},
 		},
 		Ranges: []Range{
-			{netip.MustParsePrefix("10.2.0.0/16"), 2}, {netip.MustParsePrefix("fd00:2::/64"), 2},
-			{netip.MustParsePrefix("10.3.0.0/16"), 3}, {netip.MustParsePrefix("10.2.128.0/24"), 3},
+			{netip.MustParsePrefix("10.2.0.0/16"), 2},
+			{netip.MustParsePrefix("fd00:2::/64"), 2},
+			{netip.MustParsePrefix("10.3.0.0/16"), 3},
+			{netip.MustParsePrefix("10.2.128.0/24"), 3},
 		},
 	}
 }
