@@ -10,6 +10,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/datapath"
+	"github.com/causeway-mesh/causeway/pkg/datapath/host"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
 
@@ -24,6 +25,8 @@ type config struct {
 	listenHTTP    string
 	pprof         bool
 	getpeername   string
+	meshDevice    string
+	meshPort      uint16
 }
 
 // defaultBPFFS is where agents have their pins.
@@ -55,9 +58,14 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.stateDir, "state-dir", "/var/lib/causeway/node-agent", "`folder` for the last state, this agent's alone, with which it starts when the API server is away; empty for none")
 	f.Uint32Var(&c.mapCapacity, "map-capacity", datapath.DefaultCapacity, "`entries` that each eBPF map holds at most")
 	f.StringVar(&c.getpeername, "getpeername", peerBackend, "what getpeername() says on sockets that asked a service: backend or service `address` (an entry in a map for each connection)")
+	f.StringVar(&c.meshDevice, "mesh-device", host.DefaultDevice, "`name` of the tunnel device to other clusters, made where the node has a mesh address (--mesh-cidr of the API server)")
+	f.Uint16Var(&c.meshPort, "mesh-port", host.DefaultPort, "UDP `port` of the tunnels, the same in all clusters and no other tunnel's")
 	f.StringVar(&c.listenHTTP, "listen-http", "", "`address:port` for /healthz, /readyz and /metrics (none when not given)")
 	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")
 }
+
+// maxDeviceName is what the kernel has room for.
+const maxDeviceName = 15
 
 func (c *config) validate() error {
 	for _, required := range []struct{ flag, value string }{
@@ -83,6 +91,12 @@ func (c *config) validate() error {
 	}
 	if c.getpeername != "" && c.getpeername != peerBackend && c.getpeername != peerService {
 		return fmt.Errorf("--getpeername: %q is neither %s nor %s", c.getpeername, peerBackend, peerService)
+	}
+	if c.meshPort == 0 {
+		return errors.New("--mesh-port: 1 to 65535")
+	}
+	if c.meshDevice == "" || len(c.meshDevice) > maxDeviceName || strings.ContainsAny(c.meshDevice, "/ \t\n:") {
+		return fmt.Errorf("--mesh-device: %q is no name for a device: 1 to %d characters without spaces, '/' and ':'", c.meshDevice, maxDeviceName)
 	}
 	if c.mapCapacity == 0 {
 		return errors.New("--map-capacity: at least 1 entry is needed")

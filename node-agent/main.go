@@ -14,6 +14,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/agent"
 	"github.com/causeway-mesh/causeway/pkg/datapath"
 	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/mesh"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/process"
 )
@@ -67,9 +68,15 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	last := feed.OpenState(feed.StateConfig{
 		Dir: cfg.stateDir, Cluster: cfg.cluster, Boot: bootID(), Logger: log, Registerer: registry,
 	})
+	carrier := mesh.New(mesh.Config{
+		State: last, Cluster: cfg.cluster, Node: cfg.node, Port: cfg.meshPort,
+		Network: mesh.NewKernel(mesh.KernelConfig{BPFFS: cfg.bpffs, Device: cfg.meshDevice, MapCapacity: cfg.mapCapacity, Logger: log, Registerer: registry}),
+		Report:  func(m feed.Mesh) { client.ReportMesh(m) },
+		Logger:  log, Registerer: registry,
+	})
 	client = feed.NewClient(feed.ClientConfig{
 		Target: cfg.apiServer, TLS: tls, Node: cfg.node, Version: process.Version(),
-		State: last, Sink: sink, Logger: log, Registerer: registry,
+		State: last, Sink: sink, Watch: carrier.Watch, Logger: log, Registerer: registry,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -77,6 +84,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return plane.Run(ctx) })
 	g.Go(func() error { return last.Run(ctx) })
 	g.Go(func() error { return sink.Run(ctx) })
+	g.Go(func() error { return carrier.Run(ctx) })
 	g.Go(func() error { return client.Run(ctx) })
 	return g.Wait()
 }

@@ -1,0 +1,185 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/causeway-mesh/causeway/pkg/datapath/host"
+	"github.com/causeway-mesh/causeway/pkg/datapath/packet"
+)
+
+// KernelConfig is what NewKernel needs.
+type KernelConfig struct {
+	// BPFFS is the agent's folder for pins, Device the name of the tunnel device.
+	BPFFS, Device string
+	// MapCapacity is how many addresses of each family fit.
+	MapCapacity uint32
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer
+}
+
+// Kernel is the Network of the machine: programs on a tunnel device, and the
+// routes and filters around it. One goroutine calls its methods.
+type Kernel struct {
+	config KernelConfig
+	open   *opened
+}
+
+// opened is what runs between Open and Close or Remove.
+type opened struct {
+	packets *packet.Plane
+	host    *host.Host
+	scope   *scope
+	stop    func() error
+}
+
+// NewKernel returns a Kernel that has done nothing yet.
+func NewKernel(c KernelConfig) *Kernel { return &Kernel{config: c} }
+
+// Open implements Network. What it opens runs until ctx ends, or Close or Remove.
+func (k *Kernel) Open(ctx context.Context) (Packets, Host, error) {
+	if k.open != nil {
+		return k.open.packets, k.open.host, nil
+	}
+	o, err := k.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return o.packets.Run(ctx) })
+	group.Go(func() error { return o.host.Run(ctx) })
+	o.stop = func() error {
+		cancel()
+		if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	}
+	k.open = o
+	return o.packets, o.host, nil
+}
+
+func (k *Kernel) load() (*opened, error) {
+	o := &opened{scope: &scope{to: k.config.Registerer}, stop: func() error { return nil }}
+	plane, err := packet.Open(packet.Config{
+		BPFFS: k.config.BPFFS, Device: k.config.Device, MapCapacity: k.config.MapCapacity, Logger: k.config.Logger, Registerer: o.scope,
+	})
+	if err != nil {
+		o.scope.close()
+		return nil, fmt.Errorf("open the programs of packets: %w", err)
+	}
+	h, err := host.Open(host.Config{
+		Device: k.config.Device, Logger: k.config.Logger, Registerer: o.scope,
+		Attach: func(string, int) error { return plane.Attach() },
+	})
+	if err != nil {
+		o.scope.close()
+		return nil, fmt.Errorf("open the host's network: %w", errors.Join(err, plane.Close()))
+	}
+	o.packets, o.host = plane, h
+	return o, nil
+}
+
+// Remove implements Network. The device goes before the programs that check what
+// comes out of it.
+func (k *Kernel) Remove() error {
+	o := k.open
+	if o == nil {
+		left, err := k.left()
+		if err != nil || !left {
+			return err
+		}
+		if o, err = k.load(); err != nil {
+			return err
+		}
+	}
+	k.open = nil
+	err := o.stop()
+	removed, failed := o.host.Remove()
+	err = errors.Join(err, failed)
+	if failed == nil {
+		err = errors.Join(err, o.packets.Remove())
+	}
+	if len(removed) > 0 {
+		k.config.Logger.Info("what carried packets between clusters is taken away", "items", len(removed))
+	}
+	return errors.Join(err, o.close())
+}
+
+// left reports whether an earlier process left something.
+func (k *Kernel) left() (bool, error) {
+	if packet.Present(k.config.BPFFS) {
+		return true, nil
+	}
+	h, err := host.Open(host.Config{Device: k.config.Device, Logger: k.config.Logger})
+	if err != nil {
+		return false, fmt.Errorf("open the host's network: %w", err)
+	}
+	items, err := h.Items()
+	return len(items) > 0, errors.Join(err, h.Close())
+}
+
+// Close implements Network.
+func (k *Kernel) Close() error {
+	if k.open == nil {
+		return nil
+	}
+	o := k.open
+	k.open = nil
+	return errors.Join(o.stop(), o.close())
+}
+
+func (o *opened) close() error {
+	o.scope.close()
+	return errors.Join(o.host.Close(), o.packets.Close())
+}
+
+// scope registers what is unregistered together.
+type scope struct {
+	to prometheus.Registerer // nil for none
+
+	mu  sync.Mutex
+	all []prometheus.Collector
+}
+
+// Register implements prometheus.Registerer.
+func (s *scope) Register(c prometheus.Collector) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.to == nil {
+		return nil
+	}
+	if err := s.to.Register(c); err != nil {
+		return err
+	}
+	s.all = append(s.all, c)
+	return nil
+}
+
+// MustRegister implements prometheus.Registerer.
+func (s *scope) MustRegister(all ...prometheus.Collector) {
+	for _, c := range all {
+		if err := s.Register(c); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// Unregister implements prometheus.Registerer.
+func (s *scope) Unregister(c prometheus.Collector) bool { return s.to != nil && s.to.Unregister(c) }
+
+func (s *scope) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.all {
+		s.to.Unregister(c)
+	}
+	s.all = nil
+}
