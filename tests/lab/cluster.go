@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,9 @@ type ClusterSpec struct {
 	Manifests string
 	// Network is how its pods are wired; flat when it is zero.
 	Network Network
+	// MeshRanges are where the nodes' mesh addresses come from, at most one a
+	// family; without any, Causeway carries no packets.
+	MeshRanges []netip.Prefix
 }
 
 // Cluster is a set of nodes on a wire of their own.
@@ -31,6 +35,7 @@ type Cluster struct {
 	ID          int
 	MaxClusters int
 	Network     Network
+	MeshRanges  []netip.Prefix
 
 	lab   *Lab
 	index int
@@ -46,7 +51,7 @@ func (l *Lab) AddCluster(ctx context.Context, spec ClusterSpec) (*Cluster, error
 		return nil, fmt.Errorf("make cluster %s: %w", spec.Name, err)
 	}
 	c := &Cluster{
-		Name: spec.Name, ID: spec.ID, MaxClusters: spec.MaxClusters, Network: spec.Network,
+		Name: spec.Name, ID: spec.ID, MaxClusters: spec.MaxClusters, Network: spec.Network, MeshRanges: spec.MeshRanges,
 		lab: l, agents: map[*Node]*Process{},
 	}
 	if c.MaxClusters == 0 {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -88,6 +89,13 @@ func (c *Cluster) StartAPIServer(ctx context.Context, extra ...string) (*Process
 		"--listen", gateway.String(),
 		"--listen-http", apiServerStatus,
 		"--log-format", "text",
+	}
+	if len(c.MeshRanges) > 0 {
+		var ranges []string
+		for _, r := range c.MeshRanges {
+			ranges = append(ranges, r.String())
+		}
+		args = append(args, "--mesh-cidr", strings.Join(ranges, ","))
 	}
 	process, err := home.Start(ctx, Command{
 		Name: "clustermesh-apiserver", Path: c.lab.binary("clustermesh-apiserver"), Args: append(args, extra...),

@@ -2,6 +2,7 @@ package labtest
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,12 +29,14 @@ const (
 //   - pod shop/client is 10.2.1.10 and fd00:2:1::10 on n1; shop/web is 10.2.2.10
 //     and fd00:2:2::10 on n2 and answers at 8080, by TCP and UDP; shop/host has
 //     n2's addresses and answers at 8081;
-//   - service shop/web, a global one, is at 10.96.0.10 and fd00:96::10, port 80.
+//   - service shop/web, a global one, is at 10.96.0.10 and fd00:96::10, port 80;
+//   - with Mesh set, nodes have mesh addresses of 10.202.0.0/24, fd00:202::/64.
 type Site struct {
 	Name     string
 	ID       int
 	Underlay Underlay
 	Network  lab.Network
+	Mesh     bool
 }
 
 // AddSite adds the cluster, without its daemons.
@@ -46,7 +49,11 @@ func AddSite(t testing.TB, l *lab.Lab, s Site) *lab.Cluster {
 	if err := os.WriteFile(file, []byte(s.manifests()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c, err := l.AddCluster(t.Context(), lab.ClusterSpec{Name: s.Name, ID: s.ID, Manifests: file, Network: s.Network})
+	spec := lab.ClusterSpec{Name: s.Name, ID: s.ID, Manifests: file, Network: s.Network}
+	if s.Mesh {
+		spec.MeshRanges = s.MeshRanges()
+	}
+	c, err := l.AddCluster(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +71,14 @@ func RequirePlugins(t testing.TB) {
 		t.Fatal(err)
 	default:
 		t.Skip(err)
+	}
+}
+
+// MeshRanges are those of the Site, IPv4 first.
+func (s Site) MeshRanges() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix(fmt.Sprintf("10.20%d.0.0/24", s.ID)),
+		netip.MustParsePrefix(fmt.Sprintf("fd00:20%d::/64", s.ID)),
 	}
 }
 
