@@ -65,7 +65,11 @@ type ClientConfig struct {
 	Sink  Sink
 	// Watch, if not nil, is told after each change what of the State is different
 	// of who is where; it must not block.
-	Watch      func(Reach)
+	Watch func(Reach)
+	// Beside, if not nil, is called with each connection, to use it for other
+	// services of the API server while it lasts: until ctx ends. How it ends
+	// changes nothing for the feed, but the connection waits for it.
+	Beside     func(ctx context.Context, conn grpc.ClientConnInterface)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -229,6 +233,12 @@ func (c *Client) subscribe(ctx context.Context) (lived time.Duration, err error)
 	}
 	var since time.Time // of the first batch
 	answers := make(chan *feedpb.Buckets)
+	if c.cfg.Beside != nil {
+		group.Go(func() error {
+			c.cfg.Beside(ctx, conn)
+			return nil
+		})
+	}
 	group.Go(func() error { return c.report(ctx, stream, answers) })
 	group.Go(func() error {
 		defer c.metrics.connected.Set(0)

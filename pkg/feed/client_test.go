@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -43,6 +44,61 @@ func TestServerRestarts(t *testing.T) {
 	}
 	second.Open()
 	got.expect(t, second, viewsOf(view("web", "east", "west")))
+}
+
+// What runs beside the feed has each connection while it lasts, and may end
+// before.
+func TestBeside(t *testing.T) {
+	m, s := newMesh(t), newServer()
+	s.Open()
+	target, stop := m.serve(s, "127.0.0.1:0")
+	began, ended := make(chan grpc.ClientConnInterface), make(chan struct{}, 64)
+	wait := true
+	client := NewClient(ClientConfig{
+		Target: target, TLS: m.tls(pki.RoleAgent, "node-1"), Node: "node-1", Sink: newSink(),
+		Beside: func(ctx context.Context, conn grpc.ClientConnInterface) {
+			if !wait {
+				return
+			}
+			select {
+			case began <- conn:
+				<-ctx.Done()
+				ended <- struct{}{}
+			case <-ctx.Done():
+			}
+		},
+		Logger: quiet, Registerer: prometheus.NewRegistry(),
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- client.Run(ctx) }()
+	first := <-began
+	eventually(t, "the agent is there", func() bool { return len(s.Agents()) == 1 && s.Agents()[0].Connected })
+	stop()
+	<-ended
+	second := newServer()
+	second.Open()
+	m.serve(second, target)
+	if again := <-began; again == first {
+		t.Error("the connection is the one that was lost")
+	}
+	cancel()
+	<-ended
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+
+	wait = false
+	got := newSink()
+	client = NewClient(ClientConfig{
+		Target: target, TLS: m.tls(pki.RoleAgent, "node-2"), Node: "node-2", Sink: got, Beside: client.cfg.Beside,
+		Logger: quiet, Registerer: prometheus.NewRegistry(),
+	})
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { done <- client.Run(ctx) }()
+	got.expect(t, second)
+	cancel()
+	<-done
 }
 
 // A batch that the sink does not have is made good by a snapshot.
