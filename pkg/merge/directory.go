@@ -36,14 +36,9 @@ type Entry struct {
 // Directory returns a copy of who is who.
 func (s *State) Directory() *Directory {
 	d := &Directory{
-		Nodes:      map[node.Key]*node.Node{},
+		Nodes:      s.AllNodes(),
 		Identities: make(map[identity.Number]*identity.Identity, len(s.identities.held)),
 		Addresses:  make(map[netip.Prefix]*endpoint.Owner, len(s.addresses.held)),
-	}
-	for cluster, m := range s.clusters {
-		for name, n := range m.nodes {
-			d.Nodes[node.Key{Cluster: cluster, Name: name}] = n
-		}
 	}
 	for number, c := range s.identities.held {
 		d.Identities[number] = &c.value
