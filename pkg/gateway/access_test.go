@@ -37,6 +37,7 @@ func TestEachRoleAndCall(t *testing.T) {
 	b.put(wire.HeartbeatKey, "now")
 	methods := append(etcdMethods(),
 		"/causeway.feed.v1.Feed/Who", "/causeway.feed.v1.Feed/None", "/causeway.feedback.v1.Feed/Who",
+		"/causeway.observe.v1.Observe/Who", "/causeway.observe.v1.Observe/None",
 		"/causeway.admin.v1.Admin/Who", "/causeway.admin.v1.Admin/None",
 		"/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "//", "/x")
 	// What is let through to a service; everything else has one answer a role.
@@ -49,6 +50,9 @@ func TestEachRoleAndCall(t *testing.T) {
 		pki.RoleAgent: {
 			"/causeway.feed.v1.Feed/Who":  codes.OK,
 			"/causeway.feed.v1.Feed/None": codes.Unimplemented,
+
+			"/causeway.observe.v1.Observe/Who":  codes.OK,
+			"/causeway.observe.v1.Observe/None": codes.Unimplemented,
 		},
 		pki.RoleAdmin: {
 			"/causeway.admin.v1.Admin/Who":  codes.OK,

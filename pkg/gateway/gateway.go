@@ -1,6 +1,6 @@
 // Package gateway is the one port of a cluster that the world sees: TLS 1.3,
-// and behind it what a reader of the protocol calls of etcd, the feed, and the
-// admin service.
+// and behind it what a reader of the protocol calls of etcd, the services of
+// agents, and the admin service.
 //
 // Each call is authorised by the role in the caller's certificate, and each
 // request inside a watch stream by its key range besides. A stream ends with
@@ -75,7 +75,7 @@ type Config struct {
 	TLS *tls.Config
 	// Etcd is the connection to our own etcd. It stays the caller's.
 	Etcd grpc.ClientConnInterface
-	// Register adds the feed and the admin service.
+	// Register adds the services of agents and of the command line.
 	Register func(grpc.ServiceRegistrar)
 
 	Logger     *slog.Logger

@@ -97,6 +97,7 @@ func (b *bed) config() Config {
 		Etcd: b.etcd.Etcd().ActiveConnection(),
 		Register: func(r grpc.ServiceRegistrar) {
 			r.RegisterService(whoService("causeway.feed.v1.Feed"), nil)
+			r.RegisterService(whoService("causeway.observe.v1.Observe"), nil)
 			r.RegisterService(whoService("causeway.admin.v1.Admin"), nil)
 		},
 		Logger: slog.New(slog.DiscardHandler), Registerer: b.registry,

@@ -1,0 +1,121 @@
+package observe
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/node"
+)
+
+// nodesFor is how long the index of nodes is used: they change seldom, and to
+// make it takes a look at all of them.
+const nodesFor = 10 * time.Second
+
+// names says who is who.
+type names struct {
+	engine *merge.Engine
+
+	mu    sync.Mutex
+	nodes *nodeIndex
+	made  time.Time
+}
+
+// nodeIndex finds nodes by what events hold of them.
+type nodeIndex struct {
+	inCluster map[place]string
+	// anywhere has the addresses that one node of the mesh has alone.
+	anywhere map[netip.Addr]node.Key
+	clusters map[cluster.ID]string
+}
+
+// place is an address of a node, which is its own in its cluster alone.
+type place struct {
+	cluster string
+	address netip.Addr
+}
+
+func newNodeIndex(nodes map[node.Key]*node.Node) *nodeIndex {
+	x := &nodeIndex{inCluster: map[place]string{}, anywhere: map[netip.Addr]node.Key{}, clusters: map[cluster.ID]string{}}
+	for key, n := range nodes {
+		x.clusters[n.ClusterID] = key.Cluster
+		for _, a := range n.Addresses {
+			x.inCluster[place{key.Cluster, a.IP}] = key.Name
+			if other, ok := x.anywhere[a.IP]; ok && other != key {
+				x.anywhere[a.IP] = node.Key{}
+				continue
+			}
+			x.anywhere[a.IP] = key
+		}
+	}
+	return x
+}
+
+// find returns the node at an address, in a cluster if that is known; "" when
+// there is none, or more than one.
+func (x *nodeIndex) find(a netip.Addr, cluster string) node.Key {
+	if name, ok := x.inCluster[place{cluster, a}]; ok {
+		return node.Key{Cluster: cluster, Name: name}
+	}
+	return x.anywhere[a]
+}
+
+// resolve returns the events of one node of the own cluster with all that is
+// known of who is in them.
+func (n *names) resolve(name string, events []Event) []*Seen {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.nodes == nil || time.Since(n.made) > nodesFor {
+		var nodes map[node.Key]*node.Node
+		n.engine.Read(func(s *merge.State) { nodes = s.AllNodes() })
+		n.nodes, n.made = newNodeIndex(nodes), time.Now()
+	}
+	out := make([]*Seen, 0, len(events))
+	n.engine.Read(func(s *merge.State) {
+		for _, e := range events {
+			out = append(out, n.see(s, name, e))
+		}
+	})
+	return out
+}
+
+func (n *names) see(s *merge.State, name string, e Event) *Seen {
+	seen := &Seen{
+		Event: e, Node: name, Cluster: n.nodes.clusters[e.ClusterID],
+		IdentityLabels: labelsOf(s, e.Identity), KnownLabels: labelsOf(s, e.Known),
+	}
+	here, there := s.Local(), seen.Cluster
+	if e.Direction == FromMesh {
+		here, there = there, here
+	}
+	seen.From = n.party(s, e.Source.Addr(), here)
+	seen.To = n.party(s, e.Destination.Addr(), there)
+	if e.Tunnel.IsValid() {
+		seen.TunnelNode = n.nodes.find(e.Tunnel, seen.Cluster).Name
+	}
+	return seen
+}
+
+// party says who has an address that is likely to be of a cluster.
+func (n *names) party(s *merge.State, a netip.Addr, likely string) Party {
+	if !a.IsValid() {
+		return Party{}
+	}
+	o, ok := s.Owner(a)
+	if !ok {
+		key := n.nodes.find(a, likely)
+		return Party{Cluster: key.Cluster, Node: key.Name}
+	}
+	p := Party{Cluster: o.Cluster, Namespace: o.Namespace, Pod: o.Pod}
+	if p.Node = n.nodes.inCluster[place{o.Cluster, o.HostIP}]; p.Node == "" && o.HostIP.IsValid() {
+		p.Node = o.HostIP.String()
+	}
+	return p
+}
+
+func labelsOf(s *merge.State, n identity.Number) []string {
+	return merge.Entry{Labels: s.Labels(n)}.LabelList()
+}
