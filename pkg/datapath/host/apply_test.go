@@ -262,3 +262,97 @@ func TestLarge(t *testing.T) {
 		_, _ = client.Close(), server.Close()
 	}
 }
+
+// TestWithoutIPv6: a node that has no IPv6, or whose network carries none, goes on
+// with IPv4, says so, and has both when that is over.
+func TestWithoutIPv6(t *testing.T) {
+	for name, turn := range map[string]func(w *world, on bool){
+		"turned off": func(w *world, on bool) {
+			value := "1"
+			if on {
+				value = "0"
+				must(t, w.a.node.Set("ipv6/conf/mesh0/disable_ipv6", value))
+			}
+			must(t, w.a.node.Set("ipv6/conf/default/disable_ipv6", value))
+		},
+		"small MTU": func(w *world, on bool) {
+			if w.a.setMTU("eth0", 1300); on {
+				w.a.setMTU("eth0", 1400)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			turn(w, false)
+			a, b := w.a.open(w.b.underlay[0]), w.b.open(w.a.underlay[0])
+			must(t, a.Apply(w.desired(w.a, false)), b.Apply(w.desired(w.b, false)))
+			if _, err := ask(w.a.pod, w.b.pod, w.b.addr[0], netip.Addr{}); err != nil {
+				t.Error(err)
+			}
+			if problems := a.Problems(); len(problems) != 1 || !strings.Contains(problems[0].What, "IPv6") {
+				t.Errorf("problems %v", problems)
+			}
+			if rules := w.a.run(w.a.node, "ip", "-6", "rule"); strings.Contains(rules, "8473") {
+				t.Errorf("rules %s", rules)
+			}
+			turn(w, true)
+			must(t, a.Apply(w.desired(w.a, false)))
+			if problems := a.Problems(); len(problems) != 0 {
+				t.Errorf("problems %v", problems)
+			}
+			if _, err := ask(w.a.pod, w.b.pod, w.b.addr[1], netip.Addr{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestForwarding: that a node forwards nothing is told, and not changed.
+func TestForwarding(t *testing.T) {
+	s := newSide(t, "a", 1)
+	for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		must(t, s.node.Set(name, "0"))
+	}
+	h := s.openHost(host.Config{})
+	must(t, h.Apply(host.Desired{Mesh: s.mesh}))
+	if problems := fmt.Sprint(h.Problems()); !strings.Contains(problems, "net.ipv4.ip_forward is 0") || !strings.Contains(problems, "net.ipv6.conf.all.forwarding is 0") {
+		t.Errorf("problems %s", problems)
+	}
+	// Of all devices, none but ours changed.
+	if text := s.run(s.node, "ip", "netconf", "show", "dev", "pod0"); strings.Contains(text, "forwarding on") {
+		t.Error(text)
+	}
+}
+
+// TestMode changes between tunnels and the network's own routes while connections
+// go on, beside a CNI's masquerade on both nodes.
+func TestMode(t *testing.T) {
+	w := newWorld(t)
+	masquerade(t, w, "nft")
+	w.a, w.b = w.b, w.a
+	masquerade(t, w, "iptables-nft")
+	w.a, w.b = w.b, w.a
+	a, b := w.join(false)
+	stops := []func() int{stream(t, w.a.pod, w.b.pod, w.b.addr[0]), stream(t, w.b.pod, w.a.pod, w.a.addr[1])}
+	for i := range 6 {
+		for s, h := range map[*side]*host.Host{w.a: a, w.b: b} {
+			d := w.desired(s, false)
+			for j := range d.Routes {
+				if i%2 == 0 {
+					d.Routes[j].Mode = route.Native
+				}
+			}
+			must(t, h.Apply(d))
+		}
+		for j := range 2 {
+			if got, err := ask(w.a.pod, w.b.pod, w.b.addr[j], netip.Addr{}); err != nil || got != w.a.addr[j] {
+				t.Errorf("change %d: client %v, %v", i, got, err)
+			}
+		}
+	}
+	for _, stop := range stops {
+		if stop() == 0 {
+			t.Error("nothing was asked")
+		}
+	}
+}

@@ -130,7 +130,7 @@ func (w *work) makeDevice() (*netlink.Vxlan, error) {
 	}
 	// Without a link-local address the node sends no router solicitations and
 	// the like into a tunnel that has nowhere to take them.
-	if err := w.kernel.links.LinkSetIP6AddrGenMode(device, addressModeNone); err != nil && w.hasFamily(true) {
+	if err := w.kernel.links.LinkSetIP6AddrGenMode(device, addressModeNone); err != nil && !noIPv6(err) {
 		return nil, fmt.Errorf("IPv6 of device %s: %w", w.config.Device, err)
 	}
 	link, err := w.kernel.find(w.config.Device)
@@ -261,16 +261,39 @@ func (w *work) addresses(device *netlink.Vxlan) (stale []netlink.Addr, err error
 		stale = append(stale, a)
 	}
 	for _, address := range missing {
+		if address.Is6() && w.noIPv6 {
+			continue
+		}
 		a := &netlink.Addr{IPNet: ipNet(hostPrefix(address))}
 		if address.Is6() {
 			a.Flags = unix.IFA_F_NODAD // nobody else can have it, and it is needed at once
 		}
-		if err := w.kernel.links.AddrReplace(device, a); err != nil {
+		err := w.kernel.links.AddrReplace(device, a)
+		if address.Is6() && noIPv6(err) {
+			w.withoutIPv6(device.Name)
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("add address %s to %s: %w", address, device.Name, err)
 		}
 		w.changed(Address, fmt.Sprintf("%s dev %s", hostPrefix(address), device.Name))
 	}
 	return stale, nil
+}
+
+// noIPv6 reports whether the kernel has no IPv6, or none on that device.
+func noIPv6(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// withoutIPv6 has the rest of the pass do without: IPv4 goes on.
+func (w *work) withoutIPv6(device string) {
+	w.noIPv6 = true
+	w.problem(Problem{
+		What:  "IPv6 is turned off, so peers are reached by IPv4 alone",
+		Where: fmt.Sprintf("net.ipv6.conf.%s.disable_ipv6", device),
+		Do:    "set it to 0, and that of default, if this cluster has IPv6; otherwise give it no IPv6 range in --mesh-cidr",
+	})
 }
 
 func (k *kernel) addresses(link netlink.Link) ([]netlink.Addr, error) {

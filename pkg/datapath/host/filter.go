@@ -101,6 +101,7 @@ func newRuleset(device string, d *Desired) ruleset {
 			filterRule{what: "the node is known by its mesh address", exprs: join(interfaceIs(expr.MetaKeyOIFNAME, device), sentHere(), sourceTo(mesh))},
 			filterRule{what: "a pod's source stays its own", exprs: join(sourceIn(v6, local.name), destinationIn(v6, native.name), keepSource(v6))},
 			filterRule{what: "a peer's source stays its own", exprs: join(interfaceIs(expr.MetaKeyIIFNAME, device), untranslated(), family(v6), keepSource(v6))},
+			filterRule{what: "a peer's source stays its own", exprs: join(sourceIn(v6, native.name), destinationIn(v6, local.name), untranslated(), keepSource(v6))},
 		)
 	}
 	guard.rules = append(guard.rules,

@@ -94,6 +94,7 @@ type Host struct {
 	// applied says that desired was given, settled that it was in effect once: what
 	// differs from then on was changed by somebody else.
 	applied, settled bool
+	noIPv6           bool     // in the last pass, though it was desired
 	mtu              int      // in effect
 	index            int      // of the tunnel device
 	attached         int      // index of the device that has the programs

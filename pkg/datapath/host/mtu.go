@@ -50,6 +50,7 @@ func (w *work) findMTU() int {
 		take(mtu, false)
 	}
 	if w.hasFamily(true) && least < minMTU6 {
+		w.noIPv6 = true
 		w.problem(Problem{
 			What:  fmt.Sprintf("the tunnel carries no IPv6: its MTU is %d, and IPv6 needs %d", least, minMTU6),
 			Where: w.config.Device,

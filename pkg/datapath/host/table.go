@@ -101,7 +101,7 @@ func (w *work) rules(v6 bool, is []netlink.Rule) error {
 }
 
 // routes returns the routes of all tables of a family, without those that the
-// kernel made for broadcast and the like.
+// kernel made for broadcast and the like, and those of devices that are down.
 func (k *kernel) routes(v6 bool) ([]netlink.Route, error) {
 	routes, err := dump(func() ([]netlink.Route, error) {
 		return k.links.RouteListFiltered(number(v6), &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
@@ -113,7 +113,7 @@ func (k *kernel) routes(v6 bool) ([]netlink.Route, error) {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	return slices.DeleteFunc(routes, func(r netlink.Route) bool {
-		return r.Type == unix.RTN_BROADCAST || r.Type == unix.RTN_ANYCAST || r.Type == unix.RTN_MULTICAST
+		return r.Type == unix.RTN_BROADCAST || r.Type == unix.RTN_ANYCAST || r.Type == unix.RTN_MULTICAST || r.Flags&unix.RTNH_F_DEAD != 0
 	}), nil
 }
 

@@ -18,11 +18,14 @@ type work struct {
 	kernel   *kernel
 	desired  *Desired
 	mtu      int
+	noIPv6   bool // though it is desired
 	changes  []Item
 	problems []Problem
 }
 
-func (w *work) hasFamily(v6 bool) bool { return route.Family(w.desired.Mesh, v6).IsValid() }
+func (w *work) hasFamily(v6 bool) bool {
+	return route.Family(w.desired.Mesh, v6).IsValid() && (!v6 || !w.noIPv6)
+}
 
 func (w *work) changed(kind Kind, name string) {
 	w.config.Logger.Debug("node network changed", "kind", string(kind), "item", name)
@@ -45,12 +48,13 @@ func (h *Host) converge() error {
 		w.problem(Problem{What: "the node's network could not be made as it should be", Where: err.Error(), Do: "it is tried again; if it stays, the text says what is in the way"})
 	}
 	h.problems = w.problems
-	if h.settled {
+	// IPv6 comes and goes as a whole, by a setting or an MTU.
+	if h.settled && w.noIPv6 == h.noIPv6 {
 		h.repaired(w.changes)
 	} else if len(w.changes) > 0 {
 		h.config.Logger.Info("node network in effect", "changes", len(w.changes))
 	}
-	h.settled = err == nil
+	h.settled, h.noIPv6 = err == nil, w.noIPv6
 	return err
 }
 
@@ -149,7 +153,7 @@ func (w *work) route(v6 bool, device *netlink.Vxlan) error {
 		nodes := slices.DeleteFunc(slices.Clone(w.desired.Nodes), func(a netip.Addr) bool { return a.Is6() != v6 })
 		pods := slices.DeleteFunc(slices.Clone(w.desired.LocalPods), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
 		p = planRoutes(leads, pods, nodes, w.others(v6, device, routes, rules))
-	} else if len(leads) > 0 {
+	} else if len(leads) > 0 && !w.noIPv6 {
 		w.problem(Problem{
 			What:  fmt.Sprintf("peers have pods of a family in which this node has no mesh address: they are not reached (%d ranges)", len(leads)),
 			Where: leads[0].String(), Do: "give this cluster a mesh range of that family (--mesh-cidr)",
