@@ -38,7 +38,8 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	log = log.With("cluster", cfg.cluster, "node", cfg.node)
 	registry := process.NewRegistry(name)
 	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Profiles: cfg.pprof, Logger: log})
-	state := readiness{status.Condition("state")}
+	state, carried := readiness{status.Condition("state")}, status.Condition("mesh")
+	carried.SetReady() // services do not wait for it
 
 	if err := cfg.files.CheckSubject(pki.Subject{Cluster: cfg.cluster, Role: pki.RoleAgent, Name: cfg.node}); err != nil {
 		return err
@@ -71,8 +72,14 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	carrier := mesh.New(mesh.Config{
 		State: last, Cluster: cfg.cluster, Node: cfg.node, Port: cfg.meshPort,
 		Network: mesh.NewKernel(mesh.KernelConfig{BPFFS: cfg.bpffs, Device: cfg.meshDevice, MapCapacity: cfg.mapCapacity, Logger: log, Registerer: registry}),
-		Report:  func(m feed.Mesh) { client.ReportMesh(m) },
-		Logger:  log, Registerer: registry,
+		Report: func(m feed.Mesh) {
+			carried.SetReady()
+			if m.Error != "" {
+				carried.SetNotReady(m.Error)
+			}
+			client.ReportMesh(m)
+		},
+		Logger: log, Registerer: registry,
 	})
 	client = feed.NewClient(feed.ClientConfig{
 		Target: cfg.apiServer, TLS: tls, Node: cfg.node, Version: process.Version(),

@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/observe"
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/process"
 	"github.com/causeway-mesh/causeway/pkg/service"
@@ -33,6 +34,7 @@ type Config struct {
 	Status       *process.Status
 	Peers        *peer.Manager
 	Agents       func() []feed.AgentStatus
+	Observe      *observe.Server
 	// Listed says that the source has listed everything once.
 	Listed          <-chan struct{}
 	SourceProblems  func() []source.Problem
@@ -74,7 +76,7 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 		},
 		Source:          s.source(),
 		Peers:           s.peers(counts),
-		Agents:          mergeAgents(nodes, s.cfg.Agents()),
+		Agents:          mergeAgents(nodes, s.cfg.Agents(), len(reaches) > 0),
 		PublishProblems: s.cfg.PublishProblems(),
 		Reaches:         protoReaches(reaches),
 	}
@@ -177,8 +179,9 @@ func (s *Server) peers(counts map[string]merge.Counts) []*adminpb.Peer {
 }
 
 // mergeAgents returns the agents that are known, and a line for each node of
-// the cluster that has none.
-func mergeAgents(nodes []string, known []feed.AgentStatus) []*adminpb.Agent {
+// the cluster that has none. meshed says that they are to carry packets between
+// clusters.
+func mergeAgents(nodes []string, known []feed.AgentStatus, meshed bool) []*adminpb.Agent {
 	isNode := make(map[string]bool, len(nodes))
 	for _, n := range nodes {
 		isNode[n] = true
@@ -190,13 +193,17 @@ func mergeAgents(nodes []string, known []feed.AgentStatus) []*adminpb.Agent {
 			continue // an agent that left with its node
 		}
 		seen[a.Node] = true
-		out = append(out, &adminpb.Agent{
+		agent := &adminpb.Agent{
 			Node: a.Node, Connected: a.Connected, Current: a.Current, Since: timestamppb.New(a.Since), Version: a.Version,
 			Services: uint32(a.Applied.Counts.Services), Frontends: uint32(a.Applied.Counts.Frontends),
 			Backends: uint32(a.Applied.Counts.Backends), Addresses: uint32(a.Applied.Counts.Addresses), Error: a.Applied.Error,
 			Mesh:  protoMesh(a.Applied.Mesh),
 			Ready: a.Connected && a.Current && a.Applied.Error == "" && (a.Applied.Mesh == nil || a.Applied.Mesh.Error == ""),
-		})
+		}
+		if meshed && a.Connected && agent.Mesh == nil {
+			agent.Ready, agent.Mesh = false, &adminpb.AgentMesh{Error: "not carried yet, or the agent is of a version that does not"}
+		}
+		out = append(out, agent)
 	}
 	for _, n := range nodes {
 		if !seen[n] {

@@ -1,6 +1,9 @@
 package admin
 
 import (
+	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -42,7 +45,7 @@ func TestMergeAgents(t *testing.T) {
 		{Node: "n1", Connected: true, Current: true},
 		{Node: "n2", Connected: true, Applied: feed.Applied{Error: "map full"}},
 		{Node: "deleted"},
-	})
+	}, false)
 	type line struct {
 		Node  string
 		Ready bool
@@ -60,5 +63,31 @@ func TestMergeAgents(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestMergeAgentsOfAMesh: where packets are to be carried, an agent is ready when it
+// says that it does.
+func TestMergeAgentsOfAMesh(t *testing.T) {
+	mesh := []netip.Addr{netip.MustParseAddr("10.200.0.1")}
+	got := mergeAgents(nil, []feed.AgentStatus{
+		{Node: "n1", Connected: true, Current: true, Applied: feed.Applied{Mesh: &feed.Mesh{Addresses: mesh, Peers: 1, Ranges: 2, Problems: []string{"odd"}}}},
+		{Node: "n2", Connected: true, Current: true, Applied: feed.Applied{Mesh: &feed.Mesh{Error: "no device"}}},
+		{Node: "n3", Connected: true, Current: true},
+		{Node: "n4", Connected: true, Current: true, Applied: feed.Applied{Error: "map full"}},
+	}, true)
+	for i, want := range []struct {
+		ready bool
+		mesh  string
+	}{
+		{true, `addresses:"10.200.0.1" peers:1 ranges:2 problems:"odd"`},
+		{false, `error:"no device"`},
+		{false, `error:"not carried yet`},
+		{false, `error:"not carried yet`},
+	} {
+		text := strings.ReplaceAll(fmt.Sprint(got[i].Mesh), "  ", " ")
+		if got[i].Ready != want.ready || !strings.HasPrefix(text, want.mesh) {
+			t.Errorf("%s: ready %t, %s", got[i].Node, got[i].Ready, text)
+		}
 	}
 }

@@ -31,6 +31,8 @@ type Reach struct {
 
 // Mesh is how a node takes part in the routing between clusters.
 type Mesh struct {
+	// Revision is the newest that is in effect.
+	Revision Revision
 	// Addresses are the node's mesh addresses; without any it takes no part.
 	Addresses []netip.Addr
 	// Peers and Ranges are how many packets are carried to.
@@ -214,7 +216,7 @@ func meshToProto(m *Mesh) *feedpb.Mesh {
 	if m == nil {
 		return nil
 	}
-	out := &feedpb.Mesh{Peers: uint64(m.Peers), Ranges: uint64(m.Ranges), Error: clip(m.Error)}
+	out := &feedpb.Mesh{Revision: revisionToProto(m.Revision), Peers: uint64(m.Peers), Ranges: uint64(m.Ranges), Error: clip(m.Error)}
 	for _, a := range m.Addresses {
 		out.Addresses = append(out.Addresses, a.AsSlice())
 	}
@@ -231,7 +233,9 @@ func meshFromProto(m *feedpb.Mesh) *Mesh {
 	if m == nil {
 		return nil
 	}
-	out := &Mesh{Peers: int(m.GetPeers()), Ranges: int(m.GetRanges()), Error: clip(m.GetError())}
+	revision := revisionFromProto(m.GetRevision())
+	revision.Epoch = clip(revision.Epoch)
+	out := &Mesh{Revision: revision, Peers: int(m.GetPeers()), Ranges: int(m.GetRanges()), Error: clip(m.GetError())}
 	for _, a := range m.GetAddresses()[:min(len(m.GetAddresses()), 2)] {
 		if ip, err := ipFromProto(a); err == nil {
 			out.Addresses = append(out.Addresses, ip)

@@ -155,13 +155,16 @@ func TestReach(t *testing.T) {
 		t.Errorf("10.2.0.0/24 is %v's, error %v", r, err)
 	}
 
-	want := Mesh{Addresses: []netip.Addr{netip.MustParseAddr("10.200.0.9")}, Peers: 1, Ranges: 2, Problems: []string{"p"}, Error: "e"}
+	want := Mesh{Revision: s.Revision(), Addresses: []netip.Addr{netip.MustParseAddr("10.200.0.9")}, Peers: 1, Ranges: 2, Problems: []string{"p"}, Error: "e"}
 	client.ReportMesh(want)
 	client.Report(Applied{Revision: s.Revision()})
 	eventually(t, "the report arrives", func() bool {
 		a := s.Agents()
-		return len(a) == 1 && a[0].Applied.Mesh != nil && cmp.Equal(*a[0].Applied.Mesh, want, byAddr)
+		return len(a) == 1 && a[0].Current && a[0].Applied.Mesh != nil && cmp.Equal(*a[0].Applied.Mesh, want, byAddr)
 	})
+	want.Revision.N--
+	client.ReportMesh(want)
+	eventually(t, "it is not current without the newest of it", func() bool { return !s.Agents()[0].Current })
 }
 
 // TestReachFromTheFile: what an agent had before it ended is told before an API

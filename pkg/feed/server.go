@@ -114,7 +114,7 @@ func (s *Server) Agents() []AgentStatus {
 	s.mu.Unlock()
 	return s.agents.list(time.Now(), func(a Applied, known kindSet) bool {
 		given, ours := s.given(a.Revision)
-		return ours && open != 0 && given == open&known && a.Revision.N == n
+		return ours && open != 0 && given == open&known && a.Revision.N == n && (a.Mesh == nil || a.Mesh.Revision == a.Revision)
 	})
 }
 

@@ -89,7 +89,8 @@ type Mesh struct {
 	packets  Packets // nil while it takes no part
 	host     Host
 	pruned   bool
-	removed  bool // what earlier processes left is gone
+	removed  bool          // what earlier processes left is gone
+	effect   feed.Revision // the newest in effect
 	reported *feed.Mesh
 	retry    retry.Backoff
 	logged   string // the error that was logged last
@@ -97,6 +98,7 @@ type Mesh struct {
 
 // news is what was heard and not looked at yet.
 type news struct {
+	revision     feed.Revision
 	begun, whole bool
 	all, nodes   bool
 	every        bool // addresses
@@ -121,6 +123,7 @@ func (m *Mesh) Watch(r feed.Reach) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := &m.news
+	n.revision = r.Revision
 	if r.Restored || r.Whole {
 		n.all = n.all || !n.begun
 		n.begun = true
@@ -153,7 +156,7 @@ func (m *Mesh) take() (news, bool) {
 	}
 	n := m.news
 	m.news = newNews()
-	m.news.begun, m.news.whole = true, n.whole
+	m.news.begun, m.news.whole, m.news.revision = true, n.whole, n.revision
 	return n, true
 }
 

@@ -32,6 +32,8 @@ func (m *Mesh) reconcile(ctx context.Context) time.Duration {
 	m.metrics.duration.Observe(time.Since(start).Seconds())
 	if err != nil {
 		m.restore(n)
+	} else {
+		m.effect = n.revision
 	}
 	return m.schedule(err)
 }
@@ -237,7 +239,7 @@ func (m *Mesh) schedule(err error) time.Duration {
 
 // report tells how far the node is, when that is news.
 func (m *Mesh) report(failure string) {
-	now := feed.Mesh{Error: failure}
+	now := feed.Mesh{Revision: m.effect, Error: failure}
 	if m.packets != nil {
 		if self, _ := m.known.self(); self != nil {
 			now.Addresses = self.Mesh
@@ -252,7 +254,7 @@ func (m *Mesh) report(failure string) {
 			now.Problems = append(slices.Clip(now.Problems), fmt.Sprintf("%s: %s: %s", p.Where, p.What, p.Do))
 		}
 	}
-	if m.reported != nil && equalReport(*m.reported, now) || m.reported == nil && m.packets == nil && failure == "" {
+	if m.reported != nil && equalReport(*m.reported, now) {
 		return
 	}
 	m.reported = &now
@@ -263,5 +265,5 @@ func (m *Mesh) report(failure string) {
 }
 
 func equalReport(a, b feed.Mesh) bool {
-	return a.Error == b.Error && a.Peers == b.Peers && a.Ranges == b.Ranges && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Problems, b.Problems)
+	return a.Revision == b.Revision && a.Error == b.Error && a.Peers == b.Peers && a.Ranges == b.Ranges && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Problems, b.Problems)
 }

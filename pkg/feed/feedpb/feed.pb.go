@@ -509,7 +509,9 @@ type Mesh struct {
 	// What a person should know, or act upon.
 	Problems []string `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
 	// What keeps a newer state from being in effect; empty when nothing does.
-	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// The newest revision that is in effect of it.
+	Revision      *Revision `protobuf:"bytes,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,6 +579,13 @@ func (x *Mesh) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *Mesh) GetRevision() *Revision {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
 }
 
 // Counts is what is in effect on a node.
@@ -2298,13 +2307,14 @@ const file_feed_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\v2\x1a.causeway.feed.v1.RevisionR\brevision\x120\n" +
 	"\x06counts\x18\x02 \x01(\v2\x18.causeway.feed.v1.CountsR\x06counts\x12\x14\n" +
 	"\x05error\x18\x03 \x01(\tR\x05error\x12*\n" +
-	"\x04mesh\x18\x04 \x01(\v2\x16.causeway.feed.v1.MeshR\x04mesh\"\x84\x01\n" +
+	"\x04mesh\x18\x04 \x01(\v2\x16.causeway.feed.v1.MeshR\x04mesh\"\xbc\x01\n" +
 	"\x04Mesh\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\fR\taddresses\x12\x14\n" +
 	"\x05peers\x18\x02 \x01(\x04R\x05peers\x12\x16\n" +
 	"\x06ranges\x18\x03 \x01(\x04R\x06ranges\x12\x1a\n" +
 	"\bproblems\x18\x04 \x03(\tR\bproblems\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\xb2\x01\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x126\n" +
+	"\brevision\x18\x06 \x01(\v2\x1a.causeway.feed.v1.RevisionR\brevision\"\xb2\x01\n" +
 	"\x06Counts\x12\x1a\n" +
 	"\bservices\x18\x01 \x01(\x04R\bservices\x12\x1c\n" +
 	"\tfrontends\x18\x02 \x01(\x04R\tfrontends\x12\x1a\n" +
@@ -2493,47 +2503,48 @@ var file_feed_proto_depIdxs = []int32{
 	9,  // 7: causeway.feed.v1.Applied.revision:type_name -> causeway.feed.v1.Revision
 	8,  // 8: causeway.feed.v1.Applied.counts:type_name -> causeway.feed.v1.Counts
 	7,  // 9: causeway.feed.v1.Applied.mesh:type_name -> causeway.feed.v1.Mesh
-	12, // 10: causeway.feed.v1.Message.batch:type_name -> causeway.feed.v1.Batch
-	11, // 11: causeway.feed.v1.Message.ask:type_name -> causeway.feed.v1.Ask
-	0,  // 12: causeway.feed.v1.Ask.kinds:type_name -> causeway.feed.v1.Kind
-	9,  // 13: causeway.feed.v1.Batch.revision:type_name -> causeway.feed.v1.Revision
-	13, // 14: causeway.feed.v1.Batch.replaced:type_name -> causeway.feed.v1.Replaced
-	0,  // 15: causeway.feed.v1.Batch.kinds:type_name -> causeway.feed.v1.Kind
-	0,  // 16: causeway.feed.v1.Replaced.kind:type_name -> causeway.feed.v1.Kind
-	16, // 17: causeway.feed.v1.Resource.view:type_name -> causeway.feed.v1.View
-	21, // 18: causeway.feed.v1.Resource.slice:type_name -> causeway.feed.v1.BackendSlice
-	15, // 19: causeway.feed.v1.Resource.deleted_view:type_name -> causeway.feed.v1.ServiceName
-	20, // 20: causeway.feed.v1.Resource.deleted_slice:type_name -> causeway.feed.v1.SliceKey
-	24, // 21: causeway.feed.v1.Resource.node:type_name -> causeway.feed.v1.Node
-	23, // 22: causeway.feed.v1.Resource.deleted_node:type_name -> causeway.feed.v1.NodeKey
-	26, // 23: causeway.feed.v1.Resource.identity:type_name -> causeway.feed.v1.Identity
-	27, // 24: causeway.feed.v1.Resource.address:type_name -> causeway.feed.v1.Address
-	30, // 25: causeway.feed.v1.Resource.deleted_address:type_name -> causeway.feed.v1.Prefix
-	28, // 26: causeway.feed.v1.Resource.peer:type_name -> causeway.feed.v1.Peer
-	29, // 27: causeway.feed.v1.Resource.range:type_name -> causeway.feed.v1.Range
-	30, // 28: causeway.feed.v1.Resource.deleted_range:type_name -> causeway.feed.v1.Prefix
-	15, // 29: causeway.feed.v1.View.service:type_name -> causeway.feed.v1.ServiceName
-	17, // 30: causeway.feed.v1.View.frontends:type_name -> causeway.feed.v1.Frontend
-	19, // 31: causeway.feed.v1.View.groups:type_name -> causeway.feed.v1.Group
-	17, // 32: causeway.feed.v1.View.external:type_name -> causeway.feed.v1.Frontend
-	18, // 33: causeway.feed.v1.Frontend.ports:type_name -> causeway.feed.v1.Port
-	15, // 34: causeway.feed.v1.SliceKey.service:type_name -> causeway.feed.v1.ServiceName
-	20, // 35: causeway.feed.v1.BackendSlice.key:type_name -> causeway.feed.v1.SliceKey
-	18, // 36: causeway.feed.v1.BackendSlice.ports:type_name -> causeway.feed.v1.Port
-	22, // 37: causeway.feed.v1.BackendSlice.endpoints:type_name -> causeway.feed.v1.Endpoint
-	1,  // 38: causeway.feed.v1.Endpoint.state:type_name -> causeway.feed.v1.Endpoint.State
-	23, // 39: causeway.feed.v1.Node.key:type_name -> causeway.feed.v1.NodeKey
-	25, // 40: causeway.feed.v1.Node.addresses:type_name -> causeway.feed.v1.NodeAddress
-	30, // 41: causeway.feed.v1.Node.pod_cidrs:type_name -> causeway.feed.v1.Prefix
-	30, // 42: causeway.feed.v1.Address.prefix:type_name -> causeway.feed.v1.Prefix
-	30, // 43: causeway.feed.v1.Range.prefix:type_name -> causeway.feed.v1.Prefix
-	2,  // 44: causeway.feed.v1.Feed.Subscribe:input_type -> causeway.feed.v1.Report
-	10, // 45: causeway.feed.v1.Feed.Subscribe:output_type -> causeway.feed.v1.Message
-	45, // [45:46] is the sub-list for method output_type
-	44, // [44:45] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	9,  // 10: causeway.feed.v1.Mesh.revision:type_name -> causeway.feed.v1.Revision
+	12, // 11: causeway.feed.v1.Message.batch:type_name -> causeway.feed.v1.Batch
+	11, // 12: causeway.feed.v1.Message.ask:type_name -> causeway.feed.v1.Ask
+	0,  // 13: causeway.feed.v1.Ask.kinds:type_name -> causeway.feed.v1.Kind
+	9,  // 14: causeway.feed.v1.Batch.revision:type_name -> causeway.feed.v1.Revision
+	13, // 15: causeway.feed.v1.Batch.replaced:type_name -> causeway.feed.v1.Replaced
+	0,  // 16: causeway.feed.v1.Batch.kinds:type_name -> causeway.feed.v1.Kind
+	0,  // 17: causeway.feed.v1.Replaced.kind:type_name -> causeway.feed.v1.Kind
+	16, // 18: causeway.feed.v1.Resource.view:type_name -> causeway.feed.v1.View
+	21, // 19: causeway.feed.v1.Resource.slice:type_name -> causeway.feed.v1.BackendSlice
+	15, // 20: causeway.feed.v1.Resource.deleted_view:type_name -> causeway.feed.v1.ServiceName
+	20, // 21: causeway.feed.v1.Resource.deleted_slice:type_name -> causeway.feed.v1.SliceKey
+	24, // 22: causeway.feed.v1.Resource.node:type_name -> causeway.feed.v1.Node
+	23, // 23: causeway.feed.v1.Resource.deleted_node:type_name -> causeway.feed.v1.NodeKey
+	26, // 24: causeway.feed.v1.Resource.identity:type_name -> causeway.feed.v1.Identity
+	27, // 25: causeway.feed.v1.Resource.address:type_name -> causeway.feed.v1.Address
+	30, // 26: causeway.feed.v1.Resource.deleted_address:type_name -> causeway.feed.v1.Prefix
+	28, // 27: causeway.feed.v1.Resource.peer:type_name -> causeway.feed.v1.Peer
+	29, // 28: causeway.feed.v1.Resource.range:type_name -> causeway.feed.v1.Range
+	30, // 29: causeway.feed.v1.Resource.deleted_range:type_name -> causeway.feed.v1.Prefix
+	15, // 30: causeway.feed.v1.View.service:type_name -> causeway.feed.v1.ServiceName
+	17, // 31: causeway.feed.v1.View.frontends:type_name -> causeway.feed.v1.Frontend
+	19, // 32: causeway.feed.v1.View.groups:type_name -> causeway.feed.v1.Group
+	17, // 33: causeway.feed.v1.View.external:type_name -> causeway.feed.v1.Frontend
+	18, // 34: causeway.feed.v1.Frontend.ports:type_name -> causeway.feed.v1.Port
+	15, // 35: causeway.feed.v1.SliceKey.service:type_name -> causeway.feed.v1.ServiceName
+	20, // 36: causeway.feed.v1.BackendSlice.key:type_name -> causeway.feed.v1.SliceKey
+	18, // 37: causeway.feed.v1.BackendSlice.ports:type_name -> causeway.feed.v1.Port
+	22, // 38: causeway.feed.v1.BackendSlice.endpoints:type_name -> causeway.feed.v1.Endpoint
+	1,  // 39: causeway.feed.v1.Endpoint.state:type_name -> causeway.feed.v1.Endpoint.State
+	23, // 40: causeway.feed.v1.Node.key:type_name -> causeway.feed.v1.NodeKey
+	25, // 41: causeway.feed.v1.Node.addresses:type_name -> causeway.feed.v1.NodeAddress
+	30, // 42: causeway.feed.v1.Node.pod_cidrs:type_name -> causeway.feed.v1.Prefix
+	30, // 43: causeway.feed.v1.Address.prefix:type_name -> causeway.feed.v1.Prefix
+	30, // 44: causeway.feed.v1.Range.prefix:type_name -> causeway.feed.v1.Prefix
+	2,  // 45: causeway.feed.v1.Feed.Subscribe:input_type -> causeway.feed.v1.Report
+	10, // 46: causeway.feed.v1.Feed.Subscribe:output_type -> causeway.feed.v1.Message
+	46, // [46:47] is the sub-list for method output_type
+	45, // [45:46] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_feed_proto_init() }
