@@ -167,6 +167,13 @@ func TestGuard(t *testing.T) {
 	want("pod", 4)
 	send(t, w.a.pod, w.a.addr[0], netip.MustParseAddr("192.0.2.77")) // from no pod that we know of
 	want("forwarded", 1)
+	must(t, a.Apply(d))
+	problems := fmt.Sprint(a.Problems())
+	for _, text := range []string{"only nodes may: 4 were", "only nodes may: 1 were", "to their sender: 2 were"} {
+		if !strings.Contains(problems, text) {
+			t.Errorf("%q is not told: %s", text, problems)
+		}
+	}
 }
 
 // TestSegments: the MSS of both ends is what fits through the tunnel, though both
@@ -258,6 +265,7 @@ func TestForwardDrop(t *testing.T) {
 
 // TestForwardAgain follows a policy that comes and goes.
 func TestForwardAgain(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(tool, func(t *testing.T) {
 			w := newWorld(t)

@@ -1,9 +1,11 @@
 package host
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,10 +26,12 @@ type metrics struct {
 
 	mu   sync.Mutex
 	past map[string]uint64 // of tables that were replaced, by reason
+	told map[string]uint64 // what was seen last, by reason
+	when map[string]time.Time
 }
 
 func newMetrics(h *Host) *metrics {
-	m := &metrics{host: h, past: map[string]uint64{}, repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
+	m := &metrics{host: h, past: map[string]uint64{}, told: map[string]uint64{}, when: map[string]time.Time{}, repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "causeway", Subsystem: "host", Name: "repairs_total",
 		Help: "Changes of others to the node's network that were put back.",
 	}, []string{"kind"})}
@@ -64,12 +68,49 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	m.repairs.Collect(out)
 	out <- prometheus.MustNewConstMetric(problemsDesc(), prometheus.GaugeValue, float64(len(m.host.Problems())))
 	out <- prometheus.MustNewConstMetric(mtuDesc(), prometheus.GaugeValue, float64(m.host.MTU()))
+	for reason, packets := range m.refused(m.host.kernel) {
+		out <- prometheus.MustNewConstMetric(refusedDesc(), prometheus.CounterValue, float64(packets), reason)
+	}
+}
+
+// refused returns what was refused by this table and those before it.
+func (m *metrics) refused(k *kernel) map[string]uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	current := m.host.kernel.refused()
+	packets := k.refused()
 	for _, reason := range []string{reasonForwarded, reasonPod, reasonDevice} {
-		out <- prometheus.MustNewConstMetric(refusedDesc(), prometheus.CounterValue, float64(m.past[reason]+current[reason]), reason)
+		packets[reason] += m.past[reason]
 	}
+	return packets
+}
+
+// refusals returns a problem for each reason for which packets were refused in
+// the last ten minutes: either somebody tries what he should not, or a network
+// is not as we took it to be.
+func (m *metrics) refusals(k *kernel, port uint16) []Problem {
+	packets := m.refused(k)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var problems []Problem
+	for _, reason := range []string{reasonForwarded, reasonPod, reasonDevice} {
+		if packets[reason] > m.told[reason] {
+			m.told[reason], m.when[reason] = packets[reason], time.Now()
+		}
+		if when, ok := m.when[reason]; !ok || time.Since(when) > repairsShown {
+			continue
+		}
+		p := Problem{
+			What:  fmt.Sprintf("a pod sends packets to the mesh port, which only nodes may: %d were refused", packets[reason]),
+			Where: fmt.Sprintf("nftables table inet %s, UDP port %d", Mark, port),
+			Do:    "find the pod, as it may try to forge packets from other clusters",
+		}
+		if reason == reasonDevice {
+			p.What = fmt.Sprintf("tunnel packets come by a device that does not lead back to their sender: %d were refused", packets[reason])
+			p.Do = "have packets to peers' nodes leave by the device that theirs come by; where it is so, find the pod that forges them"
+		}
+		problems = append(problems, p)
+	}
+	return problems
 }
 
 // keep adds up what the table counted that is about to go.

@@ -15,6 +15,7 @@ import (
 // TestRepair has somebody change each thing of ours. It is put back, counted and
 // told, and traffic goes on.
 func TestRepair(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.a.run(w.a.node, "iptables-nft", "-P", "FORWARD", "DROP")
 	a, _ := w.join(false)
@@ -91,6 +92,7 @@ func (w *world) ours() string {
 // TestAdopt has a second process take over, under traffic, and change what it is
 // for: nothing is lost and nothing is made twice.
 func TestAdopt(t *testing.T) {
+	t.Parallel()
 	for _, underlay := range []int{0, 1} {
 		t.Run(fmt.Sprintf("underlay %d", underlay), func(t *testing.T) {
 			w := newWorld(t)
@@ -168,6 +170,7 @@ func TestRemove(t *testing.T) {
 // TestMTU follows the underlay, device by device and route by route, under
 // traffic.
 func TestMTU(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a, b := w.join(false)
 	watch(t, a)
@@ -214,6 +217,7 @@ func TestMTU(t *testing.T) {
 // own addresses and the ways of the tunnels are not led into them, and what is
 // given up is ours again.
 func TestYield(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for i, address := range []string{"10.2.9.9/32", "fd00:2::99/128"} {
 		must(t, w.a.node.AddAddress("lo", netip.MustParsePrefix(address)))

@@ -47,7 +47,7 @@ func (h *Host) converge() error {
 	if err != nil {
 		w.problem(Problem{What: "the node's network could not be made as it should be", Where: err.Error(), Do: "it is tried again; if it stays, the text says what is in the way"})
 	}
-	h.problems = w.problems
+	h.problems = append(w.problems, h.metrics.refusals(h.kernel, h.desired.Port)...)
 	// IPv6 comes and goes as a whole, by a setting or an MTU.
 	if h.settled && w.noIPv6 == h.noIPv6 {
 		h.repaired(w.changes)
