@@ -101,6 +101,12 @@ bench-sync: ## what it takes to follow large clusters (root; ROWS=peer,churn for
 	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
 	@$(BIN)/bench sync -rows "$(ROWS)" -profiles "$(PROFILES)"
 
+.PHONY: bench-packet
+bench-packet: ## what the programs on the tunnel device cost a packet (root)
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./tests/bench
+	@$(BIN)/bench packet
+
 .PHONY: bench-throughput
 bench-throughput: ## what carrying packets between two pods costs, by TCP and UDP (root)
 	@mkdir -p $(BIN)

@@ -24,6 +24,7 @@ const (
 	partSink   = "throughput-sink"
 	partSource = "throughput-source"
 	partMesh   = "throughput-mesh"
+	partPacket = "packet-inside"
 )
 
 func main() {
@@ -60,6 +61,17 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 			return err
 		}
 		return connect(ctx, config, stdout)
+	case "packet":
+		if _, err := parsePacket(args[1:]); err != nil {
+			return err
+		}
+		return reexec(ctx, append([]string{partPacket}, args[1:]...))
+	case partPacket:
+		config, err := parsePacket(args[1:])
+		if err != nil {
+			return err
+		}
+		return benchPacket(ctx, config, stdout)
 	case "throughput":
 		if _, err := parseThroughput(args[1:]); err != nil {
 			return err
@@ -82,7 +94,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	case partClient:
 		return dial(args[1:], stdin, stdout)
 	}
-	return fmt.Errorf("no benchmark is called %q: there are connect, sync and throughput", args[0])
+	return fmt.Errorf("no benchmark is called %q: there are connect, packet, sync and throughput", args[0])
 }
 
 // parseConnect reads the flags of the benchmark connect.
@@ -98,6 +110,26 @@ func parseConnect(args []string) (connectConfig, error) {
 	}
 	if config.Rounds < 1 || config.Connections < 1 {
 		return config, fmt.Errorf("-rounds %d and -connections %d must be 1 or more", config.Rounds, config.Connections)
+	}
+	return config, nil
+}
+
+// parsePacket reads the flags of the benchmark packet.
+func parsePacket(args []string) (packetConfig, error) {
+	config := defaultPacket()
+	flags := flag.NewFlagSet("packet", flag.ContinueOnError)
+	flags.IntVar(&config.Rounds, "rounds", config.Rounds, "how often each case is measured")
+	flags.IntVar(&config.Packets, "packets", config.Packets, "packets of one measurement")
+	flags.IntVar(&config.Addresses, "addresses", config.Addresses, "addresses of each family, a power of two")
+	flags.StringVar(&config.Dir, "dir", config.Dir, "where the results are written")
+	if err := flags.Parse(args); err != nil {
+		return config, err
+	}
+	if config.Rounds < 1 || config.Packets < 1 {
+		return config, fmt.Errorf("-rounds %d and -packets %d must be 1 or more", config.Rounds, config.Packets)
+	}
+	if n := config.Addresses; n < 16 || n > 1<<22 || n&(n-1) != 0 {
+		return config, fmt.Errorf("-addresses %d must be a power of two from 16 to %d", n, 1<<22)
 	}
 	return config, nil
 }

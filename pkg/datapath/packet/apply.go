@@ -29,16 +29,17 @@ func (p *Plane) Apply(c Change) error {
 	if c.Self != nil {
 		errs = append(errs, p.setSelf(c.Self, c.Size))
 	}
+	var nodes faults
 	for _, n := range c.Nodes {
 		if err := n.validate(); err != nil {
-			errs = append(errs, err)
+			nodes.add(err)
 		} else if !p.isSelf(n.Key) { // this node knows itself best
-			errs = append(errs, p.setNode(n.Key, n))
+			nodes.add(p.setNode(n.Key, n))
 		}
 	}
 	come, words, err := p.intern(c.Addresses)
 	// Nothing is referred to before it is there.
-	errs = append(errs, err, p.writeHosts(), p.writeSettings(), p.writeAddresses(come, words), p.writeStale(), p.writeRanges(c.Ranges))
+	errs = append(errs, nodes.join(), err, p.writeHosts(), p.writeSettings(), p.writeAddresses(come, words), p.writeStale(), p.writeRanges(c.Ranges))
 	return errors.Join(append(errs, p.freeHosts())...)
 }
 

@@ -516,6 +516,15 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// Of many errors the first ones stand for all.
+func TestManyErrors(t *testing.T) {
+	p := open(t, config(t))
+	err := p.Apply(Change{Addresses: make([]Address, 1000)})
+	if !errors.Is(err, route.ErrAddress) || strings.Count(err.Error(), "\n") != manyErrors || !strings.HasSuffix(err.Error(), "and 990 more like these") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestKeyOfIPv4(t *testing.T) {
 	a := ipOf(addr("10.1.0.5"))
 	if got := a.v4(); got != binary.NativeEndian.Uint32([]byte{10, 1, 0, 5}) || ipOfV4(got) != a {

@@ -2,6 +2,7 @@ package packet
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
@@ -18,3 +19,29 @@ var (
 	// ErrDevice is returned when the device to attach to is not there.
 	ErrDevice = errors.New("no such device")
 )
+
+// manyErrors is how many errors of one kind are named.
+const manyErrors = 10
+
+// faults gathers the errors of one kind; of many the first ones stand for all.
+type faults struct {
+	first []error
+	more  int
+}
+
+func (f *faults) add(err error) {
+	switch {
+	case err == nil:
+	case len(f.first) < manyErrors:
+		f.first = append(f.first, err)
+	default:
+		f.more++
+	}
+}
+
+func (f *faults) join() error {
+	if f.more == 0 {
+		return errors.Join(f.first...)
+	}
+	return fmt.Errorf("%w\nand %d more like these", errors.Join(f.first...), f.more)
+}

@@ -170,7 +170,7 @@ func TestLostEvents(t *testing.T) {
 	p := prepared(t)
 	fill, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
 		asm.LoadMapPtr(asm.R1, p.maps.event.FD()),
-		asm.StoreImm(asm.RFP, -8, 0, asm.DWord), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -8),
+		asm.StoreImm(asm.RFP, -8, 0, asm.Word), asm.StoreImm(asm.RFP, -4, 0, asm.Word), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -8),
 		asm.Mov.Imm(asm.R3, 8), asm.Mov.Imm(asm.R4, 1), asm.FnRingbufOutput.Call(),
 		asm.Mov.Imm(asm.R0, 0), asm.Return(),
 	}})

@@ -16,21 +16,21 @@ import (
 // intern returns the addresses that are to be written, with their words: those
 // that are there already are left out.
 func (p *Plane) intern(addresses []Address) (come []ip, words []word, err error) {
-	var errs []error
+	var errs faults
 	for _, a := range addresses {
 		if err := a.validate(); err != nil {
-			errs = append(errs, err)
+			errs.add(err)
 			continue
 		}
 		key, index := ipOf(a.Addr), uint32(0)
 		if a.Addr == a.Host {
-			errs = append(errs, p.dropAddresses([]netip.Addr{a.Addr}))
+			errs.add(p.dropAddresses([]netip.Addr{a.Addr}))
 			continue
 		}
 		if a.Host.IsValid() {
 			h, err := p.hosts.intern(a.Host)
 			if err != nil {
-				errs = append(errs, fmt.Errorf("address %v: %w", a.Addr, err))
+				errs.add(fmt.Errorf("address %v: %w", a.Addr, err))
 				continue
 			}
 			if !h.known {
@@ -45,7 +45,7 @@ func (p *Plane) intern(addresses []Address) (come []ip, words []word, err error)
 			come, words = append(come, key), append(words, w)
 		}
 	}
-	return come, words, errors.Join(errs...)
+	return come, words, errs.join()
 }
 
 // setAddress notes what the maps have of an address; 0 is nothing.
@@ -151,15 +151,15 @@ func (p *Plane) missing(come []ip, words []word) (without []ip, their []word) {
 
 // dropAddresses takes addresses out; one that is not known is fine.
 func (p *Plane) dropAddresses(gone []netip.Addr) error {
-	var errs []error
+	var errs faults
 	for _, a := range gone {
 		key := ipOf(a)
 		p.setHidden(key, 0)
 		if !p.isOwn(key) {
-			errs = append(errs, p.deleteAddress(key))
+			errs.add(p.deleteAddress(key))
 		}
 	}
-	return errors.Join(errs...)
+	return errs.join()
 }
 
 func (p *Plane) deleteAddress(a ip) error {
@@ -181,7 +181,7 @@ func (p *Plane) deleteAddress(a ip) error {
 
 // writeStale brings the addresses up to date that became, or were, a node's own.
 func (p *Plane) writeStale() error {
-	var errs []error
+	var errs faults
 	for a := range p.staleAddresses {
 		w, own := p.ownWord(a)
 		if !own {
@@ -195,7 +195,7 @@ func (p *Plane) writeStale() error {
 			err = p.writeAddresses([]ip{a}, []word{w})
 		}
 		if err != nil {
-			errs = append(errs, err)
+			errs.add(err)
 			continue
 		}
 		if !own {
@@ -203,32 +203,32 @@ func (p *Plane) writeStale() error {
 		}
 		delete(p.staleAddresses, a)
 	}
-	return errors.Join(errs...)
+	return errs.join()
 }
 
 // writeHosts brings the hosts up to date that changed. What does not succeed is
 // tried again.
 func (p *Plane) writeHosts() error {
-	var errs []error
+	var errs faults
 	for key := range p.staleHosts {
 		h := p.hosts.byIP[key]
 		if h == nil { // damaged
 			if err := pin.Delete(p.maps.host, []bpf.MeshAddressKey{{Address: key}}); err != nil {
-				errs = append(errs, fmt.Errorf("node at %v: %w", key.addr(), err))
+				errs.add(fmt.Errorf("node at %v: %w", key.addr(), err))
 				continue
 			}
 			delete(p.staleHosts, key)
 			continue
 		}
 		if err := p.writeHost(h); err != nil {
-			errs = append(errs, fmt.Errorf("node at %v: %w", key.addr(), err))
+			errs.add(fmt.Errorf("node at %v: %w", key.addr(), err))
 			continue
 		}
 		if !h.isUnused() { // else it is about to be used, or freeHosts has it
 			delete(p.staleHosts, key)
 		}
 	}
-	return errors.Join(errs...)
+	return errs.join()
 }
 
 // writeHost writes what is known of one host. Its key comes last: who finds it
@@ -270,19 +270,19 @@ func (p *Plane) peerAt(h *host) (cluster.ID, netip.Addr) {
 
 // freeHosts deletes the hosts that nothing names any more, after all that did.
 func (p *Plane) freeHosts() error {
-	var errs []error
+	var errs faults
 	for key := range p.staleHosts {
 		h := p.hosts.byIP[key]
 		if h == nil || !h.isUnused() {
 			continue
 		}
 		if err := p.freeHost(h); err != nil {
-			errs = append(errs, fmt.Errorf("node at %v: %w", key.addr(), err))
+			errs.add(fmt.Errorf("node at %v: %w", key.addr(), err))
 			continue
 		}
 		delete(p.staleHosts, key)
 	}
-	return errors.Join(errs...)
+	return errs.join()
 }
 
 func (p *Plane) freeHost(h *host) error {
@@ -329,13 +329,13 @@ func (p *Plane) writeSettings() error {
 
 // writeRanges writes the ranges that differ.
 func (p *Plane) writeRanges(ranges []Range) error {
-	var errs []error
+	var errs faults
 	var come []Range
 	var keys []bpf.MeshRangeKey
 	var values []bpf.MeshRange
 	for _, r := range ranges {
 		if err := r.validate(); err != nil {
-			errs = append(errs, err)
+			errs.add(err)
 			continue
 		}
 		if p.ranges[r.Prefix] == r.Cluster {
@@ -349,9 +349,9 @@ func (p *Plane) writeRanges(ranges []Range) error {
 		p.ranges[r.Prefix] = r.Cluster
 	}
 	if err != nil {
-		errs = append(errs, fmt.Errorf("%d of %d ranges: %w", len(come)-n, len(come), err))
+		errs.add(fmt.Errorf("%d of %d ranges: %w", len(come)-n, len(come), err))
 	}
-	return errors.Join(errs...)
+	return errs.join()
 }
 
 // dropRanges takes ranges out; one that is not known is fine.
