@@ -22,6 +22,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/observe"
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/process"
@@ -116,6 +117,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	if len(meshRanges) > 0 {
 		engine.Route(merge.Routing{Mode: cfg.modeOf, Size: cfg.size(), Reserved: meshRanges})
 	}
+	drops := observe.NewServer(observe.ServerConfig{Engine: engine, Logger: log, Registerer: registry})
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),
 		MeshRanges: meshRanges, MeshFile: filepath.Join(cfg.dataDir, "mesh-addresses"),
@@ -131,7 +133,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	})
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,
-		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Listed: publisher.Listed(),
+		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Listed: publisher.Listed(),
 		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing,
 	})
@@ -139,6 +141,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: tls, Etcd: etcd.Etcd().ActiveConnection(),
 		Register: func(r grpc.ServiceRegistrar) {
 			nodes.Register(r)
+			drops.Register(r)
 			adminServer.Register(r)
 		},
 		Logger: log, Registerer: registry,

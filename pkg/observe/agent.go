@@ -2,6 +2,7 @@ package observe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -35,6 +36,9 @@ const (
 	maxBackoff = 10 * time.Second
 )
 
+// errOff ends the calls of a node that can not be observed any more.
+var errOff = errors.New("no packets are carried any more")
+
 // AgentConfig is what an Agent needs.
 type AgentConfig struct {
 	Logger     *slog.Logger
@@ -42,6 +46,7 @@ type AgentConfig struct {
 }
 
 // Agent remembers the newest events of a node and sends those that are wanted.
+// What is remembered outlives its source.
 // Its methods are safe for concurrent use.
 type Agent struct {
 	log     *slog.Logger
@@ -57,6 +62,10 @@ type Agent struct {
 	recalls []recall
 	// some has one element when there is something to send.
 	some chan struct{}
+	// on says that there is a source of events; turned is closed, and replaced,
+	// when that changes.
+	on     bool
+	turned chan struct{}
 }
 
 // recall is a question for what is remembered.
@@ -70,12 +79,51 @@ type recall struct {
 func NewAgent(cfg AgentConfig) *Agent {
 	return &Agent{
 		log: cfg.Logger, metrics: newAgentMetrics(cfg.Registerer),
-		limit: rate.NewLimiter(0, 0), some: make(chan struct{}, 1),
+		limit: rate.NewLimiter(0, 0), some: make(chan struct{}, 1), turned: make(chan struct{}),
 	}
 }
 
-// Note takes an event that has happened. It never blocks.
-func (a *Agent) Note(e Event) {
+// Source gives each event to note as it happens, until ctx ends.
+type Source func(ctx context.Context, note func(Event)) error
+
+// Run takes the events of a source until that ends, and returns what it
+// returned. Without a source the node is none that can be observed, as the API
+// server is told: nothing is known of its packets then. Run is not called twice
+// at a time.
+func (a *Agent) Run(ctx context.Context, source Source) error {
+	a.turn(true)
+	defer a.turn(false)
+	return source(ctx, a.note)
+}
+
+func (a *Agent) turn(on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.on = on
+	close(a.turned)
+	a.turned = make(chan struct{})
+}
+
+// until returns when there is a source, or is none any more, and false when ctx
+// ended first.
+func (a *Agent) until(ctx context.Context, on bool) bool {
+	for {
+		a.mu.Lock()
+		now, turned := a.on, a.turned
+		a.mu.Unlock()
+		if now == on {
+			return true
+		}
+		select {
+		case <-turned:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// note takes an event that has happened. It never blocks.
+func (a *Agent) note(e Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.past.add(e)
@@ -112,12 +160,16 @@ func (a *Agent) wake() {
 func (a *Agent) Serve(ctx context.Context, conn grpc.ClientConnInterface) {
 	client := observepb.NewObserveClient(conn)
 	backoff := retry.Backoff{First: minBackoff, Limit: maxBackoff}
-	for {
+	for a.until(ctx, true) {
 		began := time.Now()
 		err := a.serve(ctx, client)
 		a.reset()
 		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, errOff) {
+			backoff.Reset()
+			continue
 		}
 		if code := status.Code(err); code == codes.Unimplemented || code == codes.PermissionDenied {
 			a.log.Info("the API server takes no events of dropped packets", "error", err)
@@ -152,6 +204,12 @@ func (a *Agent) serve(ctx context.Context, client observepb.ObserveClient) error
 		}
 	})
 	group.Go(func() error { return a.send(ctx, client) })
+	group.Go(func() error {
+		if a.until(ctx, false) {
+			return errOff
+		}
+		return ctx.Err()
+	})
 	return group.Wait()
 }
 

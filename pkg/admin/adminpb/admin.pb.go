@@ -1890,6 +1890,639 @@ func (x *Address) GetLabels() []string {
 	return nil
 }
 
+// ObserveRequest narrows the answer by each field that is set.
+type ObserveRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Follow bool                   `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"`
+	// How many of the events that agents remember, the newest.
+	Last uint32 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// to_mesh or from_mesh.
+	Direction string   `protobuf:"bytes,4,opt,name=direction,proto3" json:"direction,omitempty"`
+	Reasons   []string `protobuf:"bytes,5,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// An address, a prefix, or namespace/pod.
+	From          string `protobuf:"bytes,6,opt,name=from,proto3" json:"from,omitempty"`
+	To            string `protobuf:"bytes,7,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveRequest) Reset() {
+	*x = ObserveRequest{}
+	mi := &file_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveRequest) ProtoMessage() {}
+
+func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
+func (*ObserveRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ObserveRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *ObserveRequest) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *ObserveRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ObserveRequest) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *ObserveRequest) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *ObserveRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ObserveRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type ObserveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Item:
+	//
+	//	*ObserveResponse_Observed
+	//	*ObserveResponse_Drop
+	//	*ObserveResponse_Lost
+	//	*ObserveResponse_Change
+	Item          isObserveResponse_Item `protobuf_oneof:"item"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveResponse) Reset() {
+	*x = ObserveResponse{}
+	mi := &file_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveResponse) ProtoMessage() {}
+
+func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
+func (*ObserveResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ObserveResponse) GetItem() isObserveResponse_Item {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *ObserveResponse) GetObserved() *Observed {
+	if x != nil {
+		if x, ok := x.Item.(*ObserveResponse_Observed); ok {
+			return x.Observed
+		}
+	}
+	return nil
+}
+
+func (x *ObserveResponse) GetDrop() *Drop {
+	if x != nil {
+		if x, ok := x.Item.(*ObserveResponse_Drop); ok {
+			return x.Drop
+		}
+	}
+	return nil
+}
+
+func (x *ObserveResponse) GetLost() *Lost {
+	if x != nil {
+		if x, ok := x.Item.(*ObserveResponse_Lost); ok {
+			return x.Lost
+		}
+	}
+	return nil
+}
+
+func (x *ObserveResponse) GetChange() *NodeChange {
+	if x != nil {
+		if x, ok := x.Item.(*ObserveResponse_Change); ok {
+			return x.Change
+		}
+	}
+	return nil
+}
+
+type isObserveResponse_Item interface {
+	isObserveResponse_Item()
+}
+
+type ObserveResponse_Observed struct {
+	Observed *Observed `protobuf:"bytes,1,opt,name=observed,proto3,oneof"`
+}
+
+type ObserveResponse_Drop struct {
+	Drop *Drop `protobuf:"bytes,2,opt,name=drop,proto3,oneof"`
+}
+
+type ObserveResponse_Lost struct {
+	Lost *Lost `protobuf:"bytes,3,opt,name=lost,proto3,oneof"`
+}
+
+type ObserveResponse_Change struct {
+	Change *NodeChange `protobuf:"bytes,4,opt,name=change,proto3,oneof"`
+}
+
+func (*ObserveResponse_Observed) isObserveResponse_Item() {}
+
+func (*ObserveResponse_Drop) isObserveResponse_Item() {}
+
+func (*ObserveResponse_Lost) isObserveResponse_Item() {}
+
+func (*ObserveResponse_Change) isObserveResponse_Item() {}
+
+// Observed says which of the nodes that the request is about can be seen.
+type Observed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nodes whose agents carry packets between clusters, and are connected here.
+	Nodes []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// The cluster's other nodes.
+	Others        []string `protobuf:"bytes,2,rep,name=others,proto3" json:"others,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Observed) Reset() {
+	*x = Observed{}
+	mi := &file_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Observed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Observed) ProtoMessage() {}
+
+func (x *Observed) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Observed.ProtoReflect.Descriptor instead.
+func (*Observed) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Observed) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Observed) GetOthers() []string {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+// Drop is a packet that a node dropped.
+type Drop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the node's clock.
+	Time      *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	Node      string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Direction string                 `protobuf:"bytes,3,opt,name=direction,proto3" json:"direction,omitempty"`
+	Reason    string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Absent when they could not be read.
+	Source      *Party `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	Destination *Party `protobuf:"bytes,6,opt,name=destination,proto3" json:"destination,omitempty"`
+	// The IP protocol's number.
+	Protocol uint32 `protobuf:"varint,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The node at the tunnel's other end, as far as it is known.
+	Tunnel     string `protobuf:"bytes,8,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	TunnelNode string `protobuf:"bytes,9,opt,name=tunnel_node,json=tunnelNode,proto3" json:"tunnel_node,omitempty"`
+	// The other cluster; 0 and empty when it is not known.
+	ClusterId uint32 `protobuf:"varint,10,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Cluster   string `protobuf:"bytes,11,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// What the sender says that the source is, and what the node knows it to be;
+	// 0 is nothing. Labels are source:key=value, none when unknown.
+	Identity       uint32   `protobuf:"varint,12,opt,name=identity,proto3" json:"identity,omitempty"`
+	IdentityLabels []string `protobuf:"bytes,13,rep,name=identity_labels,json=identityLabels,proto3" json:"identity_labels,omitempty"`
+	KnownIdentity  uint32   `protobuf:"varint,14,opt,name=known_identity,json=knownIdentity,proto3" json:"known_identity,omitempty"`
+	KnownLabels    []string `protobuf:"bytes,15,rep,name=known_labels,json=knownLabels,proto3" json:"known_labels,omitempty"`
+	// In bytes.
+	Length        uint32 `protobuf:"varint,16,opt,name=length,proto3" json:"length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drop) Reset() {
+	*x = Drop{}
+	mi := &file_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drop) ProtoMessage() {}
+
+func (x *Drop) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drop.ProtoReflect.Descriptor instead.
+func (*Drop) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Drop) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Drop) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Drop) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *Drop) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Drop) GetSource() *Party {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Drop) GetDestination() *Party {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *Drop) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Drop) GetTunnel() string {
+	if x != nil {
+		return x.Tunnel
+	}
+	return ""
+}
+
+func (x *Drop) GetTunnelNode() string {
+	if x != nil {
+		return x.TunnelNode
+	}
+	return ""
+}
+
+func (x *Drop) GetClusterId() uint32 {
+	if x != nil {
+		return x.ClusterId
+	}
+	return 0
+}
+
+func (x *Drop) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Drop) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
+func (x *Drop) GetIdentityLabels() []string {
+	if x != nil {
+		return x.IdentityLabels
+	}
+	return nil
+}
+
+func (x *Drop) GetKnownIdentity() uint32 {
+	if x != nil {
+		return x.KnownIdentity
+	}
+	return 0
+}
+
+func (x *Drop) GetKnownLabels() []string {
+	if x != nil {
+		return x.KnownLabels
+	}
+	return nil
+}
+
+func (x *Drop) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+// Party is one end of a packet; what is not known is empty.
+type Party struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// 0 where there is none.
+	Port          uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Cluster       string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Namespace     string `protobuf:"bytes,5,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod           string `protobuf:"bytes,6,opt,name=pod,proto3" json:"pod,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Party) Reset() {
+	*x = Party{}
+	mi := &file_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Party) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Party) ProtoMessage() {}
+
+func (x *Party) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Party.ProtoReflect.Descriptor instead.
+func (*Party) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Party) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Party) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Party) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Party) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Party) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Party) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+// Lost says how many events are missing.
+type Lost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that had more than it may send; empty when who asked reads too
+	// slowly.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Events        uint64 `protobuf:"varint,2,opt,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lost) Reset() {
+	*x = Lost{}
+	mi := &file_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lost) ProtoMessage() {}
+
+func (x *Lost) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lost.ProtoReflect.Descriptor instead.
+func (*Lost) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Lost) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Lost) GetEvents() uint64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+// NodeChange says that a node can not be seen any more (away), or can be again
+// (back), or did not say in time what it remembers (silent).
+type NodeChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeChange) Reset() {
+	*x = NodeChange{}
+	mi := &file_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeChange) ProtoMessage() {}
+
+func (x *NodeChange) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeChange.ProtoReflect.Descriptor instead.
+func (*NodeChange) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NodeChange) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeChange) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
@@ -2054,11 +2687,63 @@ const file_admin_proto_rawDesc = "" +
 	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x05 \x01(\tR\x03pod\x12\x1a\n" +
 	"\bidentity\x18\x06 \x01(\rR\bidentity\x12\x16\n" +
-	"\x06labels\x18\a \x03(\tR\x06labels2\x85\x02\n" +
+	"\x06labels\x18\a \x03(\tR\x06labels\"\xac\x01\n" +
+	"\x0eObserveRequest\x12\x16\n" +
+	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\rR\x04last\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x1c\n" +
+	"\tdirection\x18\x04 \x01(\tR\tdirection\x12\x18\n" +
+	"\areasons\x18\x05 \x03(\tR\areasons\x12\x12\n" +
+	"\x04from\x18\x06 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\a \x01(\tR\x02to\"\xeb\x01\n" +
+	"\x0fObserveResponse\x129\n" +
+	"\bobserved\x18\x01 \x01(\v2\x1b.causeway.admin.v1.ObservedH\x00R\bobserved\x12-\n" +
+	"\x04drop\x18\x02 \x01(\v2\x17.causeway.admin.v1.DropH\x00R\x04drop\x12-\n" +
+	"\x04lost\x18\x03 \x01(\v2\x17.causeway.admin.v1.LostH\x00R\x04lost\x127\n" +
+	"\x06change\x18\x04 \x01(\v2\x1d.causeway.admin.v1.NodeChangeH\x00R\x06changeB\x06\n" +
+	"\x04item\"8\n" +
+	"\bObserved\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x16\n" +
+	"\x06others\x18\x02 \x03(\tR\x06others\"\xa3\x04\n" +
+	"\x04Drop\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
+	"\tdirection\x18\x03 \x01(\tR\tdirection\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x120\n" +
+	"\x06source\x18\x05 \x01(\v2\x18.causeway.admin.v1.PartyR\x06source\x12:\n" +
+	"\vdestination\x18\x06 \x01(\v2\x18.causeway.admin.v1.PartyR\vdestination\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\rR\bprotocol\x12\x16\n" +
+	"\x06tunnel\x18\b \x01(\tR\x06tunnel\x12\x1f\n" +
+	"\vtunnel_node\x18\t \x01(\tR\n" +
+	"tunnelNode\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\n" +
+	" \x01(\rR\tclusterId\x12\x18\n" +
+	"\acluster\x18\v \x01(\tR\acluster\x12\x1a\n" +
+	"\bidentity\x18\f \x01(\rR\bidentity\x12'\n" +
+	"\x0fidentity_labels\x18\r \x03(\tR\x0eidentityLabels\x12%\n" +
+	"\x0eknown_identity\x18\x0e \x01(\rR\rknownIdentity\x12!\n" +
+	"\fknown_labels\x18\x0f \x03(\tR\vknownLabels\x12\x16\n" +
+	"\x06length\x18\x10 \x01(\rR\x06length\"\x93\x01\n" +
+	"\x05Party\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x18\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1c\n" +
+	"\tnamespace\x18\x05 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x06 \x01(\tR\x03pod\"2\n" +
+	"\x04Lost\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06events\x18\x02 \x01(\x04R\x06events\"6\n" +
+	"\n" +
+	"NodeChange\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state2\xd9\x02\n" +
 	"\x05Admin\x12M\n" +
 	"\x06Status\x12 .causeway.admin.v1.StatusRequest\x1a!.causeway.admin.v1.StatusResponse\x12S\n" +
 	"\bServices\x12\".causeway.admin.v1.ServicesRequest\x1a#.causeway.admin.v1.ServicesResponse\x12X\n" +
-	"\tAddresses\x12#.causeway.admin.v1.AddressesRequest\x1a$.causeway.admin.v1.AddressesResponse0\x01B5Z3github.com/causeway-mesh/causeway/pkg/admin/adminpbb\x06proto3"
+	"\tAddresses\x12#.causeway.admin.v1.AddressesRequest\x1a$.causeway.admin.v1.AddressesResponse0\x01\x12R\n" +
+	"\aObserve\x12!.causeway.admin.v1.ObserveRequest\x1a\".causeway.admin.v1.ObserveResponse0\x01B5Z3github.com/causeway-mesh/causeway/pkg/admin/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -2072,7 +2757,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: causeway.admin.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: causeway.admin.v1.StatusResponse
@@ -2098,8 +2783,15 @@ var file_admin_proto_goTypes = []any{
 	(*AddressesRequest)(nil),      // 21: causeway.admin.v1.AddressesRequest
 	(*AddressesResponse)(nil),     // 22: causeway.admin.v1.AddressesResponse
 	(*Address)(nil),               // 23: causeway.admin.v1.Address
-	nil,                           // 24: causeway.admin.v1.Peer.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*ObserveRequest)(nil),        // 24: causeway.admin.v1.ObserveRequest
+	(*ObserveResponse)(nil),       // 25: causeway.admin.v1.ObserveResponse
+	(*Observed)(nil),              // 26: causeway.admin.v1.Observed
+	(*Drop)(nil),                  // 27: causeway.admin.v1.Drop
+	(*Party)(nil),                 // 28: causeway.admin.v1.Party
+	(*Lost)(nil),                  // 29: causeway.admin.v1.Lost
+	(*NodeChange)(nil),            // 30: causeway.admin.v1.NodeChange
+	nil,                           // 31: causeway.admin.v1.Peer.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
 	4,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
@@ -2111,17 +2803,17 @@ var file_admin_proto_depIdxs = []int32{
 	5,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
 	2,  // 7: causeway.admin.v1.StatusResponse.reaches:type_name -> causeway.admin.v1.Reach
 	3,  // 8: causeway.admin.v1.Reach.refused:type_name -> causeway.admin.v1.Refusal
-	25, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
+	32, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
 	7,  // 10: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
-	25, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
+	32, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
 	9,  // 12: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
-	25, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
-	25, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	25, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
-	25, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
+	32, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
+	32, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	32, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
+	32, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
 	7,  // 17: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
-	24, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
-	25, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
+	31, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
+	32, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
 	13, // 20: causeway.admin.v1.Agent.mesh:type_name -> causeway.admin.v1.AgentMesh
 	16, // 21: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
 	17, // 22: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
@@ -2131,17 +2823,26 @@ var file_admin_proto_depIdxs = []int32{
 	20, // 26: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
 	18, // 27: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
 	23, // 28: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
-	0,  // 29: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	14, // 30: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	21, // 31: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
-	1,  // 32: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	15, // 33: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	22, // 34: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
-	32, // [32:35] is the sub-list for method output_type
-	29, // [29:32] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	26, // 29: causeway.admin.v1.ObserveResponse.observed:type_name -> causeway.admin.v1.Observed
+	27, // 30: causeway.admin.v1.ObserveResponse.drop:type_name -> causeway.admin.v1.Drop
+	29, // 31: causeway.admin.v1.ObserveResponse.lost:type_name -> causeway.admin.v1.Lost
+	30, // 32: causeway.admin.v1.ObserveResponse.change:type_name -> causeway.admin.v1.NodeChange
+	32, // 33: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
+	28, // 34: causeway.admin.v1.Drop.source:type_name -> causeway.admin.v1.Party
+	28, // 35: causeway.admin.v1.Drop.destination:type_name -> causeway.admin.v1.Party
+	0,  // 36: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	14, // 37: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	21, // 38: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	24, // 39: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
+	1,  // 40: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	15, // 41: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	22, // 42: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	25, // 43: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
+	40, // [40:44] is the sub-list for method output_type
+	36, // [36:40] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -2149,13 +2850,19 @@ func file_admin_proto_init() {
 	if File_admin_proto != nil {
 		return
 	}
+	file_admin_proto_msgTypes[25].OneofWrappers = []any{
+		(*ObserveResponse_Observed)(nil),
+		(*ObserveResponse_Drop)(nil),
+		(*ObserveResponse_Lost)(nil),
+		(*ObserveResponse_Change)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

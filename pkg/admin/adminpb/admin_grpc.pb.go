@@ -24,6 +24,7 @@ const (
 	Admin_Status_FullMethodName    = "/causeway.admin.v1.Admin/Status"
 	Admin_Services_FullMethodName  = "/causeway.admin.v1.Admin/Services"
 	Admin_Addresses_FullMethodName = "/causeway.admin.v1.Admin/Addresses"
+	Admin_Observe_FullMethodName   = "/causeway.admin.v1.Admin/Observe"
 )
 
 // AdminClient is the client API for Admin service.
@@ -36,6 +37,10 @@ type AdminClient interface {
 	// Addresses says who is behind the addresses of the mesh, sorted by address,
 	// in as many messages as it takes.
 	Addresses(ctx context.Context, in *AddressesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AddressesResponse], error)
+	// Observe shows packets between clusters that nodes drop: those that agents
+	// remember, and with follow those that are dropped from now on. The first
+	// message says which nodes can be seen.
+	Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObserveResponse], error)
 }
 
 type adminClient struct {
@@ -85,6 +90,25 @@ func (c *adminClient) Addresses(ctx context.Context, in *AddressesRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_AddressesClient = grpc.ServerStreamingClient[AddressesResponse]
 
+func (c *adminClient) Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObserveResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_Observe_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ObserveRequest, ObserveResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ObserveClient = grpc.ServerStreamingClient[ObserveResponse]
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -95,6 +119,10 @@ type AdminServer interface {
 	// Addresses says who is behind the addresses of the mesh, sorted by address,
 	// in as many messages as it takes.
 	Addresses(*AddressesRequest, grpc.ServerStreamingServer[AddressesResponse]) error
+	// Observe shows packets between clusters that nodes drop: those that agents
+	// remember, and with follow those that are dropped from now on. The first
+	// message says which nodes can be seen.
+	Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -113,6 +141,9 @@ func (UnimplementedAdminServer) Services(context.Context, *ServicesRequest) (*Se
 }
 func (UnimplementedAdminServer) Addresses(*AddressesRequest, grpc.ServerStreamingServer[AddressesResponse]) error {
 	return status.Error(codes.Unimplemented, "method Addresses not implemented")
+}
+func (UnimplementedAdminServer) Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error {
+	return status.Error(codes.Unimplemented, "method Observe not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -182,6 +213,17 @@ func _Admin_Addresses_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_AddressesServer = grpc.ServerStreamingServer[AddressesResponse]
 
+func _Admin_Observe_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ObserveRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).Observe(m, &grpc.GenericServerStream[ObserveRequest, ObserveResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ObserveServer = grpc.ServerStreamingServer[ObserveResponse]
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +244,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Addresses",
 			Handler:       _Admin_Addresses_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Observe",
+			Handler:       _Admin_Observe_Handler,
 			ServerStreams: true,
 		},
 	},
