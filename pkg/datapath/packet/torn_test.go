@@ -1,0 +1,96 @@
+package packet
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/tests/frame"
+)
+
+// TestTornReads judges packets while addresses come, go and move as fast as they
+// can be written, so that elements of the maps pass from one to another under
+// the programs' eyes. Whatever they see of it, a packet from an address with its
+// identity passes, and one with another's does not.
+func TestTornReads(t *testing.T) {
+	p := prepared(t)
+	const others = 64
+	other := func(i int) Address {
+		a := Address{Addr: netip.AddrFrom4([4]byte{10, 2, 1, byte(i)}), Cluster: 2, Identity: westPod + 1, Host: addr("192.0.2.2")}
+		if i%2 == 1 {
+			a.Addr = addr(fmt.Sprintf("fd00:2::1:%x", i))
+		}
+		return a
+	}
+	kinds := []struct {
+		d        Direction
+		number   identity.Number
+		from, to string
+		want     Reason
+	}{
+		{FromMesh, westPod, "10.2.0.7", "10.1.0.5", Passed},
+		{FromMesh, westPod, "fd00:2::7", "fd00:1::5", Passed},
+		{FromMesh, westPod + 1, "10.2.0.7", "10.1.0.5", Identity},
+		{FromMesh, westPod + 1, "fd00:2::7", "fd00:1::5", Identity},
+		{ToMesh, 0, "10.1.0.5", "10.2.0.7", Passed},
+		{ToMesh, 0, "fd00:1::5", "fd00:2::7", Passed},
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	runs := map[Direction]map[Reason]uint64{ToMesh: {}, FromMesh: {}}
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for ctx.Err() == nil {
+			for _, k := range kinds {
+				outer := frame.Outer{}
+				if k.d == FromMesh {
+					outer = frame.Outer{Source: addr("192.0.2.2"), Number: uint32(k.number)}
+				}
+				h := p.hooks[1-k.d]
+				arrival, err := frame.NewArrival(h.program, h.attach, outer, nil)
+				if err == nil {
+					_, err = arrival.Bench(packetOf(k.from, k.to), 5000)
+					_ = arrival.Close() // it has run
+				}
+				if err != nil {
+					t.Errorf("run: %v", err)
+					return
+				}
+				runs[k.d][k.want] += 5000
+			}
+		}
+	})
+	hosts, writes := addrs("192.0.2.2", "2001:db8::2"), 0
+	for ; ctx.Err() == nil; writes++ {
+		c := Change{GoneAddresses: []netip.Addr{other(rand.IntN(others)).Addr}}
+		for _, a := range []string{"10.2.0.7", "fd00:2::7"} { // the same pods, on one address of their node or the other
+			c.Addresses = append(c.Addresses, Address{Addr: addr(a), Cluster: 2, Identity: westPod, Host: hosts[writes%2]})
+		}
+		c.Addresses = append(c.Addresses, other(rand.IntN(others)))
+		if writes%3 == 0 {
+			c.Nodes = []Node{{Key: key("west", "n1"), Cluster: 2, Underlay: hosts, Mesh: addrs(fmt.Sprintf("10.201.0.%d", 1+writes%5))}}
+		}
+		if err := p.Apply(c); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	reader.Wait()
+	got := counts(t, p)
+	t.Logf("%d changes; %v", writes, got)
+	for d, by := range got {
+		for r, n := range by {
+			if n != runs[d][r] {
+				t.Errorf("%v: %d packets were %v, want %d", d, n, r, runs[d][r])
+			}
+		}
+	}
+	if runs[FromMesh][Passed] < 10_000 || writes < 100 {
+		t.Error("hardly anything ran")
+	}
+}
