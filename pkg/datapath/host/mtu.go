@@ -78,9 +78,15 @@ func sample(nodes []netip.Addr) []netip.Addr {
 	return some
 }
 
+// minLearned is the least that is believed of what was learnt by ICMP, which
+// anybody can send: with it, the tunnel still carries IPv6.
+const minLearned = minMTU6 + overhead6
+
 // pathMTU returns the least MTU of the devices, and of the routes, by which a
-// node is reached; 0 when none is. What was learnt of a path by ICMP is left to
-// the kernel, which heeds it.
+// node is reached, and of what was learnt of the path; 0 when it is not reached.
+// What was learnt counts for the whole tunnel: the kernel would tell the sender of
+// a packet that is too large, but cannot where a program has chosen the tunnel,
+// as the packet's own route is forgotten by then.
 func (w *work) pathMTU(node netip.Addr, devices map[int]int) int {
 	routes, err := w.kernel.links.RouteGetWithOptions(node.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 	if err != nil {
@@ -97,6 +103,21 @@ func (w *work) pathMTU(node netip.Addr, devices map[int]int) int {
 		take(w.deviceMTU(r.LinkIndex, devices))
 		for _, hop := range r.MultiPath {
 			take(w.deviceMTU(hop.LinkIndex, devices))
+		}
+	}
+	paths, err := w.kernel.links.RouteGetWithOptions(node.AsSlice(), nil)
+	if err != nil || least == 0 {
+		return least
+	}
+	for _, r := range paths {
+		if r.MTU >= minLearned {
+			take(r.MTU)
+		} else if r.MTU > 0 && r.MTU < least {
+			w.problem(Problem{
+				What:  fmt.Sprintf("packets of more than %d bytes do not reach a peer's node, by the word of a router: the tunnel needs %d", r.MTU, minLearned),
+				Where: fmt.Sprintf("the path to %s", node),
+				Do:    "raise the MTU of that path",
+			})
 		}
 	}
 	return least

@@ -215,7 +215,8 @@ func tableName(table int) string {
 func (w *work) others(v6 bool, device *netlink.Vxlan, routes []netlink.Route, rules []netlink.Rule) []foreign {
 	asked := map[int]bool{w.config.Table: true}
 	for _, rule := range rules {
-		asked[rule.Table] = true
+		// A rule of ours for another table goes with this pass.
+		asked[rule.Table] = asked[rule.Table] || rule.Protocol != Protocol
 	}
 	var others []foreign
 	for i := range routes {

@@ -213,6 +213,33 @@ func TestMTU(t *testing.T) {
 	}
 }
 
+// TestPathMTU: what routers on the way carry is learnt, and packets that are too
+// large for it arrive after all.
+func TestPathMTU(t *testing.T) {
+	t.Parallel()
+	for _, underlay := range []int{0, 1} {
+		t.Run(fmt.Sprintf("underlay %d", underlay), func(t *testing.T) {
+			t.Parallel()
+			w := newRouted(t, 1400)
+			a, b := w.join(underlay == 1)
+			watch(t, a)
+			watch(t, b)
+			want := 1500 - 50 - 20*underlay
+			if a.MTU() != want {
+				t.Errorf("MTU %d, want %d", a.MTU(), want)
+			}
+			for i := range 2 {
+				if _, err := ask(w.a.pod, w.b.pod, w.b.addr[i], netip.Addr{}); err != nil {
+					t.Error(err)
+				}
+			}
+			if want -= 100; a.MTU() != want {
+				t.Errorf("MTU %d, want %d", a.MTU(), want)
+			}
+		})
+	}
+}
+
 // TestYield: routes of others' in a peer's range stay in effect and are told, our
 // own addresses and the ways of the tunnels are not led into them, and what is
 // given up is ours again.

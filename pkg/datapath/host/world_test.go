@@ -123,6 +123,34 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// newRouted is a world whose nodes have two routers between them, and those a
+// wire that carries less than the nodes' devices.
+func newRouted(t *testing.T, mtu int) *world {
+	t.Helper()
+	w := &world{newSide(t, "a", 1), newSide(t, "b", 2)}
+	routers := []*netspace.Space{newSpace(t, "router-a"), newSpace(t, "router-b")}
+	must(t, routers[0].AddPair("wire", routers[1], "wire"))
+	for i, s := range []*side{w.a, w.b} {
+		router := routers[i]
+		w.a.run(router, "ip", "link", "set", "wire", "mtu", fmt.Sprint(mtu))
+		must(t, s.node.AddPair("eth0", router, "node"))
+		for j, address := range []string{"192.0.2.25%d", "2001:db8::f%d"} {
+			gateway, far := netip.MustParseAddr(fmt.Sprintf(address, i)), netip.MustParseAddr(fmt.Sprintf(address, 1-i))
+			must(t,
+				s.node.AddAddress("eth0", netip.PrefixFrom(s.underlay[j], s.underlay[j].BitLen())),
+				router.AddRoute(netspace.Route{To: netip.PrefixFrom(s.underlay[j], s.underlay[j].BitLen()), Device: "node"}),
+				router.AddAddress("wire", netip.PrefixFrom(gateway, gateway.BitLen())),
+				router.AddAddress("node", netip.PrefixFrom(gateway, gateway.BitLen())),
+				router.AddRoute(netspace.Route{To: netip.PrefixFrom(far, far.BitLen()), Device: "wire"}),
+				router.AddRoute(netspace.Route{To: everything(far.Is6()), Via: far, Device: "wire"}),
+				s.node.AddRoute(netspace.Route{To: netip.PrefixFrom(gateway, gateway.BitLen()), Device: "eth0"}),
+				s.node.AddRoute(netspace.Route{To: everything(gateway.Is6()), Via: gateway, Device: "eth0"}),
+			)
+		}
+	}
+	return w
+}
+
 func (w *world) other(s *side) *side {
 	if s == w.a {
 		return w.b
