@@ -25,7 +25,7 @@ demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
 
 .PHONY: test
 test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
-	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iptables nftables e2fsprogs util-linux containernetworking-plugins; fi
+	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iproute2 iptables nftables e2fsprogs util-linux containernetworking-plugins; fi
 	@$(MAKE) --no-print-directory lint verify test-conformance
 	@race=-race; \
 	if [ "$$(go env CGO_ENABLED)" != 1 ]; then \

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -68,10 +69,26 @@ func newSpace(t *testing.T, name string) *netspace.Space {
 	return s
 }
 
+// requireTools skips the test without the programs by which it is somebody else,
+// or fails it where CI=true.
+func requireTools(t *testing.T) {
+	t.Helper()
+	for program, pkg := range map[string]string{"ip": "iproute2", "nft": "nftables", "iptables-nft": "iptables", "iptables-legacy": "iptables"} {
+		if _, err := exec.LookPath(program); err == nil {
+			continue
+		}
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%s is missing: package %s", program, pkg)
+		}
+		t.Skipf("%s is missing: package %s", program, pkg)
+	}
+}
+
 // newSide makes node and pod number n, joined by a pair of devices.
 func newSide(t *testing.T, name string, n int) *side {
 	t.Helper()
 	labtest.RequireRoot(t)
+	requireTools(t)
 	at := func(format string) netip.Addr { return netip.MustParseAddr(fmt.Sprintf(format, n)) }
 	s := &side{
 		t: t, name: name, node: newSpace(t, name), pod: newSpace(t, name+"-pod"),
