@@ -3,8 +3,8 @@
  * Everything that the programs share with Go. The Go types are generated from
  * here; there is no second definition.
  *
- * All maps are hashes whose elements the kernel uses again at once, so a reader
- * may see a value half written, or the value of another key. Therefore every
+ * Most maps are hashes whose elements the kernel uses again at once, so a reader
+ * may see a value half written, or the value of another key. Therefore nearly every
  * value ends with a seal: a checksum over its key and its other words. A reader
  * copies the value, checks the copy, and looks up again if the seal is wrong.
  * It holds in whatever order the kernel writes the bytes, which two equal

@@ -135,5 +135,10 @@ func (o Outer) instructions() asm.Instructions {
 		asm.Mov.Imm(asm.R4, flags),
 		asm.FnSkbSetTunnelKey.Call(),
 		asm.JNE.Imm(asm.R0, 0, "fail"),
+		// The device says that the frame is for another machine, each time.
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Mov.Imm(asm.R2, 3), // PACKET_OTHERHOST
+		asm.FnSkbChangeType.Call(),
+		asm.JNE.Imm(asm.R0, 0, "fail"),
 	)
 }
