@@ -204,18 +204,20 @@ func packetWorld(addresses int) packet.Change {
 	return c
 }
 
-// packetCases returns each program with packets of each family, whose other end
-// is always the same pod, or another one each time.
-func packetCases(addresses uint32) (cases []*packetCase, err error) {
+// packetKind is a program, and a packet for it whose other end is one pod.
+type packetKind struct {
+	name, program string
+	attach        ebpf.AttachType
+	outer         frame.Outer
+	frame         []byte
+	offset, base  uint32 // of the last four bytes of the other end's address
+}
+
+func packetKinds() []packetKind {
 	own4, own6, _ := packetOwn()
 	load := frame.Datagram(40000, 53, make([]byte, 64))
-	for _, kind := range []struct {
-		name, program string
-		attach        ebpf.AttachType
-		outer         frame.Outer
-		frame         []byte
-		offset, base  uint32 // of the last four bytes of the other end's address
-	}{
+	outer := frame.Outer{Source: packetNode(7), Number: packetIdentity}
+	return []packetKind{
 		{
 			"to_mesh, IPv4", bpf.MeshProgToMesh, ebpf.AttachTCXEgress,
 			frame.Outer{},
@@ -228,15 +230,21 @@ func packetCases(addresses uint32) (cases []*packetCase, err error) {
 		},
 		{
 			"from_mesh, IPv4", bpf.MeshProgFromMesh, ebpf.AttachTCXIngress,
-			frame.Outer{Source: packetNode(7), Number: packetIdentity},
+			outer,
 			frame.IP(packetPod4(7), own4, frame.UDP, load), frame.EthernetLength + 12, 10 << 24,
 		},
 		{
 			"from_mesh, IPv6", bpf.MeshProgFromMesh, ebpf.AttachTCXIngress,
-			frame.Outer{Source: packetNode(7), Number: packetIdentity},
+			outer,
 			frame.IP(packetPod6(7), own6, frame.UDP, load), frame.EthernetLength + 20, 0,
 		},
-	} {
+	}
+}
+
+// packetCases returns each program with packets of each family, whose other end
+// is always the same pod, or another one each time.
+func packetCases(addresses uint32) (cases []*packetCase, err error) {
+	for _, kind := range packetKinds() {
 		for _, random := range []*frame.Random{nil, {Offset: kind.offset, Base: kind.base, Mask: addresses - 1}} {
 			c := &packetCase{name: kind.name + ", hot", budget: budgetHot, frame: kind.frame}
 			if random != nil {
