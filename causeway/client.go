@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -19,6 +20,13 @@ import (
 
 // callTimeout bounds one question to an API server.
 const callTimeout = 10 * time.Second
+
+// An API server that is frozen, or away without a word, is noticed after
+// keepaliveTime + keepaliveTimeout.
+const (
+	keepaliveTime    = 10 * time.Second
+	keepaliveTimeout = 10 * time.Second
+)
 
 // maxAnswer is in bytes; all services of a large mesh are tens of megabytes.
 const maxAnswer = 256 << 20
@@ -38,6 +46,7 @@ func dial(opts *options) (adminpb.AdminClient, io.Closer, error) {
 		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)
 	}
 	conn, err := grpc.NewClient("passthrough:///"+file.Endpoint, grpc.WithTransportCredentials(credentials.NewTLS(tls)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/datapath"
 	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/mesh"
+	"github.com/causeway-mesh/causeway/pkg/observe"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/process"
 )
@@ -69,9 +70,13 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	last := feed.OpenState(feed.StateConfig{
 		Dir: cfg.stateDir, Cluster: cfg.cluster, Boot: bootID(), Logger: log, Registerer: registry,
 	})
+	observer := observe.NewAgent(observe.AgentConfig{Logger: log, Registerer: registry})
 	carrier := mesh.New(mesh.Config{
 		State: last, Cluster: cfg.cluster, Node: cfg.node, Port: cfg.meshPort,
-		Network: mesh.NewKernel(mesh.KernelConfig{BPFFS: cfg.bpffs, Device: cfg.meshDevice, MapCapacity: cfg.mapCapacity, Logger: log, Registerer: registry}),
+		Network: mesh.NewKernel(mesh.KernelConfig{
+			BPFFS: cfg.bpffs, Device: cfg.meshDevice, MapCapacity: cfg.mapCapacity,
+			Observe: dropped(observer), Logger: log, Registerer: registry,
+		}),
 		Report: func(m feed.Mesh) {
 			carried.SetReady()
 			if m.Error != "" {
@@ -83,7 +88,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	})
 	client = feed.NewClient(feed.ClientConfig{
 		Target: cfg.apiServer, TLS: tls, Node: cfg.node, Version: process.Version(),
-		State: last, Sink: sink, Watch: carrier.Watch, Logger: log, Registerer: registry,
+		State: last, Sink: sink, Watch: carrier.Watch, Beside: observer.Serve, Logger: log, Registerer: registry,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)

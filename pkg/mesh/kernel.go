@@ -20,8 +20,11 @@ type KernelConfig struct {
 	BPFFS, Device string
 	// MapCapacity is how many addresses of each family fit.
 	MapCapacity uint32
-	Logger      *slog.Logger
-	Registerer  prometheus.Registerer
+	// Observe, if not nil, is called with the programs while they run, until ctx
+	// ends.
+	Observe    func(ctx context.Context, packets *packet.Plane)
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // Kernel is the Network of the machine: programs on a tunnel device, and the
@@ -55,6 +58,12 @@ func (k *Kernel) Open(ctx context.Context) (Packets, Host, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return o.packets.Run(ctx) })
 	group.Go(func() error { return o.host.Run(ctx) })
+	if k.config.Observe != nil {
+		group.Go(func() error {
+			k.config.Observe(ctx, o.packets)
+			return nil
+		})
+	}
 	o.stop = func() error {
 		cancel()
 		if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
