@@ -70,11 +70,15 @@ func (k *known) self() (*route.Self, cluster.Size) {
 	if len(s.Mesh) == 0 {
 		return nil, 0
 	}
-	var size cluster.Size
+	return s, k.size()
+}
+
+// size returns the mesh's, 0 where there are no peers who say so.
+func (k *known) size() cluster.Size {
 	for _, p := range k.peers {
-		size = p.Size
+		return p.Size
 	}
-	return s, size
+	return 0
 }
 
 // addresses returns a node's first usable address of a type, of each family, IPv4 first.
@@ -151,14 +155,28 @@ func (k *known) id(name string, self *route.Self) cluster.ID {
 // maxIdentity is the greatest that a tunnel's header can say.
 const maxIdentity identity.Number = 1<<24 - 1
 
-// address returns what the programs have of an address; false for nothing. A
-// peer's must be in the peer's ranges: those of others it cannot have.
+// possible reports whether an address of that cluster may have an identity: one
+// that the cluster allocated, or a reserved one that a pod can have. Those of nodes
+// come with the nodes.
+func possible(n identity.Number, id cluster.ID, size cluster.Size) bool {
+	switch n {
+	case identity.Unmanaged, identity.Health, identity.Init, identity.Ingress:
+		return true
+	}
+	if size == 0 {
+		size = cluster.Size255
+	}
+	return n <= maxIdentity && !n.Reserved() && n.Cluster(size) == id
+}
+
+// address returns what the programs have of an address; false for nothing. It must
+// be in its cluster's ranges and have an identity of it: others it cannot have.
 func (k *known) address(p netip.Prefix, o *endpoint.Owner, self *route.Self) (packet.Address, bool) {
-	if o == nil || !p.IsSingleIP() || o.Identity == identity.None || o.Identity > maxIdentity || route.ValidateAddr(p.Addr()) != nil {
+	if o == nil || !p.IsSingleIP() || route.ValidateAddr(p.Addr()) != nil {
 		return packet.Address{}, false
 	}
 	id := k.id(o.Cluster, self)
-	if _, within := route.Find(k.within[o.Cluster], p.Addr()); id == 0 || !within {
+	if _, within := route.Find(k.within[o.Cluster], p.Addr()); id == 0 || !within || !possible(o.Identity, id, k.size()) {
 		return packet.Address{}, false
 	}
 	return packet.Address{Addr: p.Addr(), Cluster: id, Identity: o.Identity, Host: o.HostIP}, true

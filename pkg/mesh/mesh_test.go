@@ -206,6 +206,9 @@ func TestAddress(t *testing.T) {
 		"10.2.0.7/32":  {&endpoint.Owner{Cluster: "west", Identity: 131400}, true},
 		"10.2.0.8/32":  {&endpoint.Owner{Cluster: "west", Identity: 0}, false},
 		"10.2.0.9/32":  {&endpoint.Owner{Cluster: "west", Identity: 1 << 24}, false},
+		"10.2.0.11/32": {&endpoint.Owner{Cluster: "west", Identity: 65800}, false}, // east's
+		"10.2.0.12/32": {&endpoint.Owner{Cluster: "west", Identity: 1}, false},     // host
+		"10.2.0.13/32": {&endpoint.Owner{Cluster: "west", Identity: 3}, true},      // unmanaged
 		"10.2.0.10/32": {&endpoint.Owner{Cluster: "north", Identity: 131400}, false},
 		"10.1.0.10/32": {&endpoint.Owner{Cluster: "west", Identity: 131400}, false},
 		"10.2.0.0/30":  {&endpoint.Owner{Cluster: "west", Identity: 131400}, false},

@@ -2,9 +2,11 @@ package peer
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 
+	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
@@ -25,11 +27,18 @@ func newUpdate() merge.Update {
 	}
 }
 
-// put decodes what happened to a key into u.
-func put(u *merge.Update, l wire.Layout, kind wire.Kind, c kvstore.Change) error {
+// put decodes what happened to a key into u; id is the number of the cluster that
+// says so.
+func put(u *merge.Update, l wire.Layout, id cluster.ID, kind wire.Kind, c kvstore.Change) error {
 	switch kind {
 	case wire.Nodes:
-		return putAs(u.Nodes, c, l.ParseNodeKey, l.DecodeNode)
+		return putAs(u.Nodes, c, l.ParseNodeKey, func(key string, value []byte) (*node.Node, error) {
+			n, err := l.DecodeNode(key, value)
+			if err != nil {
+				return nil, err
+			}
+			return n, numberNode(key, n, id)
+		})
 	case wire.Addresses:
 		return putAs(u.Addresses, c, l.ParseAddressKey, l.DecodeAddress)
 	case wire.Identities:
@@ -43,6 +52,16 @@ func put(u *merge.Update, l wire.Layout, kind wire.Kind, c kvstore.Change) error
 		}
 		return putAs(u.Slices, c, name, l.DecodeSlice)
 	}
+}
+
+// numberNode checks that a node is of the cluster of that number: by it the nodes of
+// ours judge which identities may come from there. Old publishers leave it out.
+func numberNode(key string, n *node.Node, id cluster.ID) error {
+	if n.ClusterID != 0 && n.ClusterID != id {
+		return fmt.Errorf("decode %q: %w: cluster id %d, not %d", key, wire.ErrWrongCluster, n.ClusterID, id)
+	}
+	n.ClusterID = id
+	return nil
 }
 
 func putAs[K comparable, V any](m map[K]*V, c kvstore.Change, parse func(string) (K, error), decode func(string, []byte) (*V, error)) error {

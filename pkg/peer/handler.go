@@ -82,12 +82,13 @@ func (c *control) Trouble(err error) {
 type data struct {
 	*session
 	layout wire.Layout
+	id     cluster.ID // under which the peer says it
 	intake *intake
 	first  bool // the first listing of this attempt is complete
 }
 
 func newData(s *session, l wire.Layout) *data {
-	d := &data{session: s, layout: l}
+	d := &data{session: s, layout: l, id: s.inUse}
 	d.intake = newIntake(func(key string) int { return slices.Index(inOrder(), kindOf(l, key)) }, d.apply)
 	return d
 }
@@ -107,7 +108,7 @@ func (d *data) apply(changes []kvstore.Change) {
 	for _, c := range changes {
 		kind := kindOf(d.layout, c.Key)
 		cached := rename(c.Key, kind, d.layout, d.cache.layout)
-		if err := put(&update, d.layout, kind, c); err != nil {
+		if err := put(&update, d.layout, d.id, kind, c); err != nil {
 			d.refuse(c.Key, err)
 			d.keep(cached)
 			continue

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
@@ -240,7 +241,10 @@ func TestRefusedPeers(t *testing.T) {
 	l.awaitState("north", Refused, "this cluster's id")
 	own.config.ID = 4
 	own.configure()
+	own.node("n1")
+	own.node("n2")
 	l.awaitState("north", Synced, "")
+	l.awaitNodes("north", "n1", "n2")
 	own.config.Size = cluster.Size511
 	own.configure()
 	l.awaitState("north", Refused, "sizes of the meshes differ")
@@ -271,11 +275,13 @@ func TestBadKeys(t *testing.T) {
 	west.put(west.layout().NodeKey("n1"), []byte("{"), nil)
 	west.put(west.layout().NodeKey("bad"), nil, nil)
 	west.put(west.layout().Prefix(wire.Addresses)+"not-an-address", []byte("{}"), nil)
+	stranger, err := wire.EncodeNode(&node.Node{Cluster: "west", ClusterID: 3, Name: "stranger", Source: "k8s"})
+	west.put(west.layout().NodeKey("stranger"), stranger, err)
 	west.node("n3")
 	l.awaitNodes("west", "n1", "n2", "n3")
 	eventually(t, func() error {
 		s := l.Status()[0]
-		if s.Refused["malformed"] != 3 || s.LastRefused == "" {
+		if s.Refused["malformed"] != 3 || s.Refused["wrong_cluster"] != 1 || s.LastRefused == "" {
 			return fmt.Errorf("refused: %v, last %q", s.Refused, s.LastRefused)
 		}
 		return nil

@@ -125,7 +125,7 @@ func (s *session) seed(ctx context.Context) (whole bool, err error) {
 	}
 	whole, err = s.cache.load(ctx, func(item kvstore.Item) error {
 		c := kvstore.Change{Key: item.Key, Value: item.Value}
-		if err := put(&update, s.cache.layout, kindOf(s.cache.layout, item.Key), c); err != nil {
+		if err := put(&update, s.cache.layout, config.ID, kindOf(s.cache.layout, item.Key), c); err != nil {
 			s.refuse(item.Key, err)
 			return nil
 		}
@@ -314,9 +314,9 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
+	d := newData(s, layout)
 	go func() {
 		defer close(done)
-		d := newData(s, layout)
 		stopIntake := start(ctx, d.intake.run)
 		err := client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Require: markers, Proof: wire.HeartbeatKey, Handler: d, Logger: s.log})
 		stopIntake()
