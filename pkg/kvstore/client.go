@@ -187,6 +187,11 @@ func (c *Client) list(ctx context.Context, r Range, revision int64, page func(*p
 		if revision == 0 {
 			revision = resp.Header.GetRevision()
 		}
+		for _, kv := range resp.Kvs {
+			if !rest.contains(string(kv.Key)) {
+				return nil, fmt.Errorf("list %q at revision %d: %w: %.100q", r, revision, ErrUnasked, kv.Key)
+			}
+		}
 		if err := page(resp); err != nil {
 			return nil, err
 		}

@@ -23,6 +23,9 @@ var (
 	// ErrNoSpace: the store is out of quota: it deletes, and puts nothing.
 	ErrNoSpace = errors.New("etcd is out of quota, so nothing but deletions goes through: compact and defragment an external one and disarm its alarm, " +
 		"an embedded one does so by itself; if that makes no room, raise the quota")
+	// ErrUnasked: the store answers with keys that it was not asked for. A store
+	// that another cluster runs may say anything.
+	ErrUnasked = errors.New("store answers with what it was not asked for: is it an etcd, and does nothing on the way change keys?")
 	// ErrWatchStuck: the watch stream is open but nothing comes through it.
 	ErrWatchStuck = errors.New("watch stream is silent")
 )

@@ -31,7 +31,8 @@ type Handler interface {
 	// order of their revisions in each range; while listing in key order, and
 	// deletions only after the list is complete. A value that did not change
 	// since it was given last is left out, also when it was written again or
-	// another store has it. The handler owns the slice and the values.
+	// another store has it. Every key is in one of the ranges. The handler owns
+	// the slice and the values.
 	Changes(ctx context.Context, changes []Change) error
 	// Complete says that everything in the store has been given: after each
 	// listing, and when following goes on after Trouble (what was missed then

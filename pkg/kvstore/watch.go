@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -158,8 +159,13 @@ func (w *watch) receive(ctx context.Context, m *pb.WatchResponse) error {
 	return f.events(ctx, m)
 }
 
-// events passes on what one message changes.
+// events passes on what one message changes, all of it or nothing.
 func (f *follower) events(ctx context.Context, m *pb.WatchResponse) error {
+	for _, e := range m.Events {
+		if key := string(e.GetKv().GetKey()); !slices.ContainsFunc(f.ranges, func(r Range) bool { return r.contains(key) }) {
+			return fmt.Errorf("watch %q: %w: %.100q", f.cfg.Ranges[0], ErrUnasked, key)
+		}
+	}
 	changes := make([]Change, 0, len(m.Events))
 	for _, e := range m.Events {
 		if c, ok := f.event(e); ok {
