@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -317,4 +318,16 @@ func (c *Cluster) Causeway(ctx context.Context, args ...string) ([]byte, error) 
 		return nil, err
 	}
 	return home.Run(ctx, c.lab.binary("causeway"), append(args, "--admin-file", c.AdminFile())...)
+}
+
+// StartCauseway starts the command line like Causeway, for what runs until it is
+// told to stop. Its standard output goes to out, or, without one, to its log.
+func (c *Cluster) StartCauseway(ctx context.Context, out io.Writer, args ...string) (*Process, error) {
+	home, err := c.Home()
+	if err != nil {
+		return nil, err
+	}
+	return home.Start(ctx, Command{
+		Name: "causeway", Path: c.lab.binary("causeway"), Args: append(args, "--admin-file", c.AdminFile()), Stdout: out,
+	})
 }

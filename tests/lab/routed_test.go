@@ -14,25 +14,11 @@ import (
 	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
 
-// faces are all kinds of routed clusters that there are, by name.
-func faces() map[string]lab.Network {
-	return map[string]lab.Network{
-		"plain":              {Kind: lab.Routed},
-		"strict return path": {Kind: lab.Routed, StrictReturnPath: true},
-		"source tables":      {Kind: lab.Routed, SourceTables: true},
-		"forward drop":       {Kind: lab.Routed, DropForward: true},
-		"all at once":        {Kind: lab.Routed, StrictReturnPath: true, SourceTables: true, DropForward: true},
-		"ptp":                {Kind: lab.Routed, Plugin: "ptp"},
-		"bridge":             {Kind: lab.Routed, Plugin: "bridge"},
-		"ptp, all at once":   {Kind: lab.Routed, Plugin: "ptp", StrictReturnPath: true, SourceTables: true, DropForward: true},
-	}
-}
-
 // TestRouted looks at what reaches what without any mesh, and what source it has
 // then.
 func TestRouted(t *testing.T) {
 	labtest.RequireRoot(t)
-	for name, network := range faces() {
+	for name, network := range labtest.Faces() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, underlay := range []labtest.Underlay{labtest.Dual, labtest.IPv6} {

@@ -145,7 +145,7 @@ func (p pair) ends() []end { return []end{p.near, p.far} }
 // and the pods' own addresses are seen, if what a tunnel has to do is done.
 func TestTunnel(t *testing.T) {
 	labtest.RequireRoot(t)
-	for name, network := range faces() {
+	for name, network := range labtest.Faces() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, underlay := range []labtest.Underlay{labtest.IPv4, labtest.IPv6} {

@@ -29,28 +29,22 @@ func siteServices() []netip.Addr {
 // reach each other by their own addresses, whatever the nodes are like.
 func TestCarried(t *testing.T) {
 	labtest.RequireRoot(t)
-	tests := map[string]struct {
+	type test struct {
 		network  lab.Network
 		underlay labtest.Underlay
-	}{
-		"plain":              {lab.Network{}, labtest.IPv4},
-		"both families":      {lab.Network{}, labtest.Dual},
-		"IPv6":               {lab.Network{}, labtest.IPv6},
-		"strict return path": {lab.Network{StrictReturnPath: true}, labtest.Dual},
-		"source tables":      {lab.Network{SourceTables: true}, labtest.Dual},
-		"forward drop":       {lab.Network{DropForward: true}, labtest.Dual},
-		"ptp":                {lab.Network{Plugin: "ptp"}, labtest.Dual},
-		"bridge":             {lab.Network{Plugin: "bridge"}, labtest.Dual},
-		"large pods":         {lab.Network{PodMTU: 9001}, labtest.Dual},
-		"small underlay":     {lab.Network{MTU: 1400, PodMTU: 1400}, labtest.IPv6},
-		"all at once": {
-			lab.Network{Plugin: "ptp", StrictReturnPath: true, SourceTables: true, DropForward: true, PodMTU: 9001}, labtest.Dual,
-		},
+	}
+	tests := map[string]test{
+		"IPv4 below":     {lab.Network{Kind: lab.Routed}, labtest.IPv4},
+		"IPv6 below":     {lab.Network{Kind: lab.Routed}, labtest.IPv6},
+		"large pods":     {lab.Network{Kind: lab.Routed, PodMTU: 9001}, labtest.Dual},
+		"small underlay": {lab.Network{Kind: lab.Routed, MTU: 1400}, labtest.IPv6},
+	}
+	for name, network := range labtest.Faces() {
+		tests[name] = test{network, labtest.Dual}
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test.network.Kind = lab.Routed
 			p := newPeers(t, test.network, test.underlay)
 			p.checkService(t)
 			p.checkPods(t)

@@ -31,7 +31,14 @@ func addCluster(ctx context.Context, c *call) error {
 			return err
 		}
 	}
-	cluster, err := c.lab.AddCluster(ctx, lab.ClusterSpec{Name: c.args[0], ID: id, Manifests: dir})
+	spec := lab.ClusterSpec{Name: c.args[0], ID: id, Manifests: dir, Network: c.network}
+	if c.network.Kind == lab.Routed {
+		spec.MeshRanges = []netip.Prefix{
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(id), 0}), 24),
+			netip.MustParsePrefix(fmt.Sprintf("fd64:%x::/64", id)),
+		}
+	}
+	cluster, err := c.lab.AddCluster(ctx, spec)
 	if err != nil {
 		return err
 	}

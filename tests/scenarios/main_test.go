@@ -18,13 +18,18 @@ package scenarios
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/causeway-mesh/causeway/tests/lab"
 	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
 
@@ -37,11 +42,63 @@ const (
 
 func TestMain(m *testing.M) { labtest.Main(m) }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, lab.Network{}, nil) }
+
+// faceFlag chooses the nodes of TestScriptsRouted.
+var faceFlag = flag.String("face", "all at once", "the face of the nodes, or all of them one after the other when it is \"all\"")
+
+// TestScriptsRouted runs the same scripts in clusters whose pods are behind their
+// nodes, with Causeway carrying the packets.
+func TestScriptsRouted(t *testing.T) {
+	all := labtest.Faces()
+	if network, ok := all[*faceFlag]; ok {
+		all = map[string]lab.Network{*faceFlag: network}
+	} else if *faceFlag != "all" {
+		t.Fatalf("no face is called %q", *faceFlag)
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		t.Run(name, func(t *testing.T) {
+			if all[name].Plugin != "" {
+				labtest.RequirePlugins(t)
+			}
+			runScripts(t, all[name], flatOnly())
+		})
+	}
+}
+
+// flatOnly are the scripts that count on a network that carries packets whatever
+// the clusters know of each other, and why.
+func flatOnly() map[string]string {
+	const (
+		gone   = "a pod that the manifests no longer have goes on to answer: nobody is led to an address that nobody publishes"
+		oneWay = "one cluster reads the other, which does not read it and so takes no packets from it"
+		alone  = "the nodes of one cluster have no agents"
+	)
+	return map[string]string{
+		"basic": gone, "dumps": gone, "namespace": gone, "partition": gone, "paused": gone, "restart": gone, "wipe": gone,
+		"agents":   alone,
+		"conflict": oneWay, "peer-broken": oneWay, "peer-prefix": oneWay, "peers": oneWay,
+	}
+}
+
+// runScripts runs all scripts but those that are left out.
+func runScripts(t *testing.T, network lab.Network, without map[string]string) {
+	t.Helper()
 	labtest.RequireRoot(t)
+	all, err := filepath.Glob(filepath.Join("testdata", "scripts", "*.txtar"))
+	check(t, err)
+	var files []string
+	for _, file := range all {
+		if without[strings.TrimSuffix(filepath.Base(file), ".txtar")] == "" {
+			files = append(files, file)
+		}
+	}
+	if len(files)+len(without) != len(all) {
+		t.Fatalf("%d of %d scripts are left out, want the %d that are named", len(all)-len(files), len(all), len(without))
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:                filepath.Join("testdata", "scripts"),
-		Setup:              setUp,
+		Files:              files,
+		Setup:              func(env *testscript.Env) error { return setUp(env, network) },
 		Cmds:               scriptCommands(),
 		RequireUniqueNames: true,
 	})
@@ -49,7 +106,7 @@ func TestScripts(t *testing.T) {
 
 type worldKey struct{}
 
-func setUp(env *testscript.Env) error {
+func setUp(env *testscript.Env, network lab.Network) error {
 	t, ok := env.T().(testing.TB)
 	if !ok {
 		return errors.New("scripts run under go test only")
@@ -62,7 +119,9 @@ func setUp(env *testscript.Env) error {
 		env.Setenv(name, path)
 	}
 	env.Setenv("WEB", web)
-	env.Values[worldKey{}] = newWorld(t, env.WorkDir)
+	w := newWorld(t, env.WorkDir)
+	w.network = network
+	env.Values[worldKey{}] = w
 	return nil
 }
 

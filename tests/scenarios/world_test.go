@@ -19,10 +19,12 @@ const (
 
 // world is what one script acts on.
 type world struct {
-	t     testing.TB
-	lab   *lab.Lab
-	work  string // the script's folder
-	loads map[string]*lab.Load
+	t    testing.TB
+	lab  *lab.Lab
+	work string // the script's folder
+	// network is that of the clusters to come.
+	network lab.Network
+	loads   map[string]*lab.Load
 	// logged is how much earlier lives of processes had logged, by file.
 	logged map[string]int
 }

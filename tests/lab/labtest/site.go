@@ -11,6 +11,22 @@ import (
 	"github.com/causeway-mesh/causeway/tests/lab"
 )
 
+// Faces are the kinds of nodes that routed clusters have, by name.
+func Faces() map[string]lab.Network {
+	return map[string]lab.Network{
+		"plain":              {Kind: lab.Routed},
+		"strict return path": {Kind: lab.Routed, StrictReturnPath: true},
+		"source tables":      {Kind: lab.Routed, SourceTables: true},
+		"forward drop":       {Kind: lab.Routed, DropForward: true},
+		"all at once":        {Kind: lab.Routed, StrictReturnPath: true, SourceTables: true, DropForward: true},
+		"ptp":                {Kind: lab.Routed, Plugin: "ptp"},
+		"bridge":             {Kind: lab.Routed, Plugin: "bridge"},
+		"ptp, all at once": {
+			Kind: lab.Routed, Plugin: "ptp", StrictReturnPath: true, SourceTables: true, DropForward: true, PodMTU: 9001,
+		},
+	}
+}
+
 // Underlay is which families the nodes of a Site have.
 type Underlay string
 
