@@ -99,7 +99,11 @@ func dropLine(d *adminpb.Drop, zone *time.Location) string {
 	}
 	fmt.Fprintf(&b, "%d bytes", d.Length)
 	if d.Identity != 0 {
-		fmt.Fprintf(&b, ", says identity %s", who(d.Identity, d.IdentityLabels))
+		said := "identity" // this node's own word
+		if d.Direction == string(observe.FromMesh) {
+			said = "says identity"
+		}
+		fmt.Fprintf(&b, ", %s %s", said, who(d.Identity, d.IdentityLabels))
 	}
 	if d.KnownIdentity != 0 && d.KnownIdentity != d.Identity {
 		fmt.Fprintf(&b, ", known as %s", who(d.KnownIdentity, d.KnownLabels))

@@ -65,7 +65,7 @@ causeway: n2: odd
 
 func TestShowDrops(t *testing.T) {
 	const text = `Nov 22 12:00:00.000 n1 from_mesh dropped, the source is known with another identity (identity): TCP west/shop/web-0 10.2.0.1:4711 -> east/shop/db-0 [fd00::1]:80, 74 bytes, says identity 131328 (app=web), known as 131329, tunnel from west/w1 192.0.2.1
-Nov 22 12:00:00.000 n1 to_mesh dropped, the destination is not known (destination): ICMP node east/n1 192.0.1.1 -> 10.2.0.9, 98 bytes, says identity 6 (reserved:remote-node)
+Nov 22 12:00:00.000 n1 to_mesh dropped, the destination is not known (destination): ICMP node east/n1 192.0.1.1 -> 10.2.0.9, 98 bytes, identity 6 (reserved:remote-node)
 Nov 22 12:00:00.000 n1 from_mesh dropped, the sender is no node of a peer (node): 14 bytes, tunnel from 198.51.100.7
 Nov 22 12:00:00.000 n1 to_mesh dropped, for a reason that this version does not know (fresh): 253 0 bytes, tunnel to west 192.0.2.1
 ... 12 events were lost: n1 had more than it may send; causeway_packet_packets_total counts all
