@@ -172,6 +172,9 @@ func (r *ranges) pardon(c *rangeClaim) {
 // nodes have otherwise by now, nil for what is nobody's any more.
 func (r *ranges) changes() map[netip.Prefix]*route.Range {
 	r.reconsider()
+	if len(r.touched) == 0 {
+		return nil
+	}
 	var out map[netip.Prefix]*route.Range
 	for p := range r.touched {
 		now := r.holder(p)
@@ -189,7 +192,8 @@ func (r *ranges) changes() map[netip.Prefix]*route.Range {
 			r.shown[p] = now
 		}
 	}
-	clear(r.touched)
+	// A map that was large once is slow to clear ever after.
+	r.touched = map[netip.Prefix]struct{}{}
 	return out
 }
 
