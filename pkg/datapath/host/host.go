@@ -104,6 +104,7 @@ type Host struct {
 	legacyProblems   []Problem
 	problems         []Problem // of the last pass
 	repairs          []repair
+	repairCount      int
 }
 
 // Open opens what the kernel is talked to by. It changes nothing. The caller

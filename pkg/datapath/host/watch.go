@@ -17,8 +17,11 @@ const (
 	// netfilter makes another: others change it all the time, in many messages,
 	// so it is not listened to.
 	filterInterval = time.Second
-	// settleTime lets changes that belong together arrive together.
-	settleTime = 50 * time.Millisecond
+	// settleTime lets changes that belong together arrive together. It doubles
+	// with each pass in a row that had to put something back, so that a quarrel
+	// with another program is slow.
+	settleTime  = 50 * time.Millisecond
+	mostDoubled = 4
 	// restFactor is how much longer than a pass it rests: a node with a million
 	// routes that change constantly costs 5 % of a CPU.
 	restFactor = 20
@@ -46,6 +49,7 @@ func (r *repair) problem() Problem {
 
 // repaired notes changes that nobody asked for.
 func (h *Host) repaired(changes []Item) {
+	h.repairCount += len(changes)
 	for _, item := range changes {
 		h.metrics.repairs.WithLabelValues(string(item.Kind)).Inc()
 		h.config.Logger.Warn("put back what somebody else changed", "kind", string(item.Kind), "item", item.Name)
@@ -99,10 +103,14 @@ func (h *Host) listen(ctx context.Context, heard chan<- struct{}) error {
 }
 
 func (h *Host) watch(ctx context.Context, heard <-chan struct{}) error {
+	quarrel := 0
 	for {
-		took := h.check()
+		took, repaired := h.check()
+		if quarrel++; !repaired {
+			quarrel = 0
+		}
 		// What is heard meanwhile is heard afterwards.
-		if !wait(ctx, max(settleTime, restFactor*took), nil, nil) {
+		if !wait(ctx, max(settleTime<<min(quarrel, mostDoubled), restFactor*took), nil, nil) {
 			return nil
 		}
 		if !wait(ctx, max(compareInterval, restFactor*took), heard, h.stirred) {
@@ -141,17 +149,17 @@ func (h *Host) stirred() bool {
 	return err == nil && h.applied && len(h.desired.Mesh) > 0 && (h.ruleset == nil || generation != h.generation)
 }
 
-// check makes a pass and returns how long it took.
-func (h *Host) check() time.Duration {
+// check makes a pass and returns how long it took, and whether something was put
+// back.
+func (h *Host) check() (took time.Duration, repaired bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.applied {
-		return 0
+		return 0, false
 	}
-	begin := time.Now()
-	before := h.settled
+	begin, before, repairs := time.Now(), h.settled, h.repairCount
 	if err := h.converge(); err != nil && before {
 		h.config.Logger.Warn("the node's network could not be put back; it is tried again", "error", err)
 	}
-	return time.Since(begin)
+	return time.Since(begin), h.repairCount != repairs
 }

@@ -68,6 +68,31 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// TestQuarrel: against a program that takes the rule away whenever it comes, the
+// agent slows down, and has it again when the other one ends.
+func TestQuarrel(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, _ := w.join(false)
+	watch(t, a)
+	const most = 40 // at the full pace it would be 20 a second
+	deleted := 0
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if _, err := w.a.try(w.a.node, "ip", "rule", "del", "pref", "100"); err == nil {
+			deleted++
+		}
+	}
+	if deleted == 0 || deleted > most {
+		t.Errorf("deleted %d times, want 1 to %d", deleted, most)
+	}
+	await(t, func() string {
+		if text := w.a.run(w.a.node, "ip", "rule"); !strings.Contains(text, "lookup 8473") {
+			return text
+		}
+		return ""
+	})
+}
+
 // ours is all that can be seen of node a's part in the mesh, but for numbers that
 // are never the same.
 func (w *world) ours() string {
