@@ -21,7 +21,9 @@ func BenchmarkReach(b *testing.B) {
 				s.Route(Routing{Mode: func(string) route.Mode { return route.VXLAN }})
 			}
 			const addresses = 250_000
-			at := func(i int) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32) }
+			at := func(i int) netip.Prefix {
+				return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+			}
 			u := Update{Nodes: map[string]*node.Node{}, Addresses: map[netip.Prefix]*endpoint.Address{}}
 			for i := range addresses {
 				u.Addresses[at(i)] = &endpoint.Address{Identity: identity.Unmanaged}
