@@ -111,6 +111,11 @@ func (l *Listener) take() (items []Item, done bool) {
 
 // The rest is called with the server's mu held.
 
+// share is how many events each agent may say that it remembers.
+func (l *Listener) share() int {
+	return min(l.last, Remembered, max(allRecall/max(len(l.nodes), 1), 1))
+}
+
 // begin waits for what agents remember, if there is anything to wait for.
 func (l *Listener) begin() {
 	if len(l.pending) == 0 {
@@ -135,7 +140,9 @@ func (l *Listener) remember(node string, events []*Seen) {
 			l.remembered = append(l.remembered, e)
 		}
 	}
-	l.cut()
+	if len(l.remembered) > 2*l.last+maxSend { // seldom, as it takes a look at all
+		l.cut()
+	}
 	if len(l.pending) == 0 {
 		l.settle()
 	}
@@ -156,6 +163,7 @@ func (l *Listener) settle() {
 		return
 	}
 	l.settled = true
+	l.cut()
 	if l.timeout != nil {
 		l.timeout.Stop()
 	}

@@ -74,19 +74,26 @@ func (n *names) resolve(name string, events []Event) []*Seen {
 		n.nodes, n.made = newNodeIndex(nodes), time.Now()
 	}
 	out := make([]*Seen, 0, len(events))
+	means := map[identity.Number]identity.Labels{}
 	n.engine.Read(func(s *merge.State) {
 		for _, e := range events {
 			out = append(out, n.see(s, name, e))
+			means[e.Identity], means[e.Known] = s.Labels(e.Identity), s.Labels(e.Known)
 		}
 	})
+	// The text is made once for each, and while others may use the state.
+	lists := map[identity.Number][]string{}
+	for number, labels := range means {
+		lists[number] = merge.Entry{Labels: labels}.LabelList()
+	}
+	for _, s := range out {
+		s.IdentityLabels, s.KnownLabels = lists[s.Identity], lists[s.Known]
+	}
 	return out
 }
 
 func (n *names) see(s *merge.State, name string, e Event) *Seen {
-	seen := &Seen{
-		Event: e, Node: name, Cluster: n.nodes.clusters[e.ClusterID],
-		IdentityLabels: labelsOf(s, e.Identity), KnownLabels: labelsOf(s, e.Known),
-	}
+	seen := &Seen{Event: e, Node: name, Cluster: n.nodes.clusters[e.ClusterID]}
 	here, there := s.Local(), seen.Cluster
 	if e.Direction == FromMesh {
 		here, there = there, here
@@ -114,8 +121,4 @@ func (n *names) party(s *merge.State, a netip.Addr, likely string) Party {
 		p.Node = o.HostIP.String()
 	}
 	return p
-}
-
-func labelsOf(s *merge.State, n identity.Number) []string {
-	return merge.Entry{Labels: s.Labels(n)}.LabelList()
 }

@@ -27,6 +27,9 @@ const (
 	allRate = 10000
 	minRate = 5
 	maxRate = 1000
+	// allRecall is how many remembered events all agents may send one listener,
+	// each of them an equal part.
+	allRecall = 100000
 )
 
 // Errors that callers may want to tell apart.
@@ -209,7 +212,7 @@ func (s *Server) wanted(a *agent) *observepb.Wanted {
 	}
 	for _, l := range a.recalls {
 		if s.listeners[l.id] == l {
-			out.Recalls = append(out.Recalls, &observepb.Recall{Id: l.id, Filter: filterToProto(l.filter), Last: uint32(l.last)})
+			out.Recalls = append(out.Recalls, &observepb.Recall{Id: l.id, Filter: filterToProto(l.filter), Last: uint32(l.share())})
 		}
 	}
 	a.recalls = nil

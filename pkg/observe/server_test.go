@@ -3,6 +3,7 @@ package observe
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"slices"
@@ -282,6 +283,41 @@ func TestWhoMayCall(t *testing.T) {
 	many := &observepb.SendRequest{Events: slices.Repeat([]*observepb.Event{good}, maxSend+1)}
 	if _, err := client.Send(t.Context(), many); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("too many events: %v", err)
+	}
+}
+
+// However many nodes there are, a listener gets the newest events in order.
+func TestManyRemember(t *testing.T) {
+	b := newBed(t)
+	const nodes, each = 64, 100
+	var clients []string
+	for i := range nodes {
+		clients = append(clients, fmt.Sprintf("n%d", i))
+		b.server.join(&agent{node: clients[i], end: func(error) {}, changed: make(chan struct{}, 1)})
+	}
+	l := b.listen(Filter{}, 10, false)
+	for i, node := range clients {
+		events := make([]*Seen, each)
+		for j := range events {
+			events[j] = &Seen{Event: dropped(uint16(j*nodes + i)), Node: node}
+		}
+		b.server.give(node, l.id, events, 0)
+		b.server.give(node, l.id, events, 0) // is not asked twice
+	}
+	got := b.heard(l, 10)
+	for i, e := range got {
+		if want := fmt.Sprintf("n%d %d", nodes-10+i, nodes*each-10+i); e != want {
+			t.Errorf("%d is %q, want %q", i, e, want)
+		}
+	}
+	if _, err := l.Next(t.Context()); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last one: %v", err)
+	}
+	for nodes, want := range map[int]int{0: Remembered, 1: Remembered, 1000: 100, 200000: 1} {
+		l := &Listener{nodes: make([]string, nodes), last: MaxLast}
+		if got := l.share(); got != want {
+			t.Errorf("of %d nodes each gives %d, want %d", nodes, got, want)
+		}
 	}
 }
 
