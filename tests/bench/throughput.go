@@ -188,6 +188,9 @@ func carry(ctx context.Context, cases []*carrierCase, config throughputConfig) e
 					return err
 				}
 				rate, cost, err := c.carrier.measure(m, config.Time)
+				for try := 0; errors.Is(err, errNothing) && try < maxTries; try++ {
+					rate, cost, err = c.carrier.measure(m, config.Time)
+				}
 				if err != nil {
 					return fmt.Errorf("%s: %s: %w", c.name, m.name, err)
 				}
@@ -204,6 +207,12 @@ func carry(ctx context.Context, cases []*carrierCase, config throughputConfig) e
 	}
 	return nil
 }
+
+// errNothing says that a measurement has no figures: the first packet was lost,
+// and sent again only after the time was over. It is repeated some times.
+var errNothing = errors.New("nothing arrived")
+
+const maxTries = 5
 
 // measure returns the rate, and the CPU time of one unit, of client, server and
 // the kernel's threads for packets.
@@ -224,7 +233,7 @@ func (c *carrier) measure(m carrierMetric, length time.Duration) (rate, cost flo
 		count = countedNow - counted // what arrived
 	}
 	if count == 0 {
-		return 0, 0, errors.New("nothing arrived")
+		return 0, 0, errNothing
 	}
 	cpu += after - before + softAfter - softBefore
 	return float64(count) / float64(nanos) * 1e9 * m.scale, float64(cpu) / float64(count) * m.costScale, nil
