@@ -104,6 +104,11 @@ func (m *mesh) assign(ctx context.Context, listed bool) error {
 	}
 	if began {
 		m.settled = false
+		for h, a := range m.allocator.numbers {
+			if _, ok := m.nodes[h.node]; ok {
+				m.allocator.revive(a) // the node came back when nobody wrote
+			}
+		}
 	}
 	wanted := make([]meshHolder, 0, len(m.pending))
 	for h := range m.pending {

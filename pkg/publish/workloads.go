@@ -164,6 +164,9 @@ func (w *workloads) assign(ctx context.Context, out publication) error {
 	}
 	if began {
 		w.settled = false // what another replica allocated may have no user any more
+		for n := range w.users {
+			w.allocator.revive(n) // nor did it know whom we gave what it had freed
+		}
 	}
 	if len(w.pending) == 0 {
 		if len(w.starved) > 0 {
