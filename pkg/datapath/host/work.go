@@ -28,7 +28,7 @@ func (w *work) hasFamily(v6 bool) bool {
 }
 
 func (w *work) changed(kind Kind, name string) {
-	w.config.Logger.Debug("node network changed", "kind", string(kind), "item", name)
+	w.config.Logger.Debug("node network item changed", "kind", string(kind), "item", name)
 	w.changes = append(w.changes, Item{Kind: kind, Name: name, Mark: markOf(kind)})
 }
 
@@ -51,9 +51,9 @@ func (h *Host) converge() error {
 	// IPv6 comes and goes as a whole, by a setting or an MTU.
 	if h.settled && w.noIPv6 == h.noIPv6 {
 		h.repaired(w.changes)
-	} else if len(w.changes) > 0 {
-		h.config.Logger.Info("node network in effect", "changes", len(w.changes))
-	}
+	} else if slices.ContainsFunc(w.changes, func(i Item) bool { return i.Kind != TableRoute }) {
+		h.config.Logger.Info("node network changed", "changes", len(w.changes))
+	} // routes come and go with peers' pods: each is in the log at Debug
 	h.settled, h.noIPv6 = err == nil, w.noIPv6
 	return err
 }
