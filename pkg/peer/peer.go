@@ -284,7 +284,10 @@ func (m *Manager) add(ctx context.Context, name string, file File, broken error)
 	m.cfg.Engine.Hear(name, s.contest.ruled)
 	whole, err := s.seed(ctx)
 	if err != nil {
-		m.cfg.Engine.Remove(name) // the next look begins anew
+		// The next look begins anew, if the file is still there then.
+		m.cfg.Engine.Remove(name)
+		m.cfg.Engine.Hear(name, nil)
+		m.registry.release(name)
 		m.cfg.Logger.Warn("cached state of the peer is not read, will retry", "cluster", name, "error", err)
 		return false
 	}

@@ -339,6 +339,7 @@ func (s *session) drain(ctx context.Context) error {
 	s.log.Info("peer has another cluster id, what it said under the old one is drained", "was", s.inUse)
 	s.change(func() { s.facts.draining, s.whole = true, false })
 	s.engine.Remove(s.name)
+	s.contest.forget()
 	s.registry.release(s.name)
 	if err := s.cache.withdraw(ctx); err != nil {
 		return err
@@ -347,7 +348,6 @@ func (s *session) drain(ctx context.Context) error {
 		s.cache.state.Delete(key)
 	}
 	clear(s.known)
-	s.contest.forget()
 	s.inUse = 0
 	s.change(func() { s.facts.draining = false })
 	return nil
