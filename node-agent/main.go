@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -88,7 +89,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	})
 	client = feed.NewClient(feed.ClientConfig{
 		Target: cfg.apiServer, TLS: tls, Node: cfg.node, Version: process.Version(),
-		State: last, Sink: sink, Watch: carrier.Watch, Beside: observer.Serve, Logger: log, Registerer: registry,
+		State: last, Sink: routed{sink, carrier}, Watch: carrier.Watch, Beside: observer.Serve, Logger: log, Registerer: registry,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -99,6 +100,21 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return carrier.Run(ctx) })
 	g.Go(func() error { return client.Run(ctx) })
 	return g.Wait()
+}
+
+// routeLimit is how long services wait for routes at most.
+const routeLimit = time.Second
+
+// routed is a Sink that gets nothing before there are routes to it.
+type routed struct {
+	feed.Sink
+	carrier *mesh.Mesh
+}
+
+// Apply implements feed.Sink.
+func (r routed) Apply(ctx context.Context, b feed.Batch) error {
+	r.carrier.Settle(ctx, routeLimit)
+	return r.Sink.Apply(ctx, b)
 }
 
 // bootID returns the kernel's id of this boot, "" when it has none.

@@ -25,7 +25,6 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/node"
-	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
@@ -71,10 +70,7 @@ type Config struct {
 	Port uint16
 	// Report, if not nil, is told how far the node is whenever that changes. It
 	// must not block.
-	Report func(feed.Mesh)
-	// Neighbours, if not nil, is told which nodes of peers there are whenever that
-	// may have changed; nil when this node takes no part. It must not block.
-	Neighbours func(*probe.Neighbours)
+	Report     func(feed.Mesh)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -85,8 +81,13 @@ type Mesh struct {
 	metrics *metrics
 	wake    chan struct{}
 
+	urgent chan struct{} // somebody waits in Settle
+
 	mu   sync.Mutex
 	news news
+	// heard counts what may change routes, looked up to which of it a pass came.
+	heard, looked uint64
+	moved         chan struct{} // closed and replaced when looked changes
 
 	// Run's own.
 	known    known
@@ -95,7 +96,6 @@ type Mesh struct {
 	pruned   bool
 	removed  bool          // what earlier processes left is gone
 	effect   feed.Revision // the newest in effect
-	pods     []netip.Addr  // that Neighbours was told of
 	reported *feed.Mesh
 	retry    retry.Backoff
 	logged   string // the error that was logged last
@@ -104,6 +104,7 @@ type Mesh struct {
 // news is what was heard and not looked at yet.
 type news struct {
 	revision     feed.Revision
+	heard        uint64
 	begun, whole bool
 	all, nodes   bool
 	every        bool // addresses
@@ -118,7 +119,7 @@ func newNews() news {
 // New returns a Mesh that has nothing to do yet.
 func New(c Config) *Mesh {
 	return &Mesh{
-		config: c, metrics: newMetrics(c.Registerer), wake: make(chan struct{}, 1), news: newNews(), known: newKnown(c.Cluster, c.Node),
+		config: c, metrics: newMetrics(c.Registerer), wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), moved: make(chan struct{}), news: newNews(), known: newKnown(c.Cluster, c.Node),
 		retry: retry.Backoff{First: 100 * time.Millisecond, Limit: 30 * time.Second},
 	}
 }
@@ -135,6 +136,9 @@ func (m *Mesh) Watch(r feed.Reach) {
 	}
 	n.whole = n.whole || r.Whole
 	n.all, n.nodes = n.all || r.All, n.nodes || r.Nodes
+	if r.All || r.Nodes || len(r.Ranges) > 0 {
+		m.heard++
+	}
 	for _, p := range r.Ranges {
 		n.ranges[p] = struct{}{}
 	}
@@ -142,6 +146,43 @@ func (m *Mesh) Watch(r feed.Reach) {
 		n.addresses[p] = struct{}{}
 	}
 	poke(m.wake)
+}
+
+// Settle waits until what Watch was told of nodes and ranges has been put in effect,
+// or could not be, but no longer than limit: who leads connections to pods of a node
+// that is new waits until packets get there. It does not wait for anything before
+// the first complete state.
+func (m *Mesh) Settle(ctx context.Context, limit time.Duration) {
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	m.mu.Lock()
+	want := m.heard
+	m.mu.Unlock()
+	for {
+		m.mu.Lock()
+		done, moved := !m.news.begun || m.looked >= want, m.moved
+		m.mu.Unlock()
+		if done {
+			return
+		}
+		poke(m.urgent)
+		select {
+		case <-moved:
+		case <-timeout.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// settled says that a pass came up to what was heard.
+func (m *Mesh) settled(heard uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.looked = max(m.looked, heard)
+	close(m.moved)
+	m.moved = make(chan struct{})
 }
 
 func poke(c chan struct{}) {
@@ -160,6 +201,7 @@ func (m *Mesh) take() (news, bool) {
 		return news{}, false
 	}
 	n := m.news
+	n.heard = m.heard
 	m.news = newNews()
 	m.news.begun, m.news.whole, m.news.revision = true, n.whole, n.revision
 	return n, true
@@ -219,6 +261,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 			wake = m.wake
 			continue
 		case <-wake:
+		case <-m.urgent:
 		case <-timer.C:
 		}
 		start := time.Now()

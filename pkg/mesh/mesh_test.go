@@ -159,6 +159,37 @@ func TestRetries(t *testing.T) {
 	})
 }
 
+// TestSettle: who waits goes on when the routes are there, or cannot be, and does not
+// wait before anything is known.
+func TestSettle(t *testing.T) {
+	r := newRig(t, newTold(), newKernel())
+	settle := func() time.Duration {
+		start := time.Now()
+		r.mesh.Settle(t.Context(), 60*time.Second)
+		return time.Since(start)
+	}
+	r.mesh.Watch(feed.Reach{Nodes: true})
+	settle()
+	r.say(feed.Reach{All: true, Whole: true}, two)
+	for i := range 20 {
+		added := fmt.Sprintf("10.2.%d.0/24", 100+i)
+		r.told.mu.Lock()
+		r.told.setRange(added, "west")
+		r.told.mu.Unlock()
+		r.mesh.Watch(feed.Reach{Ranges: []netip.Prefix{prefix(added)}})
+		if took := settle(); took > 30*time.Second || !strings.Contains(r.kernel.text(), added) {
+			t.Errorf("after %v there is no route to %s", took, added)
+		}
+	}
+	r.kernel.mu.Lock()
+	r.kernel.fail = errors.New("map full")
+	r.kernel.mu.Unlock()
+	r.mesh.Watch(feed.Reach{Nodes: true})
+	if took := settle(); took > 30*time.Second {
+		t.Errorf("waited %v for what cannot be", took)
+	}
+}
+
 // TestNothingNew: a revision of which nothing concerns the node costs no write.
 func TestNothingNew(t *testing.T) {
 	r := newRig(t, newTold(), newKernel())

@@ -30,6 +30,7 @@ func (m *Mesh) reconcile(ctx context.Context) time.Duration {
 	start := time.Now()
 	err := m.pass(ctx, &n)
 	m.metrics.duration.Observe(time.Since(start).Seconds())
+	m.settled(n.heard)
 	if err != nil {
 		m.restore(n)
 	} else {
