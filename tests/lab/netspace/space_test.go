@@ -185,6 +185,62 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+// TestRules leads one source to another table, gives a device and a route an MTU,
+// and a namespace a setting.
+func TestRules(t *testing.T) {
+	s := newSpace(t, filepath.Join(t.TempDir(), "a"))
+	if err := s.AddBridge("br0"); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"192.0.2.1/32": "198.51.100.0/24", "2001:db8::1/128": "2001:db8:1::/64"} {
+		source := netip.MustParsePrefix(from)
+		rule := netspace.Rule{Priority: 50, From: source, Table: 9}
+		route := netspace.Route{To: netip.MustParsePrefix(to), Device: "br0", MTU: 1300, Table: 9}
+		if err := errors.Join(s.AddAddress("br0", source), s.AddRoute(route), s.AddRule(rule), s.AddRule(rule)); err != nil {
+			t.Fatal(err)
+		}
+		// A route that the main table has not is found for this source.
+		found := func() error {
+			return s.Do(func() error {
+				dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: source.Addr().AsSlice()}}
+				conn, err := dialer.Dial("udp", netip.AddrPortFrom(route.To.Addr().Next(), 9).String())
+				if err != nil {
+					return err
+				}
+				return conn.Close()
+			})
+		}
+		if err := found(); err != nil {
+			t.Errorf("from %s: %v", source, err)
+		}
+		if err := s.DeleteRule(rule); err != nil {
+			t.Fatal(err)
+		}
+		if err := found(); err == nil {
+			t.Errorf("from %s: found without the rule", source)
+		}
+		if err := s.DeleteRule(rule); err == nil {
+			t.Error("a rule that is not there was deleted")
+		}
+	}
+	if err := errors.Join(s.SetMTU("br0", 1400), s.Set("ipv4/conf/br0/rp_filter", "1")); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Do(func() error {
+		device, err := net.InterfaceByName("br0")
+		if err == nil && device.MTU != 1400 {
+			t.Errorf("MTU %d", device.MTU)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if s.SetMTU("none", 1400) == nil || s.Set("ipv4/none", "1") == nil {
+		t.Error("what is not there was set")
+	}
+}
+
 // exchange connects from one end to an address of the other.
 func exchange(from, to *netspace.Space, address string) error {
 	var listener net.Listener
