@@ -153,8 +153,7 @@ func (c *counted) Apply(_ context.Context, b feed.Batch) error {
 	if c.epochs == nil {
 		c.epochs = map[string]bool{}
 	}
-	// With the last kind, addresses, the state is whole.
-	if base, kinds, _ := strings.Cut(b.Revision.Epoch, "."); kinds == "3e" {
+	if base, ok := complete(b.Revision); ok {
 		c.epochs[base] = true
 	}
 	if !b.Snapshot {
@@ -162,6 +161,19 @@ func (c *counted) Apply(_ context.Context, b feed.Batch) error {
 	}
 	c.report(feed.Applied{Revision: b.Revision})
 	return nil
+}
+
+// complete reports whether an agent at r has been given all kinds, and names the API
+// server that gave them.
+func complete(r feed.Revision) (server string, ok bool) {
+	server, text, _ := strings.Cut(r.Epoch, ".")
+	given, err := strconv.ParseUint(text, 16, 64)
+	for _, kind := range []feed.Kind{feed.View, feed.Slice, feed.Node, feed.Identity, feed.Address, feed.Peer, feed.Range} {
+		if given&(1<<kind) == 0 {
+			return server, false
+		}
+	}
+	return server, err == nil
 }
 
 func (c *counted) servers() int {
