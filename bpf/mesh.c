@@ -73,7 +73,7 @@ static __always_inline enum reason send(struct __sk_buff *skb, struct inner *in,
 	if (outcome != FOUND)
 		return DROP_SOURCE;
 	known->identity = known->source_identity = identity_of(source);
-	if (!is_here(&s, host_of(source)))
+	if (!is_here(&s, source))
 		return DROP_SOURCE;
 	outcome = read_address(in->destination, in->is_v4, &destination);
 	if (outcome == TORN)
@@ -156,7 +156,7 @@ static __always_inline enum reason receive(struct __sk_buff *skb, struct inner *
 		outcome = read_address(in->destination, in->is_v4, &destination);
 	if (outcome == TORN)
 		return DROP_UNSTABLE;
-	if (outcome != FOUND || !is_here(&s, host_of(destination)))
+	if (outcome != FOUND || !is_here(&s, destination))
 		return DROP_DESTINATION;
 	if (in->routed)
 		return DROP_ROUTED;

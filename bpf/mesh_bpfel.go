@@ -77,7 +77,7 @@ type MeshPacketEvent struct {
 type MeshPacketLayout uint32
 
 const (
-	MeshPacketLayoutPACKET_LAYOUT_VERSION MeshPacketLayout = 1
+	MeshPacketLayoutPACKET_LAYOUT_VERSION MeshPacketLayout = 2
 	MeshPacketLayoutADDRESS_IDENTITY_BITS MeshPacketLayout = 24
 	MeshPacketLayoutADDRESS_CLUSTER_SHIFT MeshPacketLayout = 24
 	MeshPacketLayoutADDRESS_CLUSTER_BITS  MeshPacketLayout = 16
@@ -121,7 +121,8 @@ type MeshSettings struct {
 	_         structs.HostLayout
 	Hosts     [2]uint32
 	LocalV4   uint32
-	LocalBits uint32
+	LocalBits uint16
+	Cluster   uint16
 	LocalV6   [16]uint8
 	Seal      uint64
 }

@@ -161,10 +161,14 @@ static __always_inline enum outcome read_settings(struct settings *s)
 	return TORN;
 }
 
-/* is_here says whether a host is this node. */
-static __always_inline int is_here(const struct settings *s, __u32 index)
+/* is_here says whether what is behind an address is on this node and of its
+ * cluster: a peer may say of its own addresses that they are here, and packets to
+ * them would go on to somewhere else. */
+static __always_inline int is_here(const struct settings *s, __u64 bits)
 {
-	return index && (index == s->hosts[0] || index == s->hosts[1]);
+	__u32 index = host_of(bits);
+
+	return index && (index == s->hosts[0] || index == s->hosts[1]) && cluster_of(bits) == s->cluster;
 }
 
 /* find_range returns the peer in whose ranges an address is, 0 for none. */

@@ -174,7 +174,7 @@ _Static_assert(sizeof(struct reverse) == 32, "no hidden padding");
  */
 enum packet_layout {
 	/* As LAYOUT_VERSION, for the maps of packets. */
-	PACKET_LAYOUT_VERSION = 1,
+	PACKET_LAYOUT_VERSION = 2,
 	/* Bits of an address's word: the identity is lowest. */
 	ADDRESS_IDENTITY_BITS = 24,
 	ADDRESS_CLUSTER_SHIFT = 24,
@@ -258,7 +258,8 @@ struct range {
 struct settings {
 	__u32 hosts[2];   /* its own indexes in the map node; 0: none */
 	__be32 local_v4;  /* its underlay addresses; 0: none */
-	__u32 local_bits; /* of an identity, that a cluster gives out itself */
+	__u16 local_bits; /* of an identity, that a cluster gives out itself */
+	__u16 cluster;    /* its own */
 	__u8 local_v6[16];
 	__u64 seal;
 };

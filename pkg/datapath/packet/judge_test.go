@@ -216,6 +216,7 @@ func TestToMesh(t *testing.T) {
 		{"from an unknown address", "10.1.0.77", "10.2.0.7", Source},
 		{"from an unknown address, IPv6", "fd00:1::77", "fd00:2::7", Source},
 		{"from a peer's pod", "10.3.0.8", "10.2.0.7", Source},
+		{"from a peer's address that is said to be here", "10.2.9.6", "10.2.0.7", Source},
 		{"from this node's underlay address", "192.0.2.1", "10.2.0.7", Source},
 		{"from loopback", "127.0.0.1", "10.2.0.7", Source},
 
@@ -284,6 +285,7 @@ func TestFromMesh(t *testing.T) {
 		{"to an unknown address of ours", west, westPod, "10.2.0.7", "10.1.0.77", Destination},
 		{"transit to a peer", west, westPod, "10.2.0.7", "10.3.0.8", Destination},
 		{"transit back", west, westPod, "10.2.0.7", "10.2.2.7", Destination},
+		{"transit to what a peer says is here", west, westPod, "10.2.0.7", "10.2.9.6", Destination},
 		{"transit to the world", west, westPod, "10.2.0.7", "198.51.100.1", Destination},
 
 		{"another cluster's address", west, southPod, "10.3.0.8", "10.1.0.5", Cluster},

@@ -81,8 +81,8 @@ func encodeNode(index uint32, tunnel netip.Addr, c cluster.ID) bpf.MeshNode {
 	return v
 }
 
-func encodeSettings(hosts [2]uint32, v4, v6 netip.Addr, localBits uint) bpf.MeshSettings {
-	v := bpf.MeshSettings{Hosts: hosts, LocalBits: uint32(localBits)}
+func encodeSettings(hosts [2]uint32, v4, v6 netip.Addr, localBits uint, own cluster.ID) bpf.MeshSettings {
+	v := bpf.MeshSettings{Hosts: hosts, LocalBits: uint16(localBits), Cluster: uint16(own)}
 	if v4.IsValid() {
 		v.LocalV4 = ipOf(v4).v4()
 	}

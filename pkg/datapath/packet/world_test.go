@@ -71,6 +71,7 @@ func world() Change {
 			{Addr: addr("10.2.9.9"), Cluster: 2, Identity: westPod},
 			{Addr: addr("10.2.9.8"), Cluster: 2, Identity: westPod, Host: addr("192.0.2.3")}, // on a node of south's
 			{Addr: addr("10.2.9.7"), Cluster: 2, Identity: westPod, Host: addr("192.0.2.99")},
+			{Addr: addr("10.2.9.6"), Cluster: 2, Identity: westPod, Host: addr("192.0.2.1")}, // on this node, says west
 			{Addr: addr("10.3.0.8"), Cluster: 3, Identity: southPod, Host: addr("192.0.2.3")},
 		},
 		Ranges: []Range{

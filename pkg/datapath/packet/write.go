@@ -304,7 +304,9 @@ func (p *Plane) freeHost(h *host) error {
 func (p *Plane) writeSettings() error {
 	var indexes [2]uint32
 	var v4, v6 netip.Addr
+	var own cluster.ID
 	if p.self != nil {
+		own = p.self.ID
 		v4, v6 = route.Family(p.self.Underlay, false), route.Family(p.self.Underlay, true)
 	} else if p.settings != (bpf.MeshSettings{}) {
 		return nil // as the process before this one knew it
@@ -316,7 +318,7 @@ func (p *Plane) writeSettings() error {
 			}
 		}
 	}
-	value := encodeSettings(indexes, v4, v6, p.localBits)
+	value := encodeSettings(indexes, v4, v6, p.localBits, own)
 	if value == p.settings {
 		return nil
 	}
