@@ -86,7 +86,7 @@ func TestNames(t *testing.T) {
 }
 
 // TestAttach calls for the programs when the device is new, before packets are
-// led into it, and again until they are there.
+// led into it or come out of it, and again until they are there.
 func TestAttach(t *testing.T) {
 	s := newSide(t, "a", 1)
 	var calls, loaded atomic.Int64
@@ -95,6 +95,9 @@ func TestAttach(t *testing.T) {
 		calls.Add(1)
 		if text, _ := s.try(s.node, "ip", "route", "show", "table", "8473"); text != "" && !strings.Contains(text, "does not exist") {
 			t.Errorf("routes before programs: %s", text)
+		}
+		if text := s.run(s.node, "ip", "link", "show", "mesh0", "up"); text != "" {
+			t.Errorf("up before programs: %s", text)
 		}
 		if device != "mesh0" || index == 0 {
 			t.Errorf("device %q, index %d", device, index)
@@ -107,6 +110,9 @@ func TestAttach(t *testing.T) {
 	d := host.Desired{Mesh: s.mesh, Routes: []host.Route{{Prefix: netip.MustParsePrefix("10.2.0.0/16"), Mode: route.VXLAN}}}
 	if err := h.Apply(d); !errors.Is(err, fail) {
 		t.Errorf("error %v", err)
+	}
+	if text := s.run(s.node, "ip", "link", "show", "mesh0", "up"); text != "" {
+		t.Errorf("up without programs: %s", text)
 	}
 	watch(t, h) // tries again
 	loaded.Store(1)

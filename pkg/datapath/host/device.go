@@ -148,8 +148,7 @@ func (w *work) portError() error {
 	return fmt.Errorf("UDP port %d: %w", w.desired.Port, ErrPort)
 }
 
-// tune changes in place what is not as wanted. The device is set up last, when
-// all else is right.
+// tune changes in place what is not as wanted, but for whether the device is up.
 func (w *work) tune(device *netlink.Vxlan) error {
 	links, name := w.kernel.links, device.Name
 	if device.Alias != Mark {
@@ -180,15 +179,22 @@ func (w *work) tune(device *netlink.Vxlan) error {
 		}
 		w.changed(DeviceConfig, name+" noarp")
 	}
-	if device.Flags&net.FlagUp == 0 {
-		if err := links.LinkSetUp(device); errors.Is(err, unix.EADDRINUSE) {
-			return fmt.Errorf("set up device %s: %w", name, w.portError())
-		} else if err != nil {
-			return fmt.Errorf("set up device %s: %w", name, err)
-		}
-		w.changed(DeviceConfig, name+" up")
-	}
 	return w.tuneIPv4(device)
+}
+
+// up sets the device up. It takes packets from then on, so what judges them has
+// to be there.
+func (w *work) up(device *netlink.Vxlan) error {
+	if device.Flags&net.FlagUp != 0 {
+		return nil
+	}
+	if err := w.kernel.links.LinkSetUp(device); errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("set up device %s: %w", device.Name, w.portError())
+	} else if err != nil {
+		return fmt.Errorf("set up device %s: %w", device.Name, err)
+	}
+	w.changed(DeviceConfig, device.Name+" up")
+	return nil
 }
 
 // tuneIPv4 lets packets be forwarded from the device and sees to its rp_filter.

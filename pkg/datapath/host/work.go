@@ -80,6 +80,9 @@ func (w *work) pass() error {
 	if err := w.attach(device); err != nil {
 		return err
 	}
+	if err := w.up(device); err != nil {
+		return err
+	}
 	for _, v6 := range []bool{false, true} {
 		if err := w.route(v6, device); err != nil {
 			return err
