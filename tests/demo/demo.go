@@ -137,14 +137,17 @@ func (d *demo) deleted(ctx context.Context) error {
 		return err
 	}
 	gone := ready[0]
-	d.begin(fmt.Sprintf("pod %s is deleted in west: it is out of rotation", gone))
-	if err := d.west.DeletePod(namespace, gone); err != nil {
+	d.begin(fmt.Sprintf("pod %s is being deleted in west: no new connection goes to it", gone))
+	if err := d.west.EndPod(namespace, gone); err != nil {
 		return err
 	}
 	if err := d.expect(ctx, d.east, d.west); err != nil {
 		return err
 	}
-	return d.west.Sync(ctx) // the pod itself ends only now, as with a graceful end
+	if err := d.west.DeletePod(namespace, gone); err != nil {
+		return err
+	}
+	return d.west.Sync(ctx) // its processes end
 }
 
 // killed: the data plane needs none of our processes.

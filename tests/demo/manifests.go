@@ -13,7 +13,7 @@ import (
 // is shown.
 
 // readyPods returns the names of the Pods that the Service selects, that run,
-// and that are ready; sorted.
+// are ready, and are not being deleted; sorted.
 func readyPods(c *lab.Cluster) ([]string, error) {
 	service, err := find(c, "Service")
 	if err != nil {
@@ -27,7 +27,7 @@ func readyPods(c *lab.Cluster) ([]string, error) {
 	var out []string
 	for _, o := range objects {
 		if o.Kind() == "Pod" && o.Namespace() == namespace && selects(selector, o) &&
-			at(o, "status", "phase") == "Running" && isReady(o) {
+			at(o, "status", "phase") == "Running" && isReady(o) && at(o, "metadata", "deletionTimestamp") == nil {
 			out = append(out, o.Name())
 		}
 	}

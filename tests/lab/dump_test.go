@@ -108,6 +108,15 @@ func TestEdit(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	if err := west.EndPod("shop", web.Name); err != nil {
+		t.Fatal(err)
+	}
+	if err := west.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !web.Echo.Running() {
+		t.Error("a pod that is being deleted has ended")
+	}
 	if err := west.DeletePod("shop", web.Name); err != nil {
 		t.Fatal(err)
 	}
@@ -144,6 +153,9 @@ func TestEdit(t *testing.T) {
 	}
 	if err := west.DeletePod("shop", web.Name); err == nil {
 		t.Error("deleting a pod that is gone is no error")
+	}
+	if err := west.EndPod("shop", web.Name); err == nil {
+		t.Error("ending a pod that is gone is no error")
 	}
 	if err := west.Annotate("shop", "nothing", nil); err == nil {
 		t.Error("annotating a Service that is not there is no error")

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
@@ -114,6 +115,39 @@ func (c *Cluster) Annotate(namespace, service string, annotations map[string]str
 	})
 	if err == nil && !found {
 		err = fmt.Errorf("cluster %s has no Service %s/%s", c.Name, namespace, service)
+	}
+	return err
+}
+
+// EndPod marks a pod as one that is being deleted, as the API server of a real
+// cluster shows it until its processes have ended: it serves, and takes no new
+// connections where another pod can.
+func (c *Cluster) EndPod(namespace, name string) error {
+	found := false
+	err := c.Edit(func(o Object) bool {
+		if o.Namespace() != namespace {
+			return true
+		}
+		switch o.Kind() {
+		case "Pod":
+			if o.Name() == name {
+				found = true
+				metadata, _ := o["metadata"].(map[string]any)
+				metadata["deletionTimestamp"] = time.Now().UTC().Format(time.RFC3339)
+			}
+		case "EndpointSlice":
+			endpoints, _ := o["endpoints"].([]any)
+			for _, e := range endpoints {
+				endpoint, _ := e.(map[string]any)
+				if text(endpoint, "targetRef", "kind") == "Pod" && text(endpoint, "targetRef", "name") == name {
+					endpoint["conditions"] = map[string]any{"ready": false, "serving": true, "terminating": true}
+				}
+			}
+		}
+		return true
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("cluster %s has no pod %s/%s", c.Name, namespace, name)
 	}
 	return err
 }
