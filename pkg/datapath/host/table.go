@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -117,9 +118,12 @@ func (k *kernel) routes(v6 bool) ([]netlink.Route, error) {
 	}), nil
 }
 
-// routes makes our table of one family what the plan says.
+// routes makes our table of one family what the plan says. A route comes after
+// those that take parts of it back, and goes when what stands for it is there: a
+// connection whose first packet went elsewhere would stay with the NAT it met.
 func (w *work) routes(v6 bool, device *netlink.Vxlan, p plan, is []netlink.Route) error {
 	wanted := map[netip.Prefix]netlink.Route{}
+	var gone []netlink.Route
 	base := netlink.Route{Table: w.config.Table, Protocol: Protocol, Family: number(v6)}
 	for _, prefix := range p.leads {
 		r := base
@@ -146,17 +150,45 @@ func (w *work) routes(v6 bool, device *netlink.Vxlan, p plan, is []netlink.Route
 		if ok && is[i].Type == want.Type && is[i].Table == want.Table {
 			continue
 		}
-		if err := w.kernel.links.RouteDel(&is[i]); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("delete route %s: %w", routeName(&is[i], v6), err)
+		if !ok {
+			gone = append(gone, is[i])
+		} else if err := w.deleteRoute(&is[i], v6); err != nil { // IPv6 would keep both
+			return err
 		}
-		w.changed(TableRoute, routeName(&is[i], v6))
 	}
-	for _, r := range wanted {
+	for _, r := range inOrder(slices.Collect(maps.Values(wanted)), v6, true) {
 		if err := w.kernel.links.RouteReplace(&r); err != nil {
 			return fmt.Errorf("add route %s: %w", routeName(&r, v6), err)
 		}
 		w.changed(TableRoute, routeName(&r, v6))
 	}
+	for _, r := range inOrder(gone, v6, false) {
+		if err := w.deleteRoute(&r, v6); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inOrder sorts routes so that those that take parts back are the first, or the last.
+func inOrder(routes []netlink.Route, v6, first bool) []netlink.Route {
+	slices.SortFunc(routes, func(a, b netlink.Route) int {
+		if (a.Type == unix.RTN_THROW) != (b.Type == unix.RTN_THROW) {
+			if (a.Type == unix.RTN_THROW) == first {
+				return -1
+			}
+			return 1
+		}
+		return route.Compare(prefixOf(a.Dst, v6), prefixOf(b.Dst, v6))
+	})
+	return routes
+}
+
+func (w *work) deleteRoute(r *netlink.Route, v6 bool) error {
+	if err := w.kernel.links.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("delete route %s: %w", routeName(r, v6), err)
+	}
+	w.changed(TableRoute, routeName(r, v6))
 	return nil
 }
 
