@@ -9,6 +9,7 @@ import (
 )
 
 func TestClaim(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	ctx := testContext(t)
 	put(t, c, "id/7", "taken before")
@@ -39,6 +40,7 @@ func TestClaim(t *testing.T) {
 }
 
 func TestClaimGoesToOne(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	ctx := testContext(t)
 	won := make([]int, 4)
@@ -73,6 +75,7 @@ func TestClaimGoesToOne(t *testing.T) {
 }
 
 func TestCompareAndDelete(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	ctx := testContext(t)
 	put(t, c, "k", "v")

@@ -37,6 +37,7 @@ func TestRange(t *testing.T) {
 }
 
 func TestGetPutDelete(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	ctx := testContext(t)
 	if _, found, err := c.Get(ctx, "k"); found || err != nil {
@@ -57,6 +58,7 @@ func TestGetPutDelete(t *testing.T) {
 }
 
 func TestListIsOfOneRevision(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	for i := range 2*pageKeys + 1 {
 		put(t, c, fmt.Sprintf("a/%04d", i), "old")
@@ -89,6 +91,7 @@ func TestListIsOfOneRevision(t *testing.T) {
 }
 
 func TestListOfLargeValues(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	want := map[string]string{}
 	for i := range maxMessageBytes>>20 + 2 {
@@ -140,6 +143,7 @@ func TestCallsFailAtOnceWithTheReason(t *testing.T) {
 }
 
 func TestCompactedAndFutureRevisions(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	put(t, c, "k", "1")
 	put(t, c, "k", "2")

@@ -16,7 +16,8 @@ import (
 // candidate runs an election until the test ends, or resign is called.
 func candidate(t *testing.T, c *Client, name string) (e *Election, resign func()) {
 	t.Helper()
-	e = NewElection(ElectionConfig{Client: c, Name: name, TTL: 2 * time.Second, Logger: testLog(t)})
+	// No test waits for the end of a lease that one of them lets go.
+	e = NewElection(ElectionConfig{Client: c, Name: name, Logger: testLog(t)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
@@ -65,6 +66,7 @@ func depose(t testing.TB, c *Client) {
 }
 
 func TestElectionHasOneWriterAtATime(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	a, resignA := candidate(t, c, "a")
 	first := waitTerm(t, a, true)
@@ -88,6 +90,7 @@ func TestElectionHasOneWriterAtATime(t *testing.T) {
 
 // One that stopped without a word is replaced once its lease ends.
 func TestElectionTakesOverFromTheDead(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	dead := NewElection(ElectionConfig{Client: c, Name: "dead", TTL: 2 * time.Second})
 	if err := dead.look(testContext(t)); err != nil {
@@ -108,6 +111,7 @@ func TestElectionTakesOverFromTheDead(t *testing.T) {
 
 // The key was created and the answer to that lost: the next look finds it ours.
 func TestElectionFindsWhatItWon(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	e := NewElection(ElectionConfig{Client: c, Name: "a", TTL: 2 * time.Second})
 	if err := e.stand(testContext(t)); err != nil {
@@ -125,6 +129,7 @@ func TestElectionFindsWhatItWon(t *testing.T) {
 }
 
 func TestElectionBeginsAnewInAnotherStore(t *testing.T) {
+	t.Parallel()
 	s, c := startStore(t)
 	e, _ := candidate(t, c, "a")
 	waitTerm(t, e, true)
@@ -138,6 +143,7 @@ func TestElectionBeginsAnewInAnotherStore(t *testing.T) {
 // whatever the others were doing when they were deposed; each goes on where the
 // store is.
 func TestElectedWritersTakeTurns(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	type replica struct {
 		election *Election
@@ -185,8 +191,9 @@ func TestElectedWritersTakeTurns(t *testing.T) {
 // What a deposed writer has under way, and all that it tries before it knows, is
 // refused by the store.
 func TestDeposedWriterChangesNothing(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
-	e := NewElection(ElectionConfig{Client: c, Name: "a", TTL: 2 * time.Second})
+	e := NewElection(ElectionConfig{Client: c, Name: "a", TTL: patience})
 	if err := e.look(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -220,6 +227,7 @@ func TestDeposedWriterChangesNothing(t *testing.T) {
 }
 
 func TestWriterOfOneTermEndsWithIt(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	e, _ := candidate(t, c, "a")
 	w := NewWriter(WriterConfig{Client: c, Prefixes: []string{"a/"}, Name: "test", Election: e, Term: waitTerm(t, e, true), Logger: testLog(t)})
@@ -238,6 +246,7 @@ func TestWriterOfOneTermEndsWithIt(t *testing.T) {
 // Marks come after what they speak for and go before it, also into a store that
 // was emptied, and are not pruned.
 func TestWriterMarks(t *testing.T) {
+	t.Parallel()
 	s, c := startStore(t)
 	put(t, c, "mark/old", "1")
 	put(t, c, "a/old", "1")

@@ -68,6 +68,7 @@ func (h *hostile) dial(t *testing.T) *Client {
 // Another cluster runs the store that is followed: nothing of what it may say
 // ends this process, and no handler gets a key that it does not know.
 func TestFollowRefusesWhatItDidNotAskFor(t *testing.T) {
+	t.Parallel()
 	kv := func(key string) *mvccpb.KeyValue {
 		return &mvccpb.KeyValue{Key: []byte(key), Value: []byte("v"), ModRevision: 6}
 	}

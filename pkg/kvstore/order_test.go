@@ -28,6 +28,7 @@ func (o *ordered) Changes(ctx context.Context, changes []Change) error {
 // What a new listing lacks goes in the reverse order of the ranges, over all
 // pages: what is referred to goes last.
 func TestFollowForgetsTheLastRangeFirst(t *testing.T) {
+	t.Parallel()
 	s, c := startStore(t)
 	for i := range 2 * pageKeys {
 		put(t, c, fmt.Sprintf("a/%04d", i), "referred to")

@@ -11,8 +11,9 @@ import (
 // TestPace sets keys one by one, right after a round: they wait for the next
 // one, and are written together.
 func TestPace(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
-	w := NewWriter(WriterConfig{Client: c, Prefixes: []string{"a/"}, Name: "paced", Pace: 2 * time.Second})
+	w := NewWriter(WriterConfig{Client: c, Prefixes: []string{"a/"}, Name: "paced", Pace: 5 * time.Second})
 	startWriter(t, w)
 	w.Set("a/first", []byte("1"))
 	synced(t, w)

@@ -30,6 +30,7 @@ func fill(t *testing.T, c *Client, next func() int) {
 }
 
 func TestServerDropsHistoryWhenOutOfQuota(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	s.quota = 8 << 20
 	c := s.Start()
@@ -44,6 +45,7 @@ func TestServerDropsHistoryWhenOutOfQuota(t *testing.T) {
 }
 
 func TestServerSaysThatItsQuotaIsTooSmall(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	s.quota = 8 << 20
 	c := s.Start()

@@ -27,6 +27,7 @@ func readStore(t *testing.T, c *Client, key string) store {
 }
 
 func TestCheckKnowsTheStore(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	put(t, c, "k", "v")
 	known, empty := readStore(t, c, "k"), readStore(t, c, "nothing")

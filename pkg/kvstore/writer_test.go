@@ -93,6 +93,7 @@ func revision(t *testing.T, c *Client) int64 {
 }
 
 func TestWriterWritesOnlyTheDifference(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	put(t, c, "s/a/same", "same")
 	put(t, c, "s/a/changed", "old")
@@ -128,6 +129,7 @@ func TestWriterWritesOnlyTheDifference(t *testing.T) {
 }
 
 func TestWriterDeletesBeforeComplete(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	put(t, c, "a/1", "from a life before")
 	put(t, c, "a/2", "from a life before")
@@ -153,6 +155,7 @@ func TestWriterDeletesBeforeComplete(t *testing.T) {
 }
 
 func TestWriterKeepsOrder(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	w := NewWriter(WriterConfig{Client: c, Prefixes: []string{"s/z/", "s/m/", "s/a/"}, Name: "test", Logger: testLog(t)})
 	for i := range 200 { // more than a batch
@@ -198,6 +201,7 @@ func assertOrder(t *testing.T, events []string, prefixes ...string) {
 }
 
 func TestWriterLeavesOutWhatIsRefused(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	w, _ := runWriter(t, c, "a/")
 	want := map[string]string{}
@@ -242,6 +246,7 @@ func TestWriterLeavesOutWhatIsRefused(t *testing.T) {
 }
 
 func TestWriterTriesARefusedValueAgain(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	w, _ := runWriter(t, c, "a/")
 	w.Set("a/1", make([]byte, 2<<20))
@@ -283,6 +288,7 @@ func (i *interrupted) Txn(ctx context.Context, req *pb.TxnRequest, opts ...grpc.
 // A round that fails after its first batch has keys that were deleted, seen to
 // be gone, and forgotten.
 func TestWriterGoesOnAfterHalfARound(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	for i := range maxBatchOps + 50 {
 		put(t, c, fmt.Sprintf("a/%03d", i), "v")
@@ -311,6 +317,7 @@ func TestWriterGoesOnAfterHalfARound(t *testing.T) {
 }
 
 func TestWriterFillsAWipedStoreInOrder(t *testing.T) {
+	t.Parallel()
 	s, c := startStore(t)
 	w, _ := runWriter(t, c, "s/b/", "s/a/", "s/marker")
 	want := map[string]string{"s/marker": "done"}
@@ -346,6 +353,7 @@ func TestWriterFillsAWipedStoreInOrder(t *testing.T) {
 }
 
 func TestWriterRepairsWhatOthersDo(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	w, _ := runWriter(t, c, "a/")
 	w.Set("a/1", []byte("v"))
@@ -371,6 +379,7 @@ func TestWriterRepairsWhatOthersDo(t *testing.T) {
 }
 
 func TestWriterSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	s, c := startStore(t)
 	w, _ := runWriter(t, c, "a/")
 	w.Set("a/1", []byte("v"))
@@ -398,6 +407,7 @@ func TestWriterSaysWhatIsWrong(t *testing.T) {
 // Whatever is set and deleted, and however often the store goes away under it,
 // in the end it has just what was set last.
 func TestWriterConverges(t *testing.T) {
+	t.Parallel()
 	s, c := startStore(t)
 	w, _ := runWriter(t, c, "a/", "b/")
 	w.Complete()
@@ -435,6 +445,7 @@ func TestWriterConverges(t *testing.T) {
 }
 
 func TestLateRequestChangesNothing(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	w, stop := runWriter(t, c, "a/")
 	w.Set("a/1", []byte("first"))
@@ -481,6 +492,7 @@ func TestWriteThatWasNotSeenIsUncertainAfterABreak(t *testing.T) {
 }
 
 func TestWritersOfOneNameTakeTurns(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	first, _ := runWriter(t, c, "a/")
 	first.Set("a/1", []byte("v"))
@@ -497,6 +509,7 @@ func TestWritersOfOneNameTakeTurns(t *testing.T) {
 }
 
 func TestWriterMetrics(t *testing.T) {
+	t.Parallel()
 	_, c := startStore(t)
 	registry := prometheus.NewRegistry()
 	w := NewWriter(WriterConfig{Client: c, Prefixes: []string{"a/"}, Name: "test", Registerer: registry})
@@ -544,6 +557,7 @@ func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 // Large transactions of all writers take turns, and give them back, also when
 // the store is away.
 func TestWritersTakeTurnsToCommit(t *testing.T) {
+	t.Parallel()
 	s, c := startStore(t)
 	if err := c.commits.Acquire(t.Context(), maxCommits); err != nil {
 		t.Fatal(err)
