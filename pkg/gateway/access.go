@@ -24,7 +24,7 @@ func allowed(role pki.Role) []string {
 	case pki.RolePeer:
 		return []string{"/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch"}
 	case pki.RoleAgent:
-		return []string{"/causeway.feed.", "/causeway.observe."}
+		return []string{"/causeway.feed.", "/causeway.observe.", "/causeway.probe."}
 	case pki.RoleAdmin:
 		return []string{"/causeway.admin."}
 	default:

@@ -38,6 +38,7 @@ func TestEachRoleAndCall(t *testing.T) {
 	methods := append(etcdMethods(),
 		"/causeway.feed.v1.Feed/Who", "/causeway.feed.v1.Feed/None", "/causeway.feedback.v1.Feed/Who",
 		"/causeway.observe.v1.Observe/Who", "/causeway.observe.v1.Observe/None",
+		"/causeway.probe.v1.Probe/Who", "/causeway.probe.v1.Probe/None",
 		"/causeway.admin.v1.Admin/Who", "/causeway.admin.v1.Admin/None",
 		"/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "//", "/x")
 	// What is let through to a service; everything else has one answer a role.
@@ -53,6 +54,9 @@ func TestEachRoleAndCall(t *testing.T) {
 
 			"/causeway.observe.v1.Observe/Who":  codes.OK,
 			"/causeway.observe.v1.Observe/None": codes.Unimplemented,
+
+			"/causeway.probe.v1.Probe/Who":  codes.OK,
+			"/causeway.probe.v1.Probe/None": codes.Unimplemented,
 		},
 		pki.RoleAdmin: {
 			"/causeway.admin.v1.Admin/Who":  codes.OK,

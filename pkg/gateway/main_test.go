@@ -98,6 +98,7 @@ func (b *bed) config() Config {
 		Register: func(r grpc.ServiceRegistrar) {
 			r.RegisterService(whoService("causeway.feed.v1.Feed"), nil)
 			r.RegisterService(whoService("causeway.observe.v1.Observe"), nil)
+			r.RegisterService(whoService("causeway.probe.v1.Probe"), nil)
 			r.RegisterService(whoService("causeway.admin.v1.Admin"), nil)
 		},
 		Logger: slog.New(slog.DiscardHandler), Registerer: b.registry,
