@@ -105,8 +105,8 @@ func (k *known) remote(self *route.Self) (map[node.Key]packet.Node, []string) {
 		key := node.Key{Cluster: n.Cluster, Name: n.Name}
 		r := packet.Node{Key: key, Cluster: peer.ID}
 		for _, a := range addresses(n, node.InternalIP) {
-			if slices.Contains(self.Underlay, a) {
-				problems = append(problems, fmt.Sprintf("node %s of %s has this node's own address %s: nothing is sent there", n.Name, n.Cluster, a))
+			if ours := ownOf(self, a); ours != "" {
+				problems = append(problems, fmt.Sprintf("node %s of %s has %s %s: nothing is sent there", n.Name, n.Cluster, ours, a))
 				continue
 			}
 			r.Underlay = append(r.Underlay, a)
@@ -120,6 +120,19 @@ func (k *known) remote(self *route.Self) (map[node.Key]packet.Node, []string) {
 	}
 	slices.Sort(problems)
 	return out, problems
+}
+
+// ownOf says what of our own an address is that a peer names as a node's; "" for
+// nothing. A node's address is nobody else's to the programs: one of ours would
+// have no packets any more.
+func ownOf(self *route.Self, a netip.Addr) string {
+	if slices.Contains(self.Underlay, a) || slices.Contains(self.Mesh, a) {
+		return "this node's own address"
+	}
+	if _, ok := route.Find(self.Pods, a); ok {
+		return "an address of our pods,"
+	}
+	return ""
 }
 
 // desired returns what the host's network shall be.

@@ -86,6 +86,8 @@ type kernel struct {
 	addresses map[netip.Addr]packet.Address
 	network   *host.Desired // nil where there is none
 	problems  []host.Problem
+	// room is how many addresses fit, 0 for any number.
+	room int
 	// fail, if not nil, is what the next calls return.
 	fail                     error
 	opens, applies, removals int
@@ -160,6 +162,9 @@ func (p programs) Apply(c packet.Change) error {
 		delete(p.k.addresses, a)
 	}
 	for _, a := range c.Addresses {
+		if _, there := p.k.addresses[a.Addr]; !there && p.k.room > 0 && len(p.k.addresses) == p.k.room {
+			return packet.ErrFull
+		}
 		p.k.addresses[a.Addr] = a
 	}
 	return nil

@@ -106,6 +106,30 @@ func TestRestored(t *testing.T) {
 	r.want(twoText)
 }
 
+// TestFull: what an earlier process left goes also when what is new has no room
+// beside it.
+func TestFull(t *testing.T) {
+	r := newRig(t, newTold(), newKernel())
+	left := prefix("10.2.0.4/32")
+	r.say(feed.Reach{All: true, Whole: true}, func(s *told) {
+		two(s)
+		s.addresses[left] = s.addresses[prefix("10.2.0.5/32")]
+	})
+	r.stop()
+
+	r.kernel.room = len(r.kernel.addresses)
+	now := newTold()
+	two(now)
+	now.addresses[prefix("10.2.0.6/32")] = now.addresses[prefix("10.2.0.5/32")]
+	r = newRig(t, now, r.kernel)
+	r.say(feed.Reach{All: true, Whole: true}, func(*told) {})
+	r.kernel.mu.Lock()
+	defer r.kernel.mu.Unlock()
+	if _, there := r.kernel.addresses[left.Addr()]; there || len(r.kernel.addresses) != 3 {
+		t.Errorf("addresses %v", r.kernel.addresses)
+	}
+}
+
 // TestPartOfTheState: what a server tells of some kinds alone does not begin anything.
 func TestPartOfTheState(t *testing.T) {
 	r := newRig(t, newTold(), newKernel())
@@ -209,12 +233,21 @@ func TestProblemsOfNodes(t *testing.T) {
 	m := r.say(feed.Reach{All: true, Whole: true}, func(s *told) {
 		two(s)
 		s.setNode(machine("west", "w1", 2, "192.0.2.11", "10.200.2.1")) // our own
+		s.setNode(machine("west", "w2", 2, "10.200.1.1", ""))
+		s.setNode(machine("west", "w3", 2, "10.1.0.5", ""))
 	})
-	if len(m.Problems) != 1 || !strings.Contains(m.Problems[0], "node w1 of west has this node's own address 192.0.2.11") {
-		t.Errorf("problems %q", m.Problems)
+	for i, want := range []string{
+		"node w1 of west has this node's own address 192.0.2.11", "node w2 of west has this node's own address 10.200.1.1",
+		"node w3 of west has an address of our pods, 10.1.0.5",
+	} {
+		if len(m.Problems) != 3 || !strings.Contains(m.Problems[i], want) {
+			t.Errorf("problems %q, want %q", m.Problems, want)
+		}
 	}
-	if n := r.kernel.nodes[node.Key{Cluster: "west", Name: "w1"}]; len(n.Underlay) != 0 {
-		t.Errorf("tunnels lead to %v", n.Underlay)
+	for key, n := range r.kernel.nodes {
+		if len(n.Underlay) != 0 {
+			t.Errorf("tunnels to %v lead to %v", key, n.Underlay)
+		}
 	}
 }
 

@@ -70,11 +70,13 @@ func (m *Mesh) pass(ctx context.Context, n *news) error {
 	if applied == nil {
 		m.known.done(change)
 	}
-	err := errors.Join(applied, m.addresses(n, self), m.host.Apply(m.known.desired(self, m.config.Port)))
-	if err != nil {
-		return err
+	addresses := m.addresses(n, self)
+	err := errors.Join(applied, addresses, m.host.Apply(m.known.desired(self, m.config.Port)))
+	// What earlier agents left may be what takes the room.
+	if err == nil || applied == nil && errors.Is(addresses, packet.ErrFull) {
+		err = errors.Join(err, m.prune(n.whole, self))
 	}
-	return m.prune(n.whole, self)
+	return err
 }
 
 // read brings known up to date.
@@ -151,12 +153,22 @@ func (m *Mesh) leave(whole bool) error {
 }
 
 // addresses gives the programs the addresses that may be different, a piece at a
-// time. What failed is in n.
+// time. What failed is in n, and costs the other pieces nothing; the error is that
+// of the first one.
 func (m *Mesh) addresses(n *news, self *route.Self) error {
+	var failed error
+	give := func(some map[netip.Prefix]*endpoint.Owner) {
+		if err := m.give(some, self); failed == nil {
+			failed = err
+		}
+	}
 	if n.all || n.every {
-		err := m.config.State.Owners(func(some map[netip.Prefix]*endpoint.Owner) error { return m.give(some, self) })
+		err := m.config.State.Owners(func(some map[netip.Prefix]*endpoint.Owner) error {
+			give(some)
+			return nil
+		})
 		if err != nil {
-			return err
+			return fmt.Errorf("read the addresses: %w", err)
 		}
 	}
 	some := map[netip.Prefix]*endpoint.Owner{}
@@ -167,13 +179,12 @@ func (m *Mesh) addresses(n *news, self *route.Self) error {
 		}
 		some[p] = owner
 		if len(some) == pieceSize {
-			if err := m.give(some, self); err != nil {
-				return err
-			}
+			give(some)
 			some = map[netip.Prefix]*endpoint.Owner{}
 		}
 	}
-	return m.give(some, self)
+	give(some)
+	return failed
 }
 
 func (m *Mesh) give(some map[netip.Prefix]*endpoint.Owner, self *route.Self) error {
