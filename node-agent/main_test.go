@@ -93,8 +93,8 @@ func start(t *testing.T, c *config) (stop func() error) {
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(5 * time.Second):
-			return errors.New("still running after 5 s")
+		case <-time.After(60 * time.Second):
+			return errors.New("still running after 60 s")
 		}
 	}
 }
@@ -103,7 +103,7 @@ func start(t *testing.T, c *config) (stop func() error) {
 func await(t *testing.T, path string, status int, text string) {
 	t.Helper()
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	deadline, look := time.After(20*time.Second), time.NewTicker(20*time.Millisecond)
+	deadline, look := time.After(60*time.Second), time.NewTicker(20*time.Millisecond)
 	defer look.Stop()
 	last := ""
 	for {
@@ -210,7 +210,7 @@ func wantReached(t *testing.T, want string) {
 
 func awaitReached(t *testing.T, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(60 * time.Second); ; {
 		got, err := reach()
 		if err == nil && got == want {
 			return
@@ -236,7 +236,7 @@ func TestRunWithoutAPIServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The kernel takes programs off some time after their last pin has gone.
-		for deadline := time.Now().Add(20 * time.Second); ; {
+		for deadline := time.Now().Add(60 * time.Second); ; {
 			if _, err := reach(); err != nil {
 				return
 			}

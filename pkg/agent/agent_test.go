@@ -78,7 +78,7 @@ func (n *node) report(a feed.Applied) {
 // await waits for a report that fulfils want.
 func (n *node) await(what string, want func(feed.Applied) bool) feed.Applied {
 	n.t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(60 * time.Second)
 	for {
 		n.mu.Lock()
 		last, next := n.last, n.reports

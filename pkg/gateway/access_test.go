@@ -108,7 +108,7 @@ func TestServicesKnowTheSubject(t *testing.T) {
 // A stream, and a call on an old connection, end with the certificate.
 func TestCertificateEnds(t *testing.T) {
 	b := newBed(t)
-	conn := b.dialTLS(b.clientTLS(pki.RoleAgent, "node-1", 3*time.Second))
+	conn := b.dialTLS(b.clientTLS(pki.RoleAgent, "node-1", 6*time.Second)) // time enough to connect, on a slow machine too
 	stream, err := conn.NewStream(b.ctx(), &grpc.StreamDesc{ServerStreams: true}, "/causeway.feed.v1.Feed/Wait")
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func run(t *testing.T, fn func(context.Context) error) (stop func()) {
 
 func eventually(t *testing.T, got func() error) {
 	t.Helper()
-	deadline := time.Now().Add(40 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for {
 		err := got()
 		if err == nil {

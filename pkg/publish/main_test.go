@@ -52,7 +52,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // eventually asks until got returns nil, and fails with its last error.
 func eventually(t *testing.T, got func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for {
 		err := got()
 		if err == nil {
