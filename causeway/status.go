@@ -206,19 +206,31 @@ func writeReaches(w io.Writer, r *adminpb.StatusResponse) {
 	if len(r.Reaches) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "\nPACKETS TO\tMODE\tRANGES\tREFUSED\tNODES WITH A MESH ADDRESS")
+	fmt.Fprintln(w, "\nPACKETS TO\tMODE\tRANGES\tREFUSED\tPATHS\tNODES WITH A MESH ADDRESS")
 	for _, p := range r.Reaches {
 		name := p.Cluster
 		if p.Mode == "" {
 			name += " (here)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d of %d\n", name, orDash(p.Mode), some(p.Ranges, p.RangeCount), p.RefusedCount, p.MeshNodes, p.Nodes)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d of %d\n", name, orDash(p.Mode), some(p.Ranges, p.RangeCount), p.RefusedCount, pathsOf(p), p.MeshNodes, p.Nodes)
 	}
 	for _, p := range r.Reaches {
 		for _, refused := range p.Refused {
 			fmt.Fprintf(w, "  %s: range %s is not used: it %s\n", p.Cluster, refused.Range, refused.Reason)
 		}
 	}
+}
+
+// pathsOf says how many of the paths that are tried are good; causeway diagnose has
+// the rest.
+func pathsOf(p *adminpb.Reach) string {
+	switch {
+	case p.Paths == 0:
+		return "-"
+	case p.PathsOk == p.Paths:
+		return "ok"
+	}
+	return fmt.Sprintf("%d of %d", p.PathsOk, p.Paths)
 }
 
 // some shows the first of a list of so many.

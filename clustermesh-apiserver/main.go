@@ -25,6 +25,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/observe"
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/process"
 	"github.com/causeway-mesh/causeway/pkg/publish"
 	"github.com/causeway-mesh/causeway/pkg/source"
@@ -118,6 +119,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		engine.Route(merge.Routing{Mode: cfg.modeOf, Size: cfg.size(), Reserved: meshRanges})
 	}
 	drops := observe.NewServer(observe.ServerConfig{Engine: engine, Logger: log, Registerer: registry})
+	paths := probe.NewServer(probe.ServerConfig{Registerer: registry})
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),
 		MeshRanges: meshRanges, MeshFile: filepath.Join(cfg.dataDir, "mesh-addresses"),
@@ -133,7 +135,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	})
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,
-		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Listed: publisher.Listed(),
+		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, Listed: publisher.Listed(),
 		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing,
 	})
@@ -142,6 +144,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Register: func(r grpc.ServiceRegistrar) {
 			nodes.Register(r)
 			drops.Register(r)
+			paths.Register(r)
 			adminServer.Register(r)
 		},
 		Logger: log, Registerer: registry,

@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/mesh"
 	"github.com/causeway-mesh/causeway/pkg/observe"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/process"
 )
 
@@ -72,11 +73,14 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Dir: cfg.stateDir, Cluster: cfg.cluster, Boot: bootID(), Logger: log, Registerer: registry,
 	})
 	observer := observe.NewAgent(observe.AgentConfig{Logger: log, Registerer: registry})
+	prober := probe.NewProber(probe.ProberConfig{
+		Network: probe.Sockets{Device: cfg.meshDevice}, Items: items(cfg.meshDevice), Logger: log, Registerer: registry,
+	})
 	carrier := mesh.New(mesh.Config{
 		State: last, Cluster: cfg.cluster, Node: cfg.node, Port: cfg.meshPort,
 		Network: mesh.NewKernel(mesh.KernelConfig{
 			BPFFS: cfg.bpffs, Device: cfg.meshDevice, MapCapacity: cfg.mapCapacity,
-			Observe: dropped(observer), Logger: log, Registerer: registry,
+			Observe: dropped(observer, prober), Logger: log, Registerer: registry,
 		}),
 		Report: func(m feed.Mesh) {
 			carried.SetReady()
@@ -85,11 +89,11 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 			}
 			client.ReportMesh(m)
 		},
-		Logger: log, Registerer: registry,
+		Neighbours: prober.Know, Logger: log, Registerer: registry,
 	})
 	client = feed.NewClient(feed.ClientConfig{
 		Target: cfg.apiServer, TLS: tls, Node: cfg.node, Version: process.Version(),
-		State: last, Sink: routed{sink, carrier}, Watch: carrier.Watch, Beside: observer.Serve, Logger: log, Registerer: registry,
+		State: last, Sink: routed{sink, carrier}, Watch: carrier.Watch, Beside: beside(observer.Serve, prober.Serve), Logger: log, Registerer: registry,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -98,6 +102,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return last.Run(ctx) })
 	g.Go(func() error { return sink.Run(ctx) })
 	g.Go(func() error { return carrier.Run(ctx) })
+	g.Go(func() error { return prober.Run(ctx) })
 	g.Go(func() error { return client.Run(ctx) })
 	return g.Wait()
 }

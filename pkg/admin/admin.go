@@ -19,6 +19,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/observe"
 	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/process"
 	"github.com/causeway-mesh/causeway/pkg/service"
 	"github.com/causeway-mesh/causeway/pkg/source"
@@ -35,6 +36,7 @@ type Config struct {
 	Peers        *peer.Manager
 	Agents       func() []feed.AgentStatus
 	Observe      *observe.Server
+	Probe        *probe.Server
 	// Listed says that the source has listed everything once.
 	Listed          <-chan struct{}
 	SourceProblems  func() []source.Problem
@@ -78,7 +80,7 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 		Peers:           s.peers(counts),
 		Agents:          mergeAgents(nodes, s.cfg.Agents(), len(reaches) > 0),
 		PublishProblems: s.cfg.PublishProblems(),
-		Reaches:         protoReaches(reaches),
+		Reaches:         withPaths(protoReaches(reaches), s.cfg.Probe.Reports(), time.Now()),
 	}
 	if len(s.cfg.Etcd) > 0 {
 		out.Writer = s.writer()

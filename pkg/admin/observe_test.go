@@ -23,12 +23,14 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
+	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/gateway"
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/observe"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/probe"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,6 +45,7 @@ type door struct {
 	authority *pki.Authority
 	target    string
 	drops     *observe.Server
+	paths     *probe.Server
 }
 
 func newDoor(t *testing.T) *door {
@@ -72,12 +75,17 @@ func newDoor(t *testing.T) *door {
 	})
 	quiet := slog.New(slog.DiscardHandler)
 	d := &door{t: t, authority: authority, drops: observe.NewServer(observe.ServerConfig{Engine: engine, Logger: quiet, Registerer: prometheus.NewRegistry()})}
-	server := New(Config{Cluster: cluster.Config{Name: "east"}, Engine: engine, Observe: d.drops})
+	d.paths = probe.NewServer(probe.ServerConfig{Registerer: prometheus.NewRegistry()})
+	server := New(Config{
+		Cluster: cluster.Config{Name: "east"}, Engine: engine, Observe: d.drops, Probe: d.paths,
+		Agents: func() []feed.AgentStatus { return []feed.AgentStatus{{Node: "n1", Connected: true}} },
+	})
 	g := gateway.New(gateway.Config{
 		Cluster: "east", Listen: "127.0.0.1:0", TLS: tls, Etcd: etcd,
 		Register: func(r grpc.ServiceRegistrar) {
 			server.Register(r)
 			d.drops.Register(r)
+			d.paths.Register(r)
 		},
 		Logger: quiet, Registerer: prometheus.NewRegistry(),
 	})

@@ -30,6 +30,8 @@ type known struct {
 	// What the programs were given.
 	given  map[node.Key]packet.Node
 	placed map[netip.Prefix]cluster.ID
+	// local are the addresses of pods on this node among them.
+	local map[netip.Addr]struct{}
 	// problems are what is wrong with nodes.
 	problems []string
 }
@@ -42,7 +44,7 @@ func newKnown(cluster, node string) known {
 
 // forget says that the programs have nothing.
 func (k *known) forget() {
-	k.given, k.placed = map[node.Key]packet.Node{}, map[netip.Prefix]cluster.ID{}
+	k.given, k.placed, k.local = map[node.Key]packet.Node{}, map[netip.Prefix]cluster.ID{}, map[netip.Addr]struct{}{}
 }
 
 // sort makes within anew.

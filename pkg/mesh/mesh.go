@@ -25,6 +25,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/node"
+	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
@@ -70,7 +71,10 @@ type Config struct {
 	Port uint16
 	// Report, if not nil, is told how far the node is whenever that changes. It
 	// must not block.
-	Report     func(feed.Mesh)
+	Report func(feed.Mesh)
+	// Neighbours, if not nil, is told which nodes of peers there are whenever that
+	// may have changed; nil when this node takes no part. It must not block.
+	Neighbours func(*probe.Neighbours)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -96,6 +100,7 @@ type Mesh struct {
 	pruned   bool
 	removed  bool          // what earlier processes left is gone
 	effect   feed.Revision // the newest in effect
+	pods     []netip.Addr  // that Neighbours was told of
 	reported *feed.Mesh
 	retry    retry.Backoff
 	logged   string // the error that was logged last

@@ -72,6 +72,7 @@ func (m *Mesh) pass(ctx context.Context, n *news) error {
 	}
 	addresses := m.addresses(n, self)
 	err := errors.Join(applied, addresses, m.host.Apply(m.known.desired(self, m.config.Port)))
+	m.tell(n, self)
 	// What earlier agents left may be what takes the room.
 	if err == nil || applied == nil && errors.Is(addresses, packet.ErrFull) {
 		err = errors.Join(err, m.prune(n.whole, self))
@@ -144,6 +145,9 @@ func (m *Mesh) leave(whole bool) error {
 		return nil
 	}
 	m.packets, m.host = nil, nil
+	if m.config.Neighbours != nil {
+		m.config.Neighbours(nil)
+	}
 	if err := m.config.Network.Remove(); err != nil {
 		return fmt.Errorf("take away what carried packets between clusters: %w", err)
 	}
@@ -195,8 +199,10 @@ func (m *Mesh) give(some map[netip.Prefix]*endpoint.Owner, self *route.Self) err
 	for p, owner := range some {
 		if a, ok := m.known.address(p, owner, self); ok {
 			c.Addresses = append(c.Addresses, a)
+			m.known.here(a, self)
 		} else if p.IsSingleIP() {
 			c.GoneAddresses = append(c.GoneAddresses, p.Addr())
+			delete(m.known.local, p.Addr())
 		}
 	}
 	return m.packets.Apply(c)

@@ -11,6 +11,7 @@ package adminpb
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -194,8 +195,11 @@ type Reach struct {
 	Refused      []*Refusal `protobuf:"bytes,5,rep,name=refused,proto3" json:"refused,omitempty"`
 	RefusedCount uint32     `protobuf:"varint,6,opt,name=refused_count,json=refusedCount,proto3" json:"refused_count,omitempty"`
 	// How many of its nodes have a mesh address.
-	MeshNodes     uint32 `protobuf:"varint,7,opt,name=mesh_nodes,json=meshNodes,proto3" json:"mesh_nodes,omitempty"`
-	Nodes         uint32 `protobuf:"varint,8,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	MeshNodes uint32 `protobuf:"varint,7,opt,name=mesh_nodes,json=meshNodes,proto3" json:"mesh_nodes,omitempty"`
+	Nodes     uint32 `protobuf:"varint,8,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// Of so many paths that nodes try now, how many are good.
+	Paths         uint32 `protobuf:"varint,9,opt,name=paths,proto3" json:"paths,omitempty"`
+	PathsOk       uint32 `protobuf:"varint,10,opt,name=paths_ok,json=pathsOk,proto3" json:"paths_ok,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -282,6 +286,20 @@ func (x *Reach) GetMeshNodes() uint32 {
 func (x *Reach) GetNodes() uint32 {
 	if x != nil {
 		return x.Nodes
+	}
+	return 0
+}
+
+func (x *Reach) GetPaths() uint32 {
+	if x != nil {
+		return x.Paths
+	}
+	return 0
+}
+
+func (x *Reach) GetPathsOk() uint32 {
+	if x != nil {
+		return x.PathsOk
 	}
 	return 0
 }
@@ -2523,11 +2541,542 @@ func (x *NodeChange) GetState() string {
 	return ""
 }
 
+type DiagnoseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node and peer choose; empty means all.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Peer          string `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnoseRequest) Reset() {
+	*x = DiagnoseRequest{}
+	mi := &file_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnoseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnoseRequest) ProtoMessage() {}
+
+func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
+func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DiagnoseRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DiagnoseRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+type DiagnoseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ok says that all nodes reach all peers, as far as they are to, and that no
+	// node has problems.
+	Ok            bool             `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
+	Nodes         []*NodeDiagnosis `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnoseResponse) Reset() {
+	*x = DiagnoseResponse{}
+	mi := &file_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnoseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnoseResponse) ProtoMessage() {}
+
+func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
+func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *DiagnoseResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *DiagnoseResponse) GetNodes() []*NodeDiagnosis {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// NodeDiagnosis is what one node says.
+type NodeDiagnosis struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Ok    bool                   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
+	// Why nothing is known of the node; empty when something is.
+	Error    string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Reported *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=reported,proto3" json:"reported,omitempty"`
+	// MTU of the tunnel device, in bytes.
+	Mtu   uint32           `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Peers []*PeerDiagnosis `protobuf:"bytes,6,rep,name=peers,proto3" json:"peers,omitempty"`
+	// What is wrong with the node's own network.
+	Problems []string `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
+	// The first of what is ours in its network, of so many in all.
+	Items         []*Item `protobuf:"bytes,8,rep,name=items,proto3" json:"items,omitempty"`
+	ItemCount     uint32  `protobuf:"varint,9,opt,name=item_count,json=itemCount,proto3" json:"item_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeDiagnosis) Reset() {
+	*x = NodeDiagnosis{}
+	mi := &file_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeDiagnosis) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeDiagnosis) ProtoMessage() {}
+
+func (x *NodeDiagnosis) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeDiagnosis.ProtoReflect.Descriptor instead.
+func (*NodeDiagnosis) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *NodeDiagnosis) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeDiagnosis) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *NodeDiagnosis) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *NodeDiagnosis) GetReported() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Reported
+	}
+	return nil
+}
+
+func (x *NodeDiagnosis) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *NodeDiagnosis) GetPeers() []*PeerDiagnosis {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *NodeDiagnosis) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *NodeDiagnosis) GetItems() []*Item {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *NodeDiagnosis) GetItemCount() uint32 {
+	if x != nil {
+		return x.ItemCount
+	}
+	return 0
+}
+
+// PeerDiagnosis is how a node reaches another cluster.
+type PeerDiagnosis struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Ok      bool                   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
+	// ok, degraded, unreachable, pending (not known yet), or untried.
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Mode  string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Of the peer's nodes, some addresses are tried: paths, of which so many are
+	// what. Those that are none of it are not known yet.
+	Nodes       uint32 `protobuf:"varint,5,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	Paths       uint32 `protobuf:"varint,6,opt,name=paths,proto3" json:"paths,omitempty"`
+	Reachable   uint32 `protobuf:"varint,7,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	Degraded    uint32 `protobuf:"varint,8,opt,name=degraded,proto3" json:"degraded,omitempty"`
+	Unreachable uint32 `protobuf:"varint,9,opt,name=unreachable,proto3" json:"unreachable,omitempty"`
+	// Absent when no path answers.
+	RttMin    *durationpb.Duration `protobuf:"bytes,10,opt,name=rtt_min,json=rttMin,proto3" json:"rtt_min,omitempty"`
+	RttMedian *durationpb.Duration `protobuf:"bytes,11,opt,name=rtt_median,json=rttMedian,proto3" json:"rtt_median,omitempty"`
+	RttMax    *durationpb.Duration `protobuf:"bytes,12,opt,name=rtt_max,json=rttMax,proto3" json:"rtt_max,omitempty"`
+	// Share of questions without an answer, 0 to 1.
+	Loss float64 `protobuf:"fixed64,13,opt,name=loss,proto3" json:"loss,omitempty"`
+	// The largest packet that passes on all paths, in bytes; 0 when not known.
+	Mtu uint32 `protobuf:"varint,14,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// Whether the other side saw packets' own source: ok, other, or empty when not
+	// known.
+	Source        string     `protobuf:"bytes,15,opt,name=source,proto3" json:"source,omitempty"`
+	Troubles      []*Trouble `protobuf:"bytes,16,rep,name=troubles,proto3" json:"troubles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerDiagnosis) Reset() {
+	*x = PeerDiagnosis{}
+	mi := &file_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerDiagnosis) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerDiagnosis) ProtoMessage() {}
+
+func (x *PeerDiagnosis) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerDiagnosis.ProtoReflect.Descriptor instead.
+func (*PeerDiagnosis) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *PeerDiagnosis) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *PeerDiagnosis) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *PeerDiagnosis) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *PeerDiagnosis) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *PeerDiagnosis) GetNodes() uint32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *PeerDiagnosis) GetPaths() uint32 {
+	if x != nil {
+		return x.Paths
+	}
+	return 0
+}
+
+func (x *PeerDiagnosis) GetReachable() uint32 {
+	if x != nil {
+		return x.Reachable
+	}
+	return 0
+}
+
+func (x *PeerDiagnosis) GetDegraded() uint32 {
+	if x != nil {
+		return x.Degraded
+	}
+	return 0
+}
+
+func (x *PeerDiagnosis) GetUnreachable() uint32 {
+	if x != nil {
+		return x.Unreachable
+	}
+	return 0
+}
+
+func (x *PeerDiagnosis) GetRttMin() *durationpb.Duration {
+	if x != nil {
+		return x.RttMin
+	}
+	return nil
+}
+
+func (x *PeerDiagnosis) GetRttMedian() *durationpb.Duration {
+	if x != nil {
+		return x.RttMedian
+	}
+	return nil
+}
+
+func (x *PeerDiagnosis) GetRttMax() *durationpb.Duration {
+	if x != nil {
+		return x.RttMax
+	}
+	return nil
+}
+
+func (x *PeerDiagnosis) GetLoss() float64 {
+	if x != nil {
+		return x.Loss
+	}
+	return 0
+}
+
+func (x *PeerDiagnosis) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *PeerDiagnosis) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *PeerDiagnosis) GetTroubles() []*Trouble {
+	if x != nil {
+		return x.Troubles
+	}
+	return nil
+}
+
+// Trouble is what is wrong on some paths, and what to do.
+type Trouble struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Means  string                 `protobuf:"bytes,2,opt,name=means,proto3" json:"means,omitempty"`
+	Detail string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// One of the nodes at the other end; empty when it is about the peer.
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Paths         uint32 `protobuf:"varint,5,opt,name=paths,proto3" json:"paths,omitempty"`
+	Do            string `protobuf:"bytes,6,opt,name=do,proto3" json:"do,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trouble) Reset() {
+	*x = Trouble{}
+	mi := &file_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trouble) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trouble) ProtoMessage() {}
+
+func (x *Trouble) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
+func (*Trouble) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Trouble) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Trouble) GetMeans() string {
+	if x != nil {
+		return x.Means
+	}
+	return ""
+}
+
+func (x *Trouble) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Trouble) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Trouble) GetPaths() uint32 {
+	if x != nil {
+		return x.Paths
+	}
+	return 0
+}
+
+func (x *Trouble) GetDo() string {
+	if x != nil {
+		return x.Do
+	}
+	return ""
+}
+
+type Item struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Item) Reset() {
+	*x = Item{}
+	mi := &file_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Item) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Item) ProtoMessage() {}
+
+func (x *Item) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Item.ProtoReflect.Descriptor instead.
+func (*Item) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Item) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Item) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
 	"\n" +
-	"\vadmin.proto\x12\x11causeway.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
+	"\vadmin.proto\x12\x11causeway.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
 	"\rStatusRequest\"\x85\x04\n" +
 	"\x0eStatusResponse\x124\n" +
 	"\acluster\x18\x01 \x01(\v2\x1a.causeway.admin.v1.ClusterR\acluster\x12\x14\n" +
@@ -2542,7 +3091,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x10publish_problems\x18\b \x03(\tR\x0fpublishProblems\x121\n" +
 	"\x06writer\x18\t \x01(\v2\x19.causeway.admin.v1.WriterR\x06writer\x122\n" +
 	"\areaches\x18\n" +
-	" \x03(\v2\x18.causeway.admin.v1.ReachR\areaches\"\xfe\x01\n" +
+	" \x03(\v2\x18.causeway.admin.v1.ReachR\areaches\"\xaf\x02\n" +
 	"\x05Reach\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x16\n" +
@@ -2553,7 +3102,10 @@ const file_admin_proto_rawDesc = "" +
 	"\rrefused_count\x18\x06 \x01(\rR\frefusedCount\x12\x1d\n" +
 	"\n" +
 	"mesh_nodes\x18\a \x01(\rR\tmeshNodes\x12\x14\n" +
-	"\x05nodes\x18\b \x01(\rR\x05nodes\"7\n" +
+	"\x05nodes\x18\b \x01(\rR\x05nodes\x12\x14\n" +
+	"\x05paths\x18\t \x01(\rR\x05paths\x12\x19\n" +
+	"\bpaths_ok\x18\n" +
+	" \x01(\rR\apathsOk\"7\n" +
 	"\aRefusal\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\tR\x05range\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe6\x01\n" +
@@ -2738,12 +3290,59 @@ const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"NodeChange\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\tR\x05state2\xd9\x02\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"9\n" +
+	"\x0fDiagnoseRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04peer\x18\x02 \x01(\tR\x04peer\"Z\n" +
+	"\x10DiagnoseResponse\x12\x0e\n" +
+	"\x02ok\x18\x01 \x01(\bR\x02ok\x126\n" +
+	"\x05nodes\x18\x02 \x03(\v2 .causeway.admin.v1.NodeDiagnosisR\x05nodes\"\xb5\x02\n" +
+	"\rNodeDiagnosis\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x0e\n" +
+	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x126\n" +
+	"\breported\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\breported\x12\x10\n" +
+	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x126\n" +
+	"\x05peers\x18\x06 \x03(\v2 .causeway.admin.v1.PeerDiagnosisR\x05peers\x12\x1a\n" +
+	"\bproblems\x18\a \x03(\tR\bproblems\x12-\n" +
+	"\x05items\x18\b \x03(\v2\x17.causeway.admin.v1.ItemR\x05items\x12\x1d\n" +
+	"\n" +
+	"item_count\x18\t \x01(\rR\titemCount\"\x83\x04\n" +
+	"\rPeerDiagnosis\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x0e\n" +
+	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x14\n" +
+	"\x05nodes\x18\x05 \x01(\rR\x05nodes\x12\x14\n" +
+	"\x05paths\x18\x06 \x01(\rR\x05paths\x12\x1c\n" +
+	"\treachable\x18\a \x01(\rR\treachable\x12\x1a\n" +
+	"\bdegraded\x18\b \x01(\rR\bdegraded\x12 \n" +
+	"\vunreachable\x18\t \x01(\rR\vunreachable\x122\n" +
+	"\artt_min\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x06rttMin\x128\n" +
+	"\n" +
+	"rtt_median\x18\v \x01(\v2\x19.google.protobuf.DurationR\trttMedian\x122\n" +
+	"\artt_max\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06rttMax\x12\x12\n" +
+	"\x04loss\x18\r \x01(\x01R\x04loss\x12\x10\n" +
+	"\x03mtu\x18\x0e \x01(\rR\x03mtu\x12\x16\n" +
+	"\x06source\x18\x0f \x01(\tR\x06source\x126\n" +
+	"\btroubles\x18\x10 \x03(\v2\x1a.causeway.admin.v1.TroubleR\btroubles\"\x89\x01\n" +
+	"\aTrouble\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05means\x18\x02 \x01(\tR\x05means\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x14\n" +
+	"\x05paths\x18\x05 \x01(\rR\x05paths\x12\x0e\n" +
+	"\x02do\x18\x06 \x01(\tR\x02do\".\n" +
+	"\x04Item\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name2\xae\x03\n" +
 	"\x05Admin\x12M\n" +
 	"\x06Status\x12 .causeway.admin.v1.StatusRequest\x1a!.causeway.admin.v1.StatusResponse\x12S\n" +
 	"\bServices\x12\".causeway.admin.v1.ServicesRequest\x1a#.causeway.admin.v1.ServicesResponse\x12X\n" +
 	"\tAddresses\x12#.causeway.admin.v1.AddressesRequest\x1a$.causeway.admin.v1.AddressesResponse0\x01\x12R\n" +
-	"\aObserve\x12!.causeway.admin.v1.ObserveRequest\x1a\".causeway.admin.v1.ObserveResponse0\x01B5Z3github.com/causeway-mesh/causeway/pkg/admin/adminpbb\x06proto3"
+	"\aObserve\x12!.causeway.admin.v1.ObserveRequest\x1a\".causeway.admin.v1.ObserveResponse0\x01\x12S\n" +
+	"\bDiagnose\x12\".causeway.admin.v1.DiagnoseRequest\x1a#.causeway.admin.v1.DiagnoseResponseB5Z3github.com/causeway-mesh/causeway/pkg/admin/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -2757,7 +3356,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: causeway.admin.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: causeway.admin.v1.StatusResponse
@@ -2790,8 +3389,15 @@ var file_admin_proto_goTypes = []any{
 	(*Party)(nil),                 // 28: causeway.admin.v1.Party
 	(*Lost)(nil),                  // 29: causeway.admin.v1.Lost
 	(*NodeChange)(nil),            // 30: causeway.admin.v1.NodeChange
-	nil,                           // 31: causeway.admin.v1.Peer.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*DiagnoseRequest)(nil),       // 31: causeway.admin.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),      // 32: causeway.admin.v1.DiagnoseResponse
+	(*NodeDiagnosis)(nil),         // 33: causeway.admin.v1.NodeDiagnosis
+	(*PeerDiagnosis)(nil),         // 34: causeway.admin.v1.PeerDiagnosis
+	(*Trouble)(nil),               // 35: causeway.admin.v1.Trouble
+	(*Item)(nil),                  // 36: causeway.admin.v1.Item
+	nil,                           // 37: causeway.admin.v1.Peer.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
 }
 var file_admin_proto_depIdxs = []int32{
 	4,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
@@ -2803,17 +3409,17 @@ var file_admin_proto_depIdxs = []int32{
 	5,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
 	2,  // 7: causeway.admin.v1.StatusResponse.reaches:type_name -> causeway.admin.v1.Reach
 	3,  // 8: causeway.admin.v1.Reach.refused:type_name -> causeway.admin.v1.Refusal
-	32, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
+	38, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
 	7,  // 10: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
-	32, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
+	38, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
 	9,  // 12: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
-	32, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
-	32, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	32, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
-	32, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
+	38, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
+	38, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	38, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
+	38, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
 	7,  // 17: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
-	31, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
-	32, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
+	37, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
+	38, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
 	13, // 20: causeway.admin.v1.Agent.mesh:type_name -> causeway.admin.v1.AgentMesh
 	16, // 21: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
 	17, // 22: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
@@ -2827,22 +3433,32 @@ var file_admin_proto_depIdxs = []int32{
 	27, // 30: causeway.admin.v1.ObserveResponse.drop:type_name -> causeway.admin.v1.Drop
 	29, // 31: causeway.admin.v1.ObserveResponse.lost:type_name -> causeway.admin.v1.Lost
 	30, // 32: causeway.admin.v1.ObserveResponse.change:type_name -> causeway.admin.v1.NodeChange
-	32, // 33: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
+	38, // 33: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
 	28, // 34: causeway.admin.v1.Drop.source:type_name -> causeway.admin.v1.Party
 	28, // 35: causeway.admin.v1.Drop.destination:type_name -> causeway.admin.v1.Party
-	0,  // 36: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	14, // 37: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	21, // 38: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
-	24, // 39: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
-	1,  // 40: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	15, // 41: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	22, // 42: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
-	25, // 43: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
-	40, // [40:44] is the sub-list for method output_type
-	36, // [36:40] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	33, // 36: causeway.admin.v1.DiagnoseResponse.nodes:type_name -> causeway.admin.v1.NodeDiagnosis
+	38, // 37: causeway.admin.v1.NodeDiagnosis.reported:type_name -> google.protobuf.Timestamp
+	34, // 38: causeway.admin.v1.NodeDiagnosis.peers:type_name -> causeway.admin.v1.PeerDiagnosis
+	36, // 39: causeway.admin.v1.NodeDiagnosis.items:type_name -> causeway.admin.v1.Item
+	39, // 40: causeway.admin.v1.PeerDiagnosis.rtt_min:type_name -> google.protobuf.Duration
+	39, // 41: causeway.admin.v1.PeerDiagnosis.rtt_median:type_name -> google.protobuf.Duration
+	39, // 42: causeway.admin.v1.PeerDiagnosis.rtt_max:type_name -> google.protobuf.Duration
+	35, // 43: causeway.admin.v1.PeerDiagnosis.troubles:type_name -> causeway.admin.v1.Trouble
+	0,  // 44: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	14, // 45: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	21, // 46: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	24, // 47: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
+	31, // 48: causeway.admin.v1.Admin.Diagnose:input_type -> causeway.admin.v1.DiagnoseRequest
+	1,  // 49: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	15, // 50: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	22, // 51: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	25, // 52: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
+	32, // 53: causeway.admin.v1.Admin.Diagnose:output_type -> causeway.admin.v1.DiagnoseResponse
+	49, // [49:54] is the sub-list for method output_type
+	44, // [44:49] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -2862,7 +3478,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	Admin_Services_FullMethodName  = "/causeway.admin.v1.Admin/Services"
 	Admin_Addresses_FullMethodName = "/causeway.admin.v1.Admin/Addresses"
 	Admin_Observe_FullMethodName   = "/causeway.admin.v1.Admin/Observe"
+	Admin_Diagnose_FullMethodName  = "/causeway.admin.v1.Admin/Diagnose"
 )
 
 // AdminClient is the client API for Admin service.
@@ -41,6 +42,8 @@ type AdminClient interface {
 	// remember, and with follow those that are dropped from now on. The first
 	// message says which nodes can be seen.
 	Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObserveResponse], error)
+	// Diagnose says whether packets to other clusters arrive, and what is wrong.
+	Diagnose(ctx context.Context, in *DiagnoseRequest, opts ...grpc.CallOption) (*DiagnoseResponse, error)
 }
 
 type adminClient struct {
@@ -109,6 +112,16 @@ func (c *adminClient) Observe(ctx context.Context, in *ObserveRequest, opts ...g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_ObserveClient = grpc.ServerStreamingClient[ObserveResponse]
 
+func (c *adminClient) Diagnose(ctx context.Context, in *DiagnoseRequest, opts ...grpc.CallOption) (*DiagnoseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiagnoseResponse)
+	err := c.cc.Invoke(ctx, Admin_Diagnose_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -123,6 +136,8 @@ type AdminServer interface {
 	// remember, and with follow those that are dropped from now on. The first
 	// message says which nodes can be seen.
 	Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error
+	// Diagnose says whether packets to other clusters arrive, and what is wrong.
+	Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -144,6 +159,9 @@ func (UnimplementedAdminServer) Addresses(*AddressesRequest, grpc.ServerStreamin
 }
 func (UnimplementedAdminServer) Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error {
 	return status.Error(codes.Unimplemented, "method Observe not implemented")
+}
+func (UnimplementedAdminServer) Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Diagnose not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -224,6 +242,24 @@ func _Admin_Observe_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_ObserveServer = grpc.ServerStreamingServer[ObserveResponse]
 
+func _Admin_Diagnose_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiagnoseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Diagnose(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Diagnose_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Diagnose(ctx, req.(*DiagnoseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -238,6 +274,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Services",
 			Handler:    _Admin_Services_Handler,
+		},
+		{
+			MethodName: "Diagnose",
+			Handler:    _Admin_Diagnose_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
