@@ -36,7 +36,7 @@ import (
 // How long a command may wait for what it is told to see, and how often it
 // looks at what tells nothing by itself.
 const (
-	patience = 30 * time.Second
+	patience = 60 * time.Second
 	step     = 50 * time.Millisecond
 )
 
