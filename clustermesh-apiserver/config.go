@@ -35,6 +35,7 @@ type config struct {
 	etcdFiles            pki.ClientFiles
 	excludedLabels       []string
 	meshCIDR             []string
+	reservedCIDR         []string
 	routeMode            string
 	peerRouteMode        map[string]string
 }
@@ -60,6 +61,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"pod labels that do not count for identities; an entry that ends in '*' is a prefix; replaces the default")
 	f.StringSliceVar(&c.meshCIDR, "mesh-cidr", nil,
 		"`range` that nothing else uses in any cluster, one a family with commas: each node gets an address of it, which peers are told (default: none)")
+	f.StringSliceVar(&c.reservedCIDR, "reserved-cidr", nil,
+		"`ranges` where no other cluster may have pods, several with commas: this cluster's service ranges, and networks that its nodes use (default: none)")
 	f.StringVar(&c.routeMode, "route-mode", modeAuto,
 		"how packets get to other clusters, with --mesh-cidr: vxlan (a tunnel of our own), native (the network routes pods' addresses), or auto, which is vxlan at present")
 	f.StringToStringVar(&c.peerRouteMode, "peer-route-mode", nil, "the same for one peer, `peer=mode`, several with commas")
@@ -95,6 +98,9 @@ func (c *config) validate() error {
 	if _, err := c.meshRanges(); err != nil {
 		return fmt.Errorf("--mesh-cidr: %w", err)
 	}
+	if _, err := parseRanges(c.reservedCIDR); err != nil {
+		return fmt.Errorf("--reserved-cidr: %w", err)
+	}
 	if err := c.validateModes(); err != nil {
 		return err
 	}
@@ -117,15 +123,36 @@ func (c *config) validate() error {
 
 // meshRanges returns what nodes get their mesh addresses from.
 func (c *config) meshRanges() ([]netip.Prefix, error) {
-	ranges := make([]netip.Prefix, 0, len(c.meshCIDR))
-	for _, text := range c.meshCIDR {
+	ranges, err := parseRanges(c.meshCIDR)
+	if err != nil {
+		return nil, err
+	}
+	return ranges, publish.ValidateMeshRanges(ranges)
+}
+
+// reserved returns where no other cluster may have pods, with a valid configuration.
+func (c *config) reserved() []netip.Prefix {
+	var ranges []netip.Prefix
+	for _, texts := range [][]string{c.meshCIDR, c.reservedCIDR} {
+		some, _ := parseRanges(texts) // validate has said
+		ranges = append(ranges, some...)
+	}
+	return ranges
+}
+
+func parseRanges(texts []string) ([]netip.Prefix, error) {
+	ranges := make([]netip.Prefix, 0, len(texts))
+	for _, text := range texts {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
 			return nil, fmt.Errorf("%q is not a range like 10.200.0.0/16", text)
 		}
+		if err := route.ValidatePrefix(p); err != nil {
+			return nil, err
+		}
 		ranges = append(ranges, p)
 	}
-	return ranges, publish.ValidateMeshRanges(ranges)
+	return ranges, nil
 }
 
 func (c *config) validateModes() error {

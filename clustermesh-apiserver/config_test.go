@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -44,11 +45,21 @@ func TestValidate(t *testing.T) {
 		{"--mesh-cidr=10.200.0.0", "--mesh-cidr: \"10.200.0.0\" is not a range"},
 		{"--mesh-cidr=10.200.0.1/16", "--mesh-cidr: prefix 10.200.0.1/16"},
 		{"--mesh-cidr=10.200.0.0/16,10.201.0.0/16", "--mesh-cidr: ranges 10.200.0.0/16 and 10.201.0.0/16"},
+		{"--reserved-cidr=10.96.0.0/12,10.97.0.0/16,fd00:96::/108", ""},
+		{"--reserved-cidr=10.96.0.0", "--reserved-cidr: \"10.96.0.0\" is not a range"},
+		{"--reserved-cidr=10.96.0.1/12", "--reserved-cidr: prefix 10.96.0.1/12"},
 	} {
 		err := parse(t, tc.arg).validate()
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 			t.Errorf("%s: got %v, want one that says %q", tc.arg, err, tc.want)
 		}
+	}
+}
+
+func TestReserved(t *testing.T) {
+	c := parse(t, "--mesh-cidr=10.200.0.0/16", "--reserved-cidr=10.96.0.0/12,fd00:96::/108")
+	if got, want := fmt.Sprint(c.reserved()), "[10.200.0.0/16 10.96.0.0/12 fd00:96::/108]"; got != want {
+		t.Errorf("reserved %s, want %s", got, want)
 	}
 }
 

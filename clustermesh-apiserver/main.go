@@ -116,7 +116,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	nodes := feed.NewServer(feed.ServerConfig{Logger: log, Registerer: registry})
 	engine := merge.NewEngine(cfg.clusterName, nodes)
 	if len(meshRanges) > 0 {
-		engine.Route(merge.Routing{Mode: cfg.modeOf, Size: cfg.size(), Reserved: meshRanges})
+		engine.Route(merge.Routing{Mode: cfg.modeOf, Size: cfg.size(), Reserved: cfg.reserved()})
 	}
 	drops := observe.NewServer(observe.ServerConfig{Engine: engine, Logger: log, Registerer: registry})
 	paths := probe.NewServer(probe.ServerConfig{Registerer: registry})

@@ -216,7 +216,7 @@ func (r *ranges) reason(p netip.Prefix, cluster string) string {
 	for _, rival := range r.rivals(&rangeClaim{prefix: p, cluster: cluster}) {
 		switch rival.cluster {
 		case reserved:
-			return "overlaps " + rival.prefix.String() + ", which this cluster has for its nodes"
+			return "overlaps " + rival.prefix.String() + ", which this cluster keeps for nodes and services"
 		case r.local:
 			return "overlaps " + rival.prefix.String() + ", where this cluster has pods"
 		default:

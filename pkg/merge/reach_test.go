@@ -116,8 +116,8 @@ func TestReachOverlaps(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{
 		"west 0.0.0.0/1":      "is prefix 0.0.0.0/1: shorter than /8 (IPv4) or /16 (IPv6): not a range for pods",
 		"west 10.1.0.0/16":    "overlaps 10.1.0.0/24, where this cluster has pods",
-		"west 192.0.2.0/24":   "overlaps 192.0.2.1/32, which this cluster has for its nodes",
-		"west 10.200.1.0/24":  "overlaps 10.200.0.0/16, which this cluster has for its nodes",
+		"west 192.0.2.0/24":   "overlaps 192.0.2.1/32, which this cluster keeps for nodes and services",
+		"west 10.200.1.0/24":  "overlaps 10.200.0.0/16, which this cluster keeps for nodes and services",
 		"north 10.2.0.0/16":   "overlaps 10.2.0.0/24, which cluster west had first",
 		"north 10.2.7.128/25": "overlaps 10.2.7.0/24, which cluster west had first",
 	}, reasons); diff != "" {
