@@ -29,6 +29,8 @@ type set struct {
 	ranges []netip.Prefix
 }
 
+// chain is one that packets meet at a hook, or, without a hook, one that rules
+// of others go to. Those stand before what goes to them.
 type chain struct {
 	name     string
 	kind     nftables.ChainType
@@ -50,6 +52,12 @@ const (
 	setNative = "native"
 )
 
+// The chains that rules go to.
+const (
+	chainTunnel = "tunnel"
+	chainMSS    = "mss"
+)
+
 // natPriority puts our chain before those of source NAT (100), where CNIs have
 // their masquerade, and before those that go a little ahead of it.
 const natPriority = 90
@@ -69,22 +77,32 @@ const natPriority = 90
 //     tunnel keeps its source, too, unless its destination was translated: a
 //     NodePort's answer has to come back through the node.
 //   - The MSS of TCP through the tunnel is what fits through.
+//
+// Each packet of the node meets guard and forward, the tunnel's both inside and
+// outside. So there is one chain a hook, and what is not for it leaves after its
+// protocol and port; all else is in chains that only the others are sent to.
 func newRuleset(device string, d *Desired) ruleset {
-	r := ruleset{chains: []chain{
-		{name: "guard", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: *nftables.ChainPriorityRaw},
-		{name: "untracked", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookOutput, priority: *nftables.ChainPriorityRaw, rules: []filterRule{
-			{what: "tunnels are no connections", exprs: join(udpTo(d.Port), &expr.Notrack{})},
-		}},
-		{name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, priority: *nftables.ChainPriorityFilter - 10, rules: []filterRule{
-			{what: "only nodes send to the mesh port", counts: reasonForwarded, exprs: join(udpTo(d.Port), refuse())},
-		}},
-		{name: "mss", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, priority: *nftables.ChainPriorityMangle, rules: []filterRule{
-			{what: "TCP segments fit into the tunnel", exprs: join(interfaceIs(expr.MetaKeyOIFNAME, device), clampMSS())},
-			{what: "TCP segments fit into the tunnel", exprs: join(interfaceIs(expr.MetaKeyIIFNAME, device), clampMSS())},
-		}},
-		{name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: natPriority},
+	tunnel, mss := chain{name: chainTunnel}, chain{name: chainMSS, rules: []filterRule{
+		{what: "TCP segments fit into the tunnel", exprs: join(interfaceIs(expr.MetaKeyOIFNAME, device), clampMSS())},
+		{what: "TCP segments fit into the tunnel", exprs: join(interfaceIs(expr.MetaKeyIIFNAME, device), clampMSS())},
 	}}
-	guard, postrouting := &r.chains[0], &r.chains[4]
+	guard := chain{
+		name: "guard", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: *nftables.ChainPriorityRaw,
+		rules: []filterRule{{what: "the mesh port is guarded", exprs: join(udpTo(d.Port), goTo(chainTunnel))}},
+	}
+	untracked := chain{
+		name: "untracked", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookOutput, priority: *nftables.ChainPriorityRaw,
+		rules: []filterRule{{what: "tunnels are no connections", exprs: join(udpTo(d.Port), &expr.Notrack{})}},
+	}
+	forward := chain{
+		name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, priority: *nftables.ChainPriorityMangle,
+		rules: []filterRule{
+			{what: "TCP segments fit into the tunnel", exprs: join(begins(), goTo(chainMSS))},
+			{what: "only nodes send to the mesh port", counts: reasonForwarded, exprs: join(udpTo(d.Port), refuse())},
+		},
+	}
+	postrouting := chain{name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: natPriority}
+	var r ruleset
 	for _, v6 := range []bool{false, true} {
 		mesh := route.Family(d.Mesh, v6)
 		if !mesh.IsValid() {
@@ -92,9 +110,8 @@ func newRuleset(device string, d *Desired) ruleset {
 		}
 		local, native := set{setLocal + suffix(v6), v6, d.local(v6)}, set{setNative + suffix(v6), v6, d.native(v6)}
 		r.sets = append(r.sets, local, native)
-		guard.rules = append(guard.rules, filterRule{
-			what: "no pod sends to the mesh port", counts: reasonPod,
-			exprs: join(udpTo(d.Port), sourceIn(v6, local.name), refuse()),
+		tunnel.rules = append(tunnel.rules, filterRule{
+			what: "no pod sends to the mesh port", counts: reasonPod, exprs: join(sourceIn(v6, local.name), refuse()),
 		})
 		postrouting.rules = append(postrouting.rules,
 			filterRule{what: "a pod's source stays its own", exprs: join(interfaceIs(expr.MetaKeyOIFNAME, device), sourceIn(v6, local.name), keepSource(v6))},
@@ -104,10 +121,11 @@ func newRuleset(device string, d *Desired) ruleset {
 			filterRule{what: "a peer's source stays its own", exprs: join(sourceIn(v6, native.name), destinationIn(v6, local.name), untranslated(), keepSource(v6))},
 		)
 	}
-	guard.rules = append(guard.rules,
-		filterRule{what: "tunnels come from where they lead to", counts: reasonDevice, exprs: join(udpTo(d.Port), strayed(), refuse())},
-		filterRule{what: "tunnels are no connections", exprs: join(udpTo(d.Port), &expr.Notrack{})},
+	tunnel.rules = append(tunnel.rules,
+		filterRule{what: "tunnels come from where they lead to", counts: reasonDevice, exprs: join(strayed(), refuse())},
+		filterRule{what: "tunnels are no connections", exprs: join(&expr.Notrack{})},
 	)
+	r.chains = []chain{tunnel, mss, guard, untracked, forward, postrouting}
 	r.digest = r.sum()
 	return r
 }
@@ -126,7 +144,7 @@ func (r *ruleset) sum() string {
 		fmt.Fprintln(digest, "set", s.name, s.ranges)
 	}
 	for _, c := range r.chains {
-		fmt.Fprintln(digest, "chain", c.name, c.kind, *c.hook, c.priority)
+		fmt.Fprintln(digest, "chain", c.name, c.kind, c.hookNumber(), c.priority)
 		for _, rule := range c.rules {
 			fmt.Fprintln(digest, rule.what)
 			for _, e := range rule.exprs {
@@ -135,6 +153,14 @@ func (r *ruleset) sum() string {
 		}
 	}
 	return hex.EncodeToString(digest.Sum(nil)[:8])
+}
+
+// hookNumber is -1 for a chain that is at no hook.
+func (c *chain) hookNumber() int64 {
+	if c.hook == nil {
+		return -1
+	}
+	return int64(*c.hook)
 }
 
 // comment is what a rule carries, and nft shows.
@@ -228,6 +254,9 @@ func refuse() []expr.Any {
 	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
 }
 
+// goTo leaves the chain for another one, for good.
+func goTo(chain string) *expr.Verdict { return &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
+
 func number32(v6 bool) uint32 {
 	if v6 {
 		return unix.NFPROTO_IPV6
@@ -252,14 +281,20 @@ const (
 	tcpOptionMSS             = 2
 )
 
-// clampMSS lowers the MSS of SYNs to what fits the route there and the route
-// back; `rt mtu` is the less of both. The kernel never raises it.
-func clampMSS() []expr.Any {
+// begins matches TCP's SYNs.
+func begins() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, is(unix.IPPROTO_TCP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: tcpFlags, Len: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{tcpSYN | tcpRST}, Xor: []byte{0}},
 		is(tcpSYN),
+	}
+}
+
+// clampMSS lowers the MSS of SYNs to what fits the route there and the route
+// back; `rt mtu` is the less of both. The kernel never raises it.
+func clampMSS() []expr.Any {
+	return []expr.Any{
 		&expr.Rt{Register: 1, Key: expr.RtTCPMSS},
 		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 2, Size: 2},
 		&expr.Exthdr{SourceRegister: 1, Op: expr.ExthdrOpTcpopt, Type: tcpOptionMSS, Offset: 2, Len: 2},

@@ -176,6 +176,29 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+// TestGuardOfOtherVersion counts what a table refused that has its rules in other
+// chains, and replaces that table.
+func TestGuardOfOtherVersion(t *testing.T) {
+	w := newWorld(t)
+	a, _ := w.join(false)
+	w.a.run(w.a.node, "nft", "delete", "table", "inet", "causeway")
+	w.a.nft(fmt.Sprintf(`table inet causeway { chain guard { type filter hook prerouting priority raw;
+		udp dport %d ip saddr %s counter drop comment "causeway: no pod sends to the mesh port [0000000000000000]"; }; }`,
+		host.DefaultPort, w.a.ranges[0]))
+	send(t, w.a.pod, w.a.addr[0], w.b.underlay[0])
+	refused := func() float64 { return w.a.metric("causeway_host_refused_packets_total", "pod") }
+	await(t, func() string {
+		if got := refused(); got != 1 {
+			return fmt.Sprintf("%v packets refused, want 1", got)
+		}
+		return ""
+	})
+	must(t, a.Apply(w.desired(w.a, false)))
+	if text := w.a.run(w.a.node, "nft", "list", "table", "inet", "causeway"); strings.Contains(text, "0000000000000000") || refused() != 1 {
+		t.Errorf("%v packets refused by now, by\n%s", refused(), text)
+	}
+}
+
 // TestSegments: the MSS of both ends is what fits through the tunnel, though both
 // pods have a large MTU.
 func TestSegments(t *testing.T) {

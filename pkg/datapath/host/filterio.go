@@ -37,7 +37,11 @@ func (k *kernel) writeRuleset(r *ruleset) error {
 	}
 	for i := range r.chains {
 		c := &r.chains[i]
-		made := k.filter.AddChain(&nftables.Chain{Name: c.name, Table: table, Type: c.kind, Hooknum: c.hook, Priority: &c.priority})
+		made := &nftables.Chain{Name: c.name, Table: table, Type: c.kind, Hooknum: c.hook}
+		if c.hook != nil {
+			made.Priority = &c.priority
+		}
+		k.filter.AddChain(made)
 		for j := range c.rules {
 			k.filter.AddRule(&nftables.Rule{
 				Table: table, Chain: made, Exprs: c.rules[j].exprs, UserData: comment(r.comment(&c.rules[j])),
@@ -124,8 +128,7 @@ func (k *kernel) holds(r *ruleset) (bool, error) {
 
 func (k *kernel) holdsChain(chains []*nftables.Chain, r *ruleset, want *chain) (bool, error) {
 	i := slices.IndexFunc(chains, func(c *nftables.Chain) bool { return c.Name == want.name })
-	if i < 0 || chains[i].Type != want.kind || chains[i].Hooknum == nil || *chains[i].Hooknum != *want.hook ||
-		*chains[i].Priority != want.priority || (chains[i].Policy != nil && *chains[i].Policy != nftables.ChainPolicyAccept) {
+	if i < 0 || !sameChain(chains[i], want) {
 		return false, nil
 	}
 	rules, err := k.filterRules(nftables.TableFamilyINet, Mark, want.name)
@@ -138,6 +141,14 @@ func (k *kernel) holdsChain(chains []*nftables.Chain, r *ruleset, want *chain) (
 		}
 	}
 	return true, nil
+}
+
+func sameChain(is *nftables.Chain, want *chain) bool {
+	if is.Hooknum == nil || want.hook == nil {
+		return is.Hooknum == nil && want.hook == nil
+	}
+	return is.Type == want.kind && *is.Hooknum == *want.hook && *is.Priority == want.priority &&
+		(is.Policy == nil || *is.Policy == nftables.ChainPolicyAccept)
 }
 
 func (k *kernel) holdsSet(want *set) (bool, error) {

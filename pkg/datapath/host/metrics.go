@@ -123,21 +123,22 @@ func (m *metrics) keep(k *kernel) {
 }
 
 // refused reads the counters of our table, by reason. It is told from the
-// comments, so that the table of another version counts as well. What cannot be
-// read counts nothing.
+// comments, so that the table of another version counts as well, whose rules may
+// be in other chains. What cannot be read counts nothing.
 func (k *kernel) refused() map[string]uint64 {
-	packets := map[string]uint64{}
+	packets, reasons := map[string]uint64{}, map[string]string{}
 	rules := newRuleset("", &Desired{Mesh: anyMesh()})
 	for _, c := range rules.chains {
-		found, err := k.filterRules(nftables.TableFamilyINet, Mark, c.name)
-		if err != nil {
-			continue
-		}
-		reasons := map[string]string{}
 		for _, rule := range c.rules {
 			if rule.counts != "" {
 				reasons[Mark+": "+rule.what] = rule.counts
 			}
+		}
+	}
+	for _, c := range rules.chains {
+		found, err := k.filterRules(nftables.TableFamilyINet, Mark, c.name)
+		if err != nil {
+			continue
 		}
 		for _, rule := range found {
 			what, _, _ := strings.Cut(rule.comment, " [")

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
@@ -235,6 +237,27 @@ func TestRuleset(t *testing.T) {
 	}
 	if r := newRuleset("mesh1", &base); digests[r.digest] != "" {
 		t.Error("the same table for another device")
+	}
+}
+
+// TestFirst: packets meet one chain a hook, and leave it for their protocol.
+func TestFirst(t *testing.T) {
+	both := newRuleset("mesh0", &Desired{Port: 8473, Mesh: addrs("10.200.0.1 fd00::1"), LocalPods: prefixes("10.1.0.0/16 fd01::/64")})
+	hooks, known := map[int64]string{}, map[string]bool{}
+	for i := range both.chains {
+		c := &both.chains[i]
+		if other := hooks[c.hookNumber()]; c.hook != nil && other != "" {
+			t.Errorf("chains %s and %s are at one hook", c.name, other)
+		}
+		hooks[c.hookNumber()], known[c.name] = c.name, true
+		for _, rule := range c.rules {
+			if first, ok := rule.exprs[0].(*expr.Meta); c.hook != nil && c.kind == nftables.ChainTypeFilter && (!ok || first.Key != expr.MetaKeyL4PROTO) {
+				t.Errorf("chain %s: %q begins with %+v", c.name, rule.what, rule.exprs[0])
+			}
+			if to, ok := rule.exprs[len(rule.exprs)-1].(*expr.Verdict); ok && to.Kind == expr.VerdictGoto && !known[to.Chain] {
+				t.Errorf("chain %s goes to %s, which is not before it", c.name, to.Chain)
+			}
+		}
 	}
 }
 
