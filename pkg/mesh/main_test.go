@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/node"
+	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
 
@@ -204,6 +206,7 @@ type rig struct {
 	kernel  *kernel
 	mesh    *Mesh
 	reports chan feed.Mesh
+	asked   atomic.Pointer[probe.Neighbours] // the last that was said of them
 	n       uint64
 	stop    func()
 }
@@ -213,7 +216,7 @@ func newRig(t *testing.T, told *told, k *kernel) *rig {
 	r := &rig{t: t, told: told, kernel: k, reports: make(chan feed.Mesh, 100)}
 	r.mesh = New(Config{
 		State: told, Network: k, Cluster: "east", Node: "e1", Port: 8473,
-		Report: func(m feed.Mesh) { r.reports <- m }, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+		Report: func(m feed.Mesh) { r.reports <- m }, Neighbours: r.asked.Store, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
