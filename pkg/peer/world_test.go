@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -88,7 +89,8 @@ func newRemote(t *testing.T, name string, id cluster.ID) *remote {
 	if r.ca, err = pki.OpenAuthority(filepath.Join(r.dir, "pki"), name); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// A port that it can have again: connections that others make begin at 127.0.0.1.
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +121,11 @@ func (r *remote) start() {
 		Register: func(grpc.ServiceRegistrar) {}, Logger: quiet(),
 	})
 	stopDoor := run(r.t, door.Run)
-	<-door.Listening()
+	select {
+	case <-door.Listening():
+	case <-time.After(time.Minute):
+		r.t.Fatal("the gateway does not listen")
+	}
 	r.etcd = etcd
 	r.stop = sync.OnceFunc(func() {
 		stopDoor()
