@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/causeway-mesh/causeway/pkg/datapath/host"
 	"github.com/causeway-mesh/causeway/pkg/datapath/packet"
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 // KernelConfig is what NewKernel needs.
@@ -39,7 +40,7 @@ type opened struct {
 	packets *packet.Plane
 	host    *host.Host
 	scope   *scope
-	stop    func() error
+	stop    func()
 }
 
 // NewKernel returns a Kernel that has done nothing yet.
@@ -55,28 +56,39 @@ func (k *Kernel) Open(ctx context.Context) (Packets, Host, error) {
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return o.packets.Run(ctx) })
-	group.Go(func() error { return o.host.Run(ctx) })
+	var group sync.WaitGroup
+	group.Go(func() { k.keepUp(ctx, "events of packets", o.packets.Run) })
+	group.Go(func() { k.keepUp(ctx, "watch over the host's network", o.host.Run) })
 	if k.config.Observe != nil {
-		group.Go(func() error {
-			k.config.Observe(ctx, o.packets)
-			return nil
-		})
+		group.Go(func() { k.config.Observe(ctx, o.packets) })
 	}
-	o.stop = func() error {
+	o.stop = func() {
 		cancel()
-		if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-			return err
-		}
-		return nil
+		group.Wait()
 	}
 	k.open = o
 	return o.packets, o.host, nil
 }
 
+// keepUp runs what is to run until ctx ends, again if it ends before: packets go on
+// without it, but nobody would hear of what is wrong, or put it right.
+func (k *Kernel) keepUp(ctx context.Context, what string, run func(context.Context) error) {
+	pause := retry.Backoff{First: time.Second, Limit: 30 * time.Second}
+	for {
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		delay := pause.Next()
+		k.config.Logger.Error("part of the network between clusters ended, will be started again", "part", what, "error", err, "delay", delay)
+		if !retry.Sleep(ctx, delay) {
+			return
+		}
+	}
+}
+
 func (k *Kernel) load() (*opened, error) {
-	o := &opened{scope: &scope{to: k.config.Registerer}, stop: func() error { return nil }}
+	o := &opened{scope: &scope{to: k.config.Registerer}, stop: func() {}}
 	plane, err := packet.Open(packet.Config{
 		BPFFS: k.config.BPFFS, Device: k.config.Device, MapCapacity: k.config.MapCapacity, Logger: k.config.Logger, Registerer: o.scope,
 	})
@@ -110,11 +122,10 @@ func (k *Kernel) Remove() error {
 		}
 	}
 	k.open = nil
-	err := o.stop()
-	removed, failed := o.host.Remove()
-	err = errors.Join(err, failed)
-	if failed == nil {
-		err = errors.Join(err, o.packets.Remove())
+	o.stop()
+	removed, err := o.host.Remove()
+	if err == nil {
+		err = o.packets.Remove()
 	}
 	if len(removed) > 0 {
 		k.config.Logger.Info("what carried packets between clusters is taken away", "items", len(removed))
@@ -142,7 +153,8 @@ func (k *Kernel) Close() error {
 	}
 	o := k.open
 	k.open = nil
-	return errors.Join(o.stop(), o.close())
+	o.stop()
+	return o.close()
 }
 
 func (o *opened) close() error {
