@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -93,11 +94,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	}
 	// Only who holds the data directory may write in it, so these come after etcd.
 	pkiDir := filepath.Join(cfg.dataDir, "pki")
-	authority, err := pki.OpenAuthority(pkiDir, cfg.clusterName)
-	if err != nil {
-		return err
-	}
-	tls, err := authority.ServerConfig(cfg.reachedBy())
+	authority, server, err := credentials(cfg, pkiDir)
 	if err != nil {
 		return err
 	}
@@ -140,7 +137,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing,
 	})
 	door := gateway.New(gateway.Config{
-		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: tls, Etcd: etcd.Etcd().ActiveConnection(),
+		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: server, Etcd: etcd.Etcd().ActiveConnection(),
 		Register: func(r grpc.ServiceRegistrar) {
 			nodes.Register(r)
 			drops.Register(r)
@@ -157,6 +154,16 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g.Go(func() error { return openFeed(ctx, nodes, publisher, peers, listed, seeded) })
 	g.Go(func() error { return welcome(ctx, cfg, authority, door, open, log) })
 	return g.Wait()
+}
+
+// credentials are the cluster's authority, and what its gateway shows and takes.
+func credentials(cfg *config, pkiDir string) (*pki.Authority, *tls.Config, error) {
+	authority, err := pki.OpenAuthority(pkiDir, cfg.clusterName)
+	if err != nil {
+		return nil, nil, err
+	}
+	server, err := authority.ServerConfig(cfg.reachedBy())
+	return authority, server, err
 }
 
 // openFeed lets the agents have the state once it is whole: what they know is
