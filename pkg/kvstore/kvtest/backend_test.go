@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -132,12 +133,8 @@ func newExternal(t *testing.T) backend {
 	if b.client, err = pki.ClientConfig(issue(pki.Request{Role: pki.RolePeer, Name: "east"}), "localhost"); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that it can have again
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.address = l.Addr().String()
-	l.Close()
+	// An address that nobody else has: it is to be there for a second start.
+	b.address = fmt.Sprintf("127.%d.%d.%d:2379", 1+rand.IntN(250), rand.IntN(256), 1+rand.IntN(250))
 	t.Cleanup(b.stop)
 	return b
 }
@@ -193,7 +190,7 @@ func (b *external) dial(p *proxy) *kvstore.Client {
 }
 
 func (b *external) room(ctx context.Context) error {
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"https://localhost:" + portOf(b.address)}, TLS: b.client})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"https://" + b.address}, TLS: b.client})
 	if err != nil {
 		return err
 	}
@@ -206,11 +203,6 @@ func (b *external) room(ctx context.Context) error {
 	_, err2 := c.Defragment(ctx, c.Endpoints()[0])
 	_, err3 := c.AlarmDisarm(ctx, &clientv3.AlarmMember{})
 	return errors.Join(err, err2, err3)
-}
-
-func portOf(address string) string {
-	_, port, _ := net.SplitHostPort(address)
-	return port
 }
 
 func dialTo(t *testing.T, endpoint string, tls *tls.Config) *kvstore.Client {

@@ -58,7 +58,8 @@ func streamLine(conn net.Conn, size int) ([]byte, error) {
 }
 
 // sendAgain is how often a datagram of many bytes is sent until it is answered:
-// the first ones may be lost on either way while it is found out what fits.
+// the first ones may be lost on either way while it is found out what fits. Its
+// sender is told so, by EMSGSIZE, or not.
 const sendAgain = 300 * time.Millisecond
 
 // datagramLine sends one datagram, of so many bytes or with an empty line, and
@@ -71,7 +72,7 @@ func datagramLine(ctx context.Context, conn net.Conn, size int) ([]byte, error) 
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(sendAgain))
 		line, err := datagram(conn, sent)
-		if ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, unix.EMSGSIZE) {
 			return line, err
 		}
 	}
