@@ -23,8 +23,7 @@ build: ## build the programs into bin/
 demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
 	@go run ./tests/demo $(if $(KEEP),--keep) $(if $(DOWN),--down $(DOWN))
 
-# The scenarios take longest, so they begin first; most tests wait more than they
-# compute, so three packages run at once on two processors.
+# The scenarios take longest, so they begin first.
 .PHONY: test
 test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iproute2 iptables nftables e2fsprogs util-linux containernetworking-plugins; fi
@@ -34,7 +33,7 @@ test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 		race=; echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"; \
 	fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"; fi; \
-	go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- $$race -timeout 20m -p 3 ./tests/scenarios ./... || exit 1; \
+	go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- $$race -timeout 20m ./tests/scenarios ./... || exit 1; \
 	if [ -n "$$race" ]; then \
 		echo "without the race detector, which would slow it down:"; \
 		go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- -run '^TestChurn$$' ./pkg/datapath; \

@@ -58,10 +58,12 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 }
 
 // beside reports whether a message is about a server on a network with users:
-// this one is on a socket of its own and has none.
+// this one is on a socket of its own and has none. Or about one that ends before it
+// has begun: the next start makes up for that.
 func beside(message string) bool {
 	return strings.HasPrefix(message, "Running http and grpc server on single port") ||
-		message == "simple token is not cryptographically signed"
+		message == "simple token is not cryptographically signed" ||
+		message == "failed to update storage version"
 }
 
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {

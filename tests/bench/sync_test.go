@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,12 +120,18 @@ func TestWorld(t *testing.T) {
 	}
 	found := b.figuresOf()
 	for _, metric := range []string{
-		"325 changes/s, here, put to map, p50 of 85", "put to map, p99", "burst of 5 changes, to the last map entry",
+		"put to map, p99", "burst of 5 changes, to the last map entry",
 		"start of the agent over empty maps, 3 backends each: CPU", "start of the agent over full maps, 3 backends each: CPU",
 	} {
 		if found[metric] <= 0 {
 			t.Errorf("no figure %q in %v", metric, found)
 		}
+	}
+	// How many of 85 are put in a second is the machine's matter.
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(found)), func(metric string) bool {
+		return strings.HasPrefix(metric, "325 changes/s, here, put to map, p50 of ")
+	}) {
+		t.Errorf("no median of the changes in %v", found)
 	}
 }
 
