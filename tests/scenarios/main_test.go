@@ -186,6 +186,7 @@ func commands() map[string]command {
 		"pod-ready":      {"POD True|False", 2, false, podReady},
 		"sync":           {"CLUSTER", 1, false, syncPods},
 		"connect":        {"[CLUSTER PEER]", 0, false, connect},
+		"cached":         {"CLUSTER PEER", 2, false, cached},
 		"disconnect":     {"CLUSTER PEER", 2, false, disconnect},
 		"peer":           {"CLUSTER PEER [FILE]", 2, false, peerFile},
 		"certificate":    {"CLUSTER ROLE NAME PREFIX [LIFETIME]", 4, false, certificate},
