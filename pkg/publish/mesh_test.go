@@ -93,9 +93,15 @@ func (w *meshWorld) nodes(names ...string) map[string][]netip.Addr {
 	return w.index.mesh
 }
 
-// sweep does so twice, the second time when etcd has heard of the first.
+// sweep does so twice, the second time when etcd has heard of the first. What was
+// freed is in etcd before, as it is after a day.
 func (w *meshWorld) sweep() {
 	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	if err := w.mesh.allocator.writer.Synced(ctx); err != nil {
+		w.t.Fatal(err)
+	}
 	w.mesh.sweep()
 	eventually(w.t, func() error {
 		n := 0
