@@ -23,7 +23,7 @@ func adopt(set *mapSet) (*adopted, error) {
 		if v.Seal != sealOf(&v, sealSlotKey(&k)) {
 			v = bpf.SocketSlot{} // leads nowhere
 		}
-		slots[k] = backend{target{v.Address, swap16(v.PortBe)}, v.Backend}
+		slots[k] = backend{target{v.Address, pin.Swap16(v.PortBe)}, v.Backend}
 	}); err != nil {
 		return nil, err
 	}

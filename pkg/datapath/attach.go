@@ -266,7 +266,7 @@ func (d *Datapath) carryOver() error {
 // run puts the program in the place of the one that the link has, in one step.
 // Only where there is no link, or one to something else or gone, is a new one
 // made, and before the old one goes.
-func (h *hook) run(cgroup *os.File, pin string) error {
+func (h *hook) run(cgroup *os.File, pinAt string) error {
 	if h.link != nil {
 		same, err := h.isOn(cgroup)
 		if err != nil {
@@ -286,20 +286,8 @@ func (h *hook) run(cgroup *os.File, pin string) error {
 		return err
 	}
 	defer made.Close() // the pin keeps it; without one this takes it back
-	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("replace pin: %w", err)
-	}
-	if err := made.Pin(pin); err != nil {
-		return fmt.Errorf("pin at %s: %w", pin, err)
-	}
-	if h.link != nil {
-		_ = h.link.Close() // with its pin gone, this ends the old attachment
-	}
-	// What was made is raw and says less of itself than what was pinned.
-	if h.link, err = link.LoadPinnedLink(pin, nil); err != nil {
-		return fmt.Errorf("open pinned link %s: %w", pin, err)
-	}
-	return nil
+	h.link, err = pin.ReplaceLink(made, h.link, pinAt)
+	return err
 }
 
 // isOn reports whether the link is attached to cgroup. A link whose cgroup was

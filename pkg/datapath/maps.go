@@ -53,13 +53,8 @@ func mapSpecs(capacity uint32) (map[string]*ebpf.MapSpec, error) {
 // newMapSet makes empty maps, not pinned.
 func newMapSet(specs map[string]*ebpf.MapSpec) (*mapSet, error) {
 	set := &mapSet{}
-	for name, to := range set.byName() {
-		m, err := ebpf.NewMap(specs[name])
-		if err != nil {
-			set.close()
-			return nil, fmt.Errorf("make map %s for %d entries: %w", name, specs[name].MaxEntries, err)
-		}
-		*to = m
+	if err := pin.Make(specs, set.byName()); err != nil {
+		return nil, err
 	}
 	return set, nil
 }
@@ -68,17 +63,8 @@ func newMapSet(specs map[string]*ebpf.MapSpec) (*mapSet, error) {
 // there, or of another layout or capacity.
 func openMapSet(dir string, specs map[string]*ebpf.MapSpec) (*mapSet, error) {
 	set := &mapSet{}
-	for name, to := range set.byName() {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
-		if err != nil {
-			set.close()
-			return nil, fmt.Errorf("open map %s: %w", name, err)
-		}
-		*to = m
-		if err := pin.Fits(m, specs[name]); err != nil {
-			set.close()
-			return nil, fmt.Errorf("map %s: %w", name, err)
-		}
+	if err := pin.Open(dir, specs, set.byName()); err != nil {
+		return nil, err
 	}
 	return set, nil
 }

@@ -41,31 +41,28 @@ func sealBackendKey(id uint32) uint64 {
 	return pin.SealStep(uint64(bpf.SocketLayoutLAYOUT_VERSION), uint64(id))
 }
 
-// swap16 turns host into network order and back; the objects are little-endian.
-func swap16(v uint16) uint16 { return v<<8 | v>>8 }
-
 func encodeKey(f Frontend) bpf.SocketServiceKey {
 	return bpf.SocketServiceKey{
 		Address:  f.Addr.Addr().As16(),
-		PortBe:   swap16(f.Addr.Port()),
+		PortBe:   pin.Swap16(f.Addr.Port()),
 		Protocol: uint8(f.Protocol),
 	}
 }
 
 func decodeKey(k bpf.SocketServiceKey) Frontend {
-	addr := netip.AddrPortFrom(netip.AddrFrom16(k.Address), swap16(k.PortBe))
+	addr := netip.AddrPortFrom(netip.AddrFrom16(k.Address), pin.Swap16(k.PortBe))
 	return Frontend{Addr: addr, Protocol: Protocol(k.Protocol)}.normal()
 }
 
 func encodeSlot(k bpf.SocketSlotKey, b backend) bpf.SocketSlot {
-	v := bpf.SocketSlot{Address: b.address, Backend: b.id, PortBe: swap16(b.port)}
+	v := bpf.SocketSlot{Address: b.address, Backend: b.id, PortBe: pin.Swap16(b.port)}
 	v.Seal = sealOf(&v, sealSlotKey(&k))
 	return v
 }
 
 func encodeBackend(service uint32, p Protocol, b backend) bpf.SocketBackend {
 	v := bpf.SocketBackend{
-		Address: b.address, Service: service, PortBe: swap16(b.port), Protocol: uint8(p),
+		Address: b.address, Service: service, PortBe: pin.Swap16(b.port), Protocol: uint8(p),
 		State: uint8(bpf.SocketBackendStateBACKEND_LIVE),
 	}
 	v.Seal = sealOf(&v, sealBackendKey(b.id))
@@ -105,7 +102,7 @@ func encodeService(key bpf.SocketServiceKey, e *entry) bpf.SocketService {
 		v.Inlined = uint16(min(len(slots), maxInline))
 		for i := range v.Inlined {
 			b := slots[i]
-			v.Backends[i] = bpf.SocketInlineBackend{Address: b.address, Id: b.id, PortBe: swap16(b.port)}
+			v.Backends[i] = bpf.SocketInlineBackend{Address: b.address, Id: b.id, PortBe: pin.Swap16(b.port)}
 		}
 	}
 	v.Seal = sealOf(&v, sealServiceKey(&key))

@@ -79,7 +79,7 @@ func (d *Datapath) outOfSight(missing map[socket]bool) error {
 }
 
 func (s socket) key() bpf.SocketReverseKey {
-	return bpf.SocketReverseKey{Cookie: s.cookie, Address: s.peer.address, PortBe: swap16(s.peer.port), Protocol: uint8(UDP)}
+	return bpf.SocketReverseKey{Cookie: s.cookie, Address: s.peer.address, PortBe: pin.Swap16(s.peer.port), Protocol: uint8(UDP)}
 }
 
 // connectedSockets returns the frontends that connected UDP sockets asked for.
@@ -89,8 +89,8 @@ func (d *Datapath) connectedSockets() (map[socket]Frontend, error) {
 		if Protocol(k.Protocol) != UDP || v.Connected == 0 || v.Seal != sealOf(&v, sealReverseKey(&k)) {
 			return
 		}
-		asked := target{v.Address, swap16(v.PortBe)}
-		all[socket{k.Cookie, target{k.Address, swap16(k.PortBe)}}] = Frontend{asked.addrPort(), UDP}
+		asked := target{v.Address, pin.Swap16(v.PortBe)}
+		all[socket{k.Cookie, target{k.Address, pin.Swap16(k.PortBe)}}] = Frontend{asked.addrPort(), UDP}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reverse entries: %w", err)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/bpf"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // How many events a second there are of one direction and reason at most, on
@@ -231,19 +232,8 @@ func (h *hook) run(device int, pinAt string) error {
 		return err
 	}
 	defer made.Close() // the pin keeps it; without one this takes it back
-	if err := os.Remove(pinAt); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("replace pin: %w", err)
-	}
-	if err := made.Pin(pinAt); err != nil {
-		return fmt.Errorf("pin at %s: %w", pinAt, err)
-	}
-	if h.link != nil {
-		_ = h.link.Close() // with its pin gone, this ends the old attachment
-	}
-	if h.link, err = link.LoadPinnedLink(pinAt, nil); err != nil {
-		return fmt.Errorf("open pinned link %s: %w", pinAt, err)
-	}
-	return nil
+	h.link, err = pin.ReplaceLink(made, h.link, pinAt)
+	return err
 }
 
 // checkOrder warns of a program that runs before ours: what it ends, ours never

@@ -17,6 +17,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/bpf"
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 	"github.com/causeway-mesh/causeway/pkg/identity"
 )
 
@@ -184,14 +185,11 @@ func decodeEvent(sample []byte) (Event, bool) {
 		e.Tunnel = ip(v.Tunnel).addr()
 	}
 	if v.Family != 0 {
-		e.Source = netip.AddrPortFrom(ip(v.Source).addr(), swap16(v.SourcePortBe))
-		e.Destination = netip.AddrPortFrom(ip(v.Destination).addr(), swap16(v.DestinationPortBe))
+		e.Source = netip.AddrPortFrom(ip(v.Source).addr(), pin.Swap16(v.SourcePortBe))
+		e.Destination = netip.AddrPortFrom(ip(v.Destination).addr(), pin.Swap16(v.DestinationPortBe))
 	}
 	return e, true
 }
-
-// swap16 turns network into host order; the objects are little-endian.
-func swap16(v uint16) uint16 { return v<<8 | v>>8 }
 
 // sinceBoot returns the time of the programs' clock.
 func sinceBoot(ns uint64) time.Time {

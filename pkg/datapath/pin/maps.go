@@ -3,6 +3,7 @@ package pin
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -15,6 +16,45 @@ const batchSize = 4096
 type MapUse struct {
 	Name              string // as pinned: a bounded set
 	Entries, Capacity int
+}
+
+// Make makes empty maps, not pinned, by their specs. With an error it leaves all
+// of into nil.
+func Make(specs map[string]*ebpf.MapSpec, into map[string]**ebpf.Map) error {
+	for name, to := range into {
+		m, err := ebpf.NewMap(specs[name])
+		if err != nil {
+			closeAll(into)
+			return fmt.Errorf("make map %s for %d entries: %w", name, specs[name].MaxEntries, err)
+		}
+		*to = m
+	}
+	return nil
+}
+
+// Open opens the maps pinned in dir. The error says why they cannot be used: not
+// all there, or of another layout or capacity; then all of into is nil.
+func Open(dir string, specs map[string]*ebpf.MapSpec, into map[string]**ebpf.Map) error {
+	for name, to := range into {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+		if err != nil {
+			closeAll(into)
+			return fmt.Errorf("open map %s: %w", name, err)
+		}
+		*to = m
+		if err := Fits(m, specs[name]); err != nil {
+			closeAll(into)
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func closeAll(maps map[string]**ebpf.Map) {
+	for _, m := range maps {
+		_ = (*m).Close() // nil is fine; a pin keeps what is in use
+		*m = nil
+	}
 }
 
 // Fits returns why m is not as spec describes it: another name, which carries

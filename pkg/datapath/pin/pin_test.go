@@ -50,6 +50,47 @@ func TestFits(t *testing.T) {
 	}
 }
 
+// A set is opened as a whole or not at all.
+func TestMakeAndOpen(t *testing.T) {
+	sandbox.Require(t)
+	dir := sandbox.BPFFS(t)
+	other := spec()
+	other.Name = "other_1"
+	specs := map[string]*ebpf.MapSpec{"a": spec(), "b": other}
+	var a, b *ebpf.Map
+	into := map[string]**ebpf.Map{"a": &a, "b": &b}
+	if err := Make(specs, into); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Pin(filepath.Join(dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Pin(filepath.Join(dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	closeAll(into)
+	if err := Open(dir, specs, into); err != nil || a == nil || b == nil {
+		t.Fatalf("%v, %v: %v", a, b, err)
+	}
+	closeAll(into)
+
+	changed := spec()
+	changed.MaxEntries++
+	if err := Open(dir, map[string]*ebpf.MapSpec{"a": changed, "b": other}, into); err == nil || a != nil || b != nil {
+		t.Errorf("another capacity: %v, %v: %v", a, b, err)
+	}
+	if err := os.Remove(filepath.Join(dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Open(dir, specs, into); !errors.Is(err, os.ErrNotExist) || a != nil || b != nil {
+		t.Errorf("one is missing: %v, %v: %v", a, b, err)
+	}
+	changed.KeySize = 0
+	if err := Make(map[string]*ebpf.MapSpec{"a": spec(), "b": changed}, into); err == nil || a != nil || b != nil {
+		t.Errorf("one cannot be made: %v, %v: %v", a, b, err)
+	}
+}
+
 // More than a batch goes in, comes out, and what does not fit is said.
 func TestBatches(t *testing.T) {
 	m := newMap(t)

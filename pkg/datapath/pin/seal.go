@@ -28,3 +28,6 @@ func Seal[V any](v *V, seal uint64) uint64 {
 	}
 	return seal
 }
+
+// Swap16 turns network into host order and back; the objects are little-endian.
+func Swap16(v uint16) uint16 { return v<<8 | v>>8 }
