@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -22,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 // A server that is frozen is left after keepaliveTime + keepaliveTimeout; a
@@ -134,7 +134,7 @@ func (c *Client) wakeReport() {
 // receives, and connects anew whenever the stream ends, until ctx ends; it
 // returns nil then. Nothing else ends it.
 func (c *Client) Run(ctx context.Context) error {
-	retry := retrying{wait: minBackoff}
+	again := retrying{wait: minBackoff}
 	for {
 		lived, err := c.subscribe(ctx)
 		if stopped(ctx) {
@@ -142,21 +142,19 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		c.metrics.disconnects.Inc()
 		if lived >= steadyTime {
-			retry = retrying{wait: minBackoff}
+			again = retrying{wait: minBackoff}
 		}
-		delay := retry.next()
+		delay := again.next()
 		if errors.Is(err, errShared) {
 			delay = replacedDelay/2 + rand.N(replacedDelay)
 		}
 		level := slog.LevelDebug
-		if retry.tell(err, time.Now()) {
+		if again.tell(err, time.Now()) {
 			level = slog.LevelWarn
 		}
 		c.cfg.Logger.Log(ctx, level, "no feed from the API server, what the node has stays as it is; trying again",
-			"target", c.cfg.Target, "attempt", retry.attempt, "delay", delay, "error", err)
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
+			"target", c.cfg.Target, "attempt", again.attempt, "delay", delay, "error", err)
+		if !retry.Sleep(ctx, delay) {
 			return nil
 		}
 	}
@@ -169,8 +167,7 @@ func stopped(ctx context.Context) bool { return ctx.Err() != nil }
 type retrying struct {
 	attempt int
 	wait    time.Duration
-	reason  string
-	told    time.Time
+	reason  retry.Reason
 }
 
 // next returns how long to wait before the next attempt: twice as long each
@@ -186,23 +183,7 @@ func (r *retrying) next() time.Duration {
 // one that failed for another reason, and once a minute. Many reasons have one
 // code: a server that is away, and one whose certificate is not trusted.
 func (r *retrying) tell(err error, now time.Time) bool {
-	reason := withoutNumbers(err.Error())
-	if reason == r.reason && now.Sub(r.told) < time.Minute {
-		return false
-	}
-	r.reason, r.told = reason, now
-	return true
-}
-
-// withoutNumbers drops what differs between two failures of one kind, like the
-// port of the client's side.
-func withoutNumbers(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsDigit(r) {
-			return -1
-		}
-		return r
-	}, text)
+	return r.reason.Tell(err.Error(), now, 0, time.Minute)
 }
 
 // subscribe serves one connection and returns why it ended, and for how long the
