@@ -3,7 +3,6 @@
 package bpf
 
 import (
-	"bytes"
 	"testing"
 	"unsafe"
 
@@ -43,25 +42,10 @@ func TestMeshVerifier(t *testing.T) {
 		t.Fatalf("%+v", err)
 	}
 	defer programs.Close()
-	for _, p := range []*ebpf.Program{programs.ToMesh, programs.FromMesh} {
-		info, err := p.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		verified, ok := info.VerifiedInstructions()
-		size, _ := info.JitedSize()
-		t.Logf("%s: %d instructions verified, %d bytes of machine code; %s", info.Name, verified, size, p.VerifierLog)
-		if !ok || verified > 30_000 {
-			t.Errorf("%s: the verifier follows %d instructions", info.Name, verified)
-		}
-	}
+	checkVerified(t, 30_000, programs.ToMesh, programs.FromMesh)
 }
 
 // As TestObjectNamesNoPath.
 func TestMeshObjectNamesNoPath(t *testing.T) {
-	for _, path := range []string{"/root/", "/home/", "/tmp/", "/work/", "/src/", "/usr/"} {
-		if bytes.Contains(_MeshBytes, []byte(path)) {
-			t.Errorf("the object contains %q", path)
-		}
-	}
+	checkNoPath(t, _MeshBytes)
 }

@@ -139,7 +139,7 @@ func (c *Cluster) EndPod(namespace, name string) error {
 			endpoints, _ := o["endpoints"].([]any)
 			for _, e := range endpoints {
 				endpoint, _ := e.(map[string]any)
-				if text(endpoint, "targetRef", "kind") == "Pod" && text(endpoint, "targetRef", "name") == name {
+				if isOfPod(endpoint, name) {
 					endpoint["conditions"] = map[string]any{"ready": false, "serving": true, "terminating": true}
 				}
 			}
@@ -168,7 +168,7 @@ func (c *Cluster) DeletePod(namespace, name string) error {
 			endpoints, _ := o["endpoints"].([]any)
 			o["endpoints"] = slices.DeleteFunc(endpoints, func(e any) bool {
 				endpoint, _ := e.(map[string]any)
-				return text(endpoint, "targetRef", "kind") == "Pod" && text(endpoint, "targetRef", "name") == name
+				return isOfPod(endpoint, name)
 			})
 		}
 		return true
@@ -177,6 +177,11 @@ func (c *Cluster) DeletePod(namespace, name string) error {
 		err = fmt.Errorf("cluster %s has no pod %s/%s", c.Name, namespace, name)
 	}
 	return err
+}
+
+// isOfPod reports whether an endpoint of a slice is the pod's.
+func isOfPod(endpoint map[string]any, name string) bool {
+	return text(endpoint, "targetRef", "kind") == "Pod" && text(endpoint, "targetRef", "name") == name
 }
 
 func editFile(file string, change func(Object) bool) error {
