@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/node"
+	"github.com/causeway-mesh/causeway/pkg/route"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
@@ -126,6 +127,12 @@ func FuzzDecode(f *testing.F) {
 			again, err = encodeIdentity(v)
 		case *endpoint.Owner:
 			again, err = encodeAddress(first.name.(netip.Prefix), v)
+		case *route.Peer:
+			again, err = encodePeer(v)
+		case *route.Range:
+			again, err = encodeRange(v)
+		default:
+			t.Fatalf("a %T", v)
 		}
 		if err != nil {
 			t.Fatalf("encode what was decoded: %v", err)

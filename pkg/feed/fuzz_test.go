@@ -36,6 +36,30 @@ func marshalled(tb testing.TB, m proto.Message) []byte {
 	return b
 }
 
+// A kind's number is judged as it stands on the wire, not by the part of it that
+// a Kind has room for.
+func TestUnknownKinds(t *testing.T) {
+	s := filled(t)
+	for _, number := range []feedpb.Kind{-1, 0, feedpb.Kind(lastKind) + 1, 1<<8 + feedpb.Kind(View), 0x1805, 1<<31 - 1} {
+		if k, known := kindOf(number); known {
+			t.Errorf("%d is taken for %s", number, k)
+		}
+		if _, err := s.answer(number); !errors.Is(err, errMalformed) {
+			t.Errorf("digests of kind %d: %v", number, err)
+		}
+		in := newIncoming()
+		in.replaced = []*feedpb.Replaced{{Kind: number, All: true}}
+		if _, err := s.accept(in); !errors.Is(err, errMalformed) {
+			t.Errorf("all of kind %d replaced: %v", number, err)
+		}
+	}
+	for k := View; k <= lastKind; k++ {
+		if got, known := kindOf(feedpb.Kind(k)); !known || got != k {
+			t.Errorf("%s is %s, %v", k, got, known)
+		}
+	}
+}
+
 // FuzzMessage: whatever an API server sends, an agent takes or refuses, and what
 // it took it can give to the data plane, and takes again without a change.
 func FuzzMessage(f *testing.F) {

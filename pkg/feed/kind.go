@@ -31,8 +31,14 @@ func (k Kind) String() string {
 	return [...]string{"none", "view", "slice", "node", "identity", "address", "peer", "range"}[k]
 }
 
-// valid reports whether this version knows k.
-func (k Kind) valid() bool { return k >= View && k <= lastKind }
+// kindOf returns the kind of a number on the wire, and whether this version knows
+// it. The number is judged in full: a Kind has room for a part of it only.
+func kindOf(number feedpb.Kind) (k Kind, known bool) {
+	if number < feedpb.Kind(View) || number > feedpb.Kind(lastKind) {
+		return 0, false
+	}
+	return Kind(number), true
+}
 
 // kindSet is a set of Kinds, one bit each.
 type kindSet uint64

@@ -34,7 +34,7 @@ func (u *update) add(encoded []byte) {
 func (sub *subscription) greet(hello *feedpb.Hello) {
 	sub.roots = map[Kind]digest{}
 	for _, r := range hello.GetRoots() {
-		if k := Kind(r.GetKind()); k.valid() && len(r.GetDigest()) == digestSize {
+		if k, known := kindOf(r.GetKind()); known && len(r.GetDigest()) == digestSize {
 			sub.known |= setOf(k)
 			sub.roots[k] = digest(r.GetDigest())
 		}
@@ -203,7 +203,7 @@ func (sub *subscription) ask(ctx context.Context, kinds kindSet) (map[Kind]*feed
 	for _, k := range kinds.list() {
 		select {
 		case b := <-sub.buckets:
-			if Kind(b.GetKind()) != k {
+			if b.GetKind() != feedpb.Kind(k) {
 				return nil, status.Error(codes.InvalidArgument, fmt.Sprintf("asked for the digests of each %s, got those of kind %d", k, b.GetKind()))
 			}
 			theirs[k] = b

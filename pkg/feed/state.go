@@ -98,8 +98,8 @@ func (in *incoming) add(b *feedpb.Batch) (last bool, err error) {
 	if len(in.changes) == 0 {
 		in.changes = make(map[key]told, len(b.GetResources()))
 	}
-	for _, k := range b.GetKinds() {
-		if k := Kind(k); k.valid() {
+	for _, number := range b.GetKinds() {
+		if k, known := kindOf(number); known {
 			in.kinds |= setOf(k)
 		}
 	}
@@ -146,8 +146,8 @@ func (s *State) difference(in *incoming) ([]told, error) {
 		}
 	}
 	for _, r := range in.replaced {
-		kind := Kind(r.GetKind())
-		if !kind.valid() {
+		kind, known := kindOf(r.GetKind())
+		if !known {
 			return nil, fmt.Errorf("%w: kind %d", errMalformed, r.GetKind())
 		}
 		err := s.shelves[kind].each(r, func(have record) error {
@@ -282,14 +282,15 @@ func (s *State) hello(h *feedpb.Hello) {
 }
 
 // answer returns the digests of one kind.
-func (s *State) answer(kind feedpb.Kind) (*feedpb.Buckets, error) {
-	if !Kind(kind).valid() {
-		return nil, fmt.Errorf("%w: asked for digests of kind %d", errMalformed, kind)
+func (s *State) answer(number feedpb.Kind) (*feedpb.Buckets, error) {
+	kind, known := kindOf(number)
+	if !known {
+		return nil, fmt.Errorf("%w: asked for digests of kind %d", errMalformed, number)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	numbers, digests := s.shelves[kind].filled()
-	return &feedpb.Buckets{Kind: kind, Numbers: numbers, Digests: digests}, nil
+	return &feedpb.Buckets{Kind: number, Numbers: numbers, Digests: digests}, nil
 }
 
 // Directory returns who is who; it takes some time and memory.
