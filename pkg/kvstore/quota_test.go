@@ -57,13 +57,15 @@ func TestServerSaysThatItsQuotaIsTooSmall(t *testing.T) {
 		t.Errorf("log: %s", line)
 	}
 
-	// Once the keys are fewer and history is dropped, it goes on.
+	// Once the keys are fewer and history is dropped, it goes on. The server
+	// drops history by itself too, so there may be none left.
 	for i := range keys / 2 {
 		if err := c.Delete(testContext(t), fmt.Sprintf("a/%d", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.kv.Compact(testContext(t), &pb.CompactionRequest{Revision: revision(t, c), Physical: true}); err != nil {
+	_, err := c.kv.Compact(testContext(t), &pb.CompactionRequest{Revision: revision(t, c), Physical: true})
+	if err != nil && status.Code(err) != codes.OutOfRange {
 		t.Fatal(err)
 	}
 	w, _ := runWriter(t, c, "b/")
