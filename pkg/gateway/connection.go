@@ -128,15 +128,15 @@ func (h *handshaker) identify(info credentials.AuthInfo) (*connection, error) {
 	if len(tlsInfo.State.VerifiedChains) == 0 {
 		return c, nil
 	}
-	leaf := tlsInfo.State.VerifiedChains[0][0]
-	subject, err := pki.SubjectOf(leaf)
+	chain := tlsInfo.State.VerifiedChains[0]
+	subject, err := pki.SubjectOfChain(chain)
 	if err != nil {
 		return nil, err
 	}
 	if subject.Cluster != h.cluster {
 		return nil, fmt.Errorf("certificate %s: %w", subject, pki.ErrWrongCluster)
 	}
-	c.known, c.subject, c.until = true, subject, leaf.NotAfter
+	c.known, c.subject, c.until = true, subject, chain[0].NotAfter
 	return c, nil
 }
 

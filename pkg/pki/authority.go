@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,7 +38,8 @@ const (
 	backdate = 10 * time.Minute
 )
 
-// Authority signs the certificates of one cluster. It is safe for concurrent
+// Authority signs the certificates of one cluster, clients' through an issuer of
+// each role. It is safe for concurrent
 // use and does not change.
 type Authority struct {
 	cluster string
@@ -47,10 +47,12 @@ type Authority struct {
 	cert    *x509.Certificate
 	certPEM []byte
 	key     *ecdsa.PrivateKey
+	issuers map[Role]*signer
 }
 
 // OpenAuthority loads the authority in dir, or makes one when there is none.
-// Processes that do so at the same time get the same one. Errors wrap
+// Processes that do so at the same time get the same one. So are the issuers,
+// beneath one that is older than they are too. Errors wrap
 // ErrWrongCluster, ErrKey, ErrCertificate, ErrExpired or ErrNotYetValid, or
 // come from the file system.
 func OpenAuthority(dir, clusterName string) (*Authority, error) {
@@ -69,7 +71,11 @@ func OpenAuthority(dir, clusterName string) (*Authority, error) {
 	if err := a.open(); err != nil {
 		return nil, err
 	}
-	return a, a.check(time.Now())
+	now := time.Now()
+	if err := a.check(now); err != nil {
+		return nil, err
+	}
+	return a, a.openIssuers(now)
 }
 
 // lock waits for the exclusive lock of path. The lock ends with the process,
@@ -137,17 +143,13 @@ func (a *Authority) create(path string) error {
 		NotAfter:              now.Add(authorityTTL),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1, // the issuers are below
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
-	if err != nil {
-		return fmt.Errorf("sign authority of %q: %w", a.cluster, err)
+	if a.cert, err = (&signer{cert: template, key: a.key}).sign(template, a.key.Public()); err != nil {
+		return err
 	}
-	a.certPEM = pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: der})
-	if a.cert, err = x509.ParseCertificate(der); err != nil {
-		return fmt.Errorf("parse authority of %q: %w", a.cluster, err)
-	}
+	a.certPEM = encodeCertificate(a.cert)
 	return writeFile(path, a.certPEM, 0o644)
 }
 

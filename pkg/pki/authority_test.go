@@ -62,7 +62,7 @@ func TestOpenAuthorityTogether(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(names) != 3 {
+	if len(names) != 3+len(issuerRoles()) {
 		t.Errorf("files are left over: %v", names)
 	}
 }

@@ -15,6 +15,9 @@ var (
 	// ErrCertificate is returned for a certificate file that holds no
 	// certificate or one of the wrong kind.
 	ErrCertificate = errors.New("certificate unusable")
+	// ErrRequest is returned for a signing request that is malformed, not signed
+	// by its own key, or for a key of a kind that is not taken.
+	ErrRequest = errors.New("signing request unusable")
 	// ErrExpired is returned for a certificate whose time is over.
 	ErrExpired = errors.New("certificate expired")
 	// ErrNotYetValid is returned for a certificate whose time has not begun,

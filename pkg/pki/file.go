@@ -89,6 +89,10 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: der}), nil
 }
 
+func encodeCertificate(cert *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: cert.Raw})
+}
+
 // parseCertificate returns the first certificate in text, which came from path.
 func parseCertificate(path string, text []byte) (*x509.Certificate, error) {
 	block, _ := pem.Decode(text)

@@ -34,7 +34,8 @@ type Request struct {
 	IPs      []netip.Addr
 }
 
-// Pair is a certificate with its private key, both PEM.
+// Pair is a certificate, a client's with its issuer's behind it, and its private
+// key, both PEM.
 type Pair struct {
 	CertPEM []byte
 	KeyPEM  []byte
@@ -57,7 +58,10 @@ func (a *Authority) Issue(r Request) (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: cert.Certificate[0]})
+	var certPEM []byte
+	for _, der := range cert.Certificate {
+		certPEM = append(certPEM, pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: der})...)
+	}
 	return &Pair{CertPEM: certPEM, KeyPEM: keyPEM}, nil
 }
 
@@ -71,15 +75,19 @@ func (a *Authority) issue(r Request) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make private key: %w", err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		return nil, fmt.Errorf("sign certificate of %s: %w", template.URIs[0], err)
+	by, below := a.issuers[r.Role]
+	if !below {
+		by = &signer{cert: a.cert, key: a.key}
 	}
-	leaf, err := x509.ParseCertificate(der)
+	leaf, err := by.sign(template, key.Public())
 	if err != nil {
-		return nil, fmt.Errorf("parse certificate of %s: %w", template.URIs[0], err)
+		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+	chain := [][]byte{leaf.Raw}
+	if below {
+		chain = append(chain, by.cert.Raw)
+	}
+	return &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
 }
 
 func (a *Authority) template(r Request, now time.Time) (*x509.Certificate, error) {
@@ -87,7 +95,7 @@ func (a *Authority) template(r Request, now time.Time) (*x509.Certificate, error
 	if r.Role == RoleServer && r.Name == "" {
 		s.Name = a.cluster
 	}
-	if r.Role == roleAuthority {
+	if r.Role == roleAuthority || r.Role == roleIssuer {
 		return nil, fmt.Errorf("role %q is never issued: %w", r.Role, ErrSubject)
 	}
 	if err := s.validate(); err != nil {

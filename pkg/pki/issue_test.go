@@ -3,6 +3,7 @@ package pki
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"net/netip"
 	"os"
@@ -36,7 +37,10 @@ func TestIssue(t *testing.T) {
 			t.Errorf("%s: subject %v, error %v", test.request.Role, got, err)
 		}
 		for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-			_, err := cert.Verify(x509.VerifyOptions{Roots: a.pool(), KeyUsages: []x509.ExtKeyUsage{usage}})
+			_, rest := pem.Decode(pair.CertPEM)
+			issuers := x509.NewCertPool()
+			issuers.AppendCertsFromPEM(rest)
+			_, err := cert.Verify(x509.VerifyOptions{Roots: a.pool(), Intermediates: issuers, KeyUsages: []x509.ExtKeyUsage{usage}})
 			if (err == nil) != (usage == test.usage) {
 				t.Errorf("%s with usage %v: error %v", test.request.Role, usage, err)
 			}

@@ -25,11 +25,15 @@ func (a *Authority) ServerConfig(dnsNames []string, ips []netip.Addr) (*tls.Conf
 	if _, err := p.get(nil); err != nil {
 		return nil, err
 	}
+	clients, err := a.clientPool()
+	if err != nil {
+		return nil, err
+	}
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: p.get,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      a.pool(),
+		ClientCAs:      clients,
 		// A resumed session would not see a client's new certificate.
 		SessionTicketsDisabled: true,
 	}, nil

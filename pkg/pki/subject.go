@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
@@ -39,6 +40,9 @@ const (
 
 	// roleAuthority marks the authority's own certificate. It is never issued.
 	roleAuthority Role = "authority"
+	// roleIssuer marks a certificate of those that sign clients'; its name is the
+	// role of what it signs.
+	roleIssuer Role = "issuer"
 )
 
 // Subject is who a certificate speaks for.
@@ -75,6 +79,10 @@ func (s Subject) validate() error {
 		if s.Name != s.Cluster {
 			return fmt.Errorf("%s %q of cluster %q is not named after it: %w", s.Role, s.Name, s.Cluster, ErrSubject)
 		}
+	case roleIssuer:
+		if !slices.Contains(issuerRoles(), Role(s.Name)) {
+			return fmt.Errorf("%s of %q: %w", s.Role, s.Name, ErrSubject)
+		}
 	case RolePeer:
 		if err := cluster.ValidateName(s.Name); err != nil {
 			return fmt.Errorf("%s: %w: %w", s.Role, ErrSubject, err)
@@ -95,11 +103,31 @@ func (s Subject) validate() error {
 // error wraps ErrSubject.
 func SubjectOf(cert *x509.Certificate) (Subject, error) {
 	s, err := subjectOf(cert)
-	if err == nil && s.Role == roleAuthority {
+	if err == nil && s.signs() {
 		return Subject{}, fmt.Errorf("certificate %q is an authority's: %w", cert.Subject, ErrSubject)
 	}
 	return s, err
 }
+
+// SubjectOfChain returns whom the first certificate of a verified chain speaks
+// for. What stands between it and the authority is its role's issuer or nothing.
+// An error wraps ErrSubject.
+func SubjectOfChain(chain []*x509.Certificate) (Subject, error) {
+	s, err := SubjectOf(chain[0])
+	if err != nil || len(chain) == 2 { // by the authority itself
+		return s, err
+	}
+	want := Subject{Cluster: s.Cluster, Role: roleIssuer, Name: string(s.Role)}
+	if len(chain) == 3 {
+		if issuer, err := subjectOf(chain[1]); err == nil && issuer == want {
+			return s, nil
+		}
+	}
+	return Subject{}, fmt.Errorf("certificate %s was signed by %q, which signs no such role: %w", s, chain[0].Issuer, ErrSubject)
+}
+
+// signs is whether s is not a holder's but stands above.
+func (s Subject) signs() bool { return s.Role == roleAuthority || s.Role == roleIssuer }
 
 func subjectOf(cert *x509.Certificate) (Subject, error) {
 	if len(cert.URIs) != 1 || cert.URIs[0].Scheme != scheme {
@@ -116,7 +144,7 @@ func subjectOf(cert *x509.Certificate) (Subject, error) {
 	if err := s.validate(); err != nil {
 		return Subject{}, fmt.Errorf("certificate name %q: %w", u, err)
 	}
-	if cert.IsCA != (s.Role == roleAuthority) {
+	if cert.IsCA != s.signs() {
 		return Subject{}, fmt.Errorf("certificate name %q in a certificate of another kind: %w", u, ErrSubject)
 	}
 	return s, nil
