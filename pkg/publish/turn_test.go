@@ -22,7 +22,7 @@ const electionKey = "causeway/election"
 // elected is an election that runs until the test ends, or it is stopped.
 func elected(t *testing.T, etcd *kvstore.Client, name string) (e *kvstore.Election, stop func()) {
 	t.Helper()
-	e = kvstore.NewElection(kvstore.ElectionConfig{Client: etcd, Name: name, TTL: 2 * time.Second, Logger: quiet()})
+	e = kvstore.NewElection(kvstore.ElectionConfig{Client: etcd, Name: name, TTL: 5 * time.Second, Logger: quiet()})
 	return e, run(t, e.Run)
 }
 
