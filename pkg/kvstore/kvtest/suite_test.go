@@ -385,9 +385,9 @@ func testReplaced(t *testing.T, r *rig) {
 
 // One that is cut off from the store is replaced, and knows when it is back.
 func testElection(t *testing.T, r *rig) {
-	stand := func(name string) (*kvstore.Election, *proxy) {
+	stand := func(name string, ttl time.Duration) (*kvstore.Election, *proxy) {
 		p := r.store.wire()
-		e := kvstore.NewElection(kvstore.ElectionConfig{Client: r.store.dial(p), Name: name, TTL: 2 * time.Second})
+		e := kvstore.NewElection(kvstore.ElectionConfig{Client: r.store.dial(p), Name: name, TTL: ttl})
 		running(t, e.Run)
 		return e, p
 	}
@@ -400,9 +400,9 @@ func testElection(t *testing.T, r *rig) {
 			return nil
 		})
 	}
-	one, wire := stand("one")
+	one, wire := stand("one", 2*time.Second) // which is waited for
 	writes(one, true)
-	two, _ := stand("two")
+	two, _ := stand("two", patience)
 	old, _ := one.Term()
 	wire.set(rules{shut: true})
 	wire.cut()
