@@ -38,7 +38,7 @@ var (
 	byPrefix = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // eventually waits until ok, which it asks again and again.
 func eventually(t *testing.T, what string, ok func() bool) {
