@@ -18,6 +18,9 @@ type BuildConfig struct {
 	Output string
 	// Race builds with the race detector.
 	Race bool
+	// Stripped leaves symbols out: another build of the same programs, which only
+	// has to be linked.
+	Stripped bool
 }
 
 // Build compiles the programs that the lab starts and returns the folder that
@@ -47,6 +50,9 @@ func Build(ctx context.Context, config BuildConfig) (string, error) {
 	args := []string{"build", "-o", output + string(filepath.Separator)}
 	if config.Race {
 		args = append(args, "-race")
+	}
+	if config.Stripped {
+		args = append(args, "-ldflags=-s -w")
 	}
 	for _, p := range packages {
 		args = append(args, "./"+p)

@@ -151,7 +151,12 @@ func (p *Pod) connectAddress(ip netip.Addr) error {
 	if err := p.space.AddRoute(out); err != nil {
 		return err
 	}
-	return p.On.space.AddRoute(netspace.Route{To: own, Device: p.device, From: p.On.IP(ip.Is6())})
+	return p.route(ip)
+}
+
+// route makes the node lead an address to the pod.
+func (p *Pod) route(ip netip.Addr) error {
+	return p.On.space.AddRoute(netspace.Route{To: single(ip), Device: p.device, From: p.On.IP(ip.Is6())})
 }
 
 // workload is the command that answers for the pod. One without ports gets one

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -92,6 +93,15 @@ func (p *Process) Again(ctx context.Context) error {
 		return fmt.Errorf("start %s: %w", p.Name(), err)
 	}
 	return nil
+}
+
+// Become makes the process' next lives run another program, with flags added last:
+// an upgrade, for one that was stopped.
+func (p *Process) Become(path string, extra ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.command.Path = path
+	p.command.Args = append(slices.Clone(p.command.Args), extra...)
 }
 
 func (p *Process) start(ctx context.Context) error {

@@ -64,6 +64,16 @@ func TestProcess(t *testing.T) {
 	if n := strings.Count(echo.Tail(), "serving"); n != 3 {
 		t.Errorf("the log tells of %d lives, want 3:\n%s", n, echo.Tail())
 	}
+
+	upgrade := filepath.Join(t.TempDir(), "echo")
+	must(t, os.Symlink(filepath.Join(labtest.Binaries(t), "echo"), upgrade))
+	echo.Become(upgrade, "--tcp", "18080")
+	must(t, echo.Again(ctx))
+	if line, err := os.ReadFile(filepath.Join("/proc", itoa(echo.PID()), "cmdline")); err != nil || !strings.HasPrefix(string(line), upgrade+"\x00") {
+		t.Errorf("%q runs (%v), want %s", line, err, upgrade)
+	}
+	wantAnswers(t, from, target, true)
+	wantAnswers(t, from, to.IPs[0].String()+":18080", true)
 }
 
 func wantAnswers(t *testing.T, from *lab.Pod, target string, want bool) {

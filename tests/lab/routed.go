@@ -107,6 +107,14 @@ func (n *Node) leave() error {
 			}
 		}
 	}
+	if err := n.routeOut(); err != nil {
+		return err
+	}
+	return n.learn(n.PodCIDRs)
+}
+
+// routeOut leads what the node has no other route for to the core's gateway.
+func (n *Node) routeOut() error {
 	for _, way := range []struct{ to, gateway netip.Prefix }{{all4(), coreGateway4()}, {all6(), coreGateway6()}} {
 		own := n.IP(way.to.Addr().Is6())
 		if !own.IsValid() {
@@ -117,7 +125,7 @@ func (n *Node) leave() error {
 			return err
 		}
 	}
-	return n.learn(n.PodCIDRs)
+	return nil
 }
 
 // addRoute adds a route for what the node and its pods send.

@@ -67,6 +67,34 @@ func testRouted(t *testing.T, network lab.Network, underlay labtest.Underlay) {
 	wantSource(t, client.Place, host.IPs[0], 8081, client.On.IP(host.IPs[0].Is6()))
 }
 
+// TestReaddress lets two nodes swap their addresses, and then gives one another.
+func TestReaddress(t *testing.T) {
+	labtest.RequireRoot(t)
+	l := labtest.New(t)
+	network := lab.Network{Kind: lab.Routed, SourceTables: true}
+	east := labtest.AddSite(t, l, labtest.Site{Name: "east", ID: 1, Network: network})
+	west := labtest.AddSite(t, l, labtest.Site{Name: "west", ID: 2, Network: network, More: 2})
+	far, third, fourth := shopPod(t, east, "host"), shopPod(t, west, "web-3"), shopPod(t, west, "web-4")
+	check := func() {
+		t.Helper()
+		for i, ip := range third.IPs {
+			wantSource(t, shopPod(t, west, "client").Place, ip, 8080, shopPod(t, west, "client").IPs[i])
+		}
+		for _, pod := range []*lab.Pod{third, fourth} {
+			for _, ip := range far.IPs {
+				wantSource(t, pod.Place, ip, 8081, pod.On.IP(ip.Is6()))
+			}
+		}
+	}
+	check()
+	was := third.On.IPs
+	must(t, l.Readdress(map[*lab.Node][]netip.Addr{third.On: fourth.On.IPs, fourth.On: was}))
+	check()
+	must(t, l.Readdress(map[*lab.Node][]netip.Addr{fourth.On: {netip.MustParseAddr("192.0.2.29"), netip.MustParseAddr("2001:db8::29")}}))
+	check()
+	wantNothing(t, far.On.Place, was[0], 8080)
+}
+
 func shopPod(t *testing.T, c *lab.Cluster, name string) *lab.Pod {
 	t.Helper()
 	p, err := c.Pod("shop", name)

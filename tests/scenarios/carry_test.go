@@ -63,9 +63,19 @@ type peers struct {
 
 func newPeers(t *testing.T, network lab.Network, underlay labtest.Underlay) *peers {
 	t.Helper()
+	return newPeersWith(t, labtest.Site{Underlay: underlay, Network: network})
+}
+
+// newPeersWith makes both sites like the one given, whose name and so on are left
+// out; what it has More of west has.
+func newPeersWith(t *testing.T, like labtest.Site) *peers {
+	t.Helper()
 	p := &peers{world: newWorld(t, t.TempDir())}
-	p.east = labtest.AddSite(t, p.world.lab, labtest.Site{Name: "east", ID: 1, Underlay: underlay, Network: network, Mesh: true})
-	p.west = labtest.AddSite(t, p.world.lab, labtest.Site{Name: "west", ID: 2, Underlay: underlay, Network: network, Mesh: true})
+	like.Mesh = true
+	west := like
+	like.Name, like.ID, like.More = "east", 1, 0
+	west.Name, west.ID = "west", 2
+	p.east, p.west = labtest.AddSite(t, p.world.lab, like), labtest.AddSite(t, p.world.lab, west)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	for _, c := range p.clusters() {

@@ -44,6 +44,19 @@ func Binaries(t testing.TB) string {
 	return dir
 }
 
+// Upgrade builds both daemons anew and returns the folder of what is another build
+// of them than those in Binaries.
+func Upgrade(t testing.TB) string {
+	t.Helper()
+	dir, err := lab.Build(t.Context(), lab.BuildConfig{
+		Packages: []string{"clustermesh-apiserver", "node-agent"}, Output: t.TempDir(), Stripped: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // New returns a lab that ends with the test. Without root it skips the test,
 // and fails it where CI=true. When the test fails, the ends of all logs are
 // shown.

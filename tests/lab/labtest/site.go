@@ -46,6 +46,9 @@ const (
 //     and fd00:2:2::10 on n2 and answers at 8080, by TCP and UDP; shop/host has
 //     n2's addresses and answers at 8081;
 //   - service shop/web, a global one, is at 10.96.0.10 and fd00:96::10, port 80;
+//   - with More set there are nodes n3 and so on, so many; pod shop/web-3 is
+//     10.2.3.10 and fd00:2:3::10 on n3, answers as web does and is no part of the
+//     service;
 //   - with Mesh set, nodes have mesh addresses of 10.202.0.0/24, fd00:202::/64.
 type Site struct {
 	Name     string
@@ -53,6 +56,7 @@ type Site struct {
 	Underlay Underlay
 	Network  lab.Network
 	Mesh     bool
+	More     int
 }
 
 // AddSite adds the cluster, without its daemons.
@@ -115,6 +119,9 @@ spec:
   selector: {app: web}
   ports: [{name: tcp, port: 80, targetPort: 8080}, {name: udp, port: 80, targetPort: 8080, protocol: UDP}]
 `,
+	}
+	for node := 3; node < 3+s.More; node++ {
+		objects = append(objects, s.node(node), s.pod(fmt.Sprint("web-", node), node, s.podIPs(node), "", "8080"))
 	}
 	return strings.Join(objects, "---\n")
 }

@@ -114,6 +114,28 @@ func (s *Space) AddAddress(name string, address netip.Prefix) error {
 	})
 }
 
+// DeleteAddress takes an address that AddAddress gave away from device name. The
+// kernel deletes the IPv4 routes that have it as their source, too.
+func (s *Space) DeleteAddress(name string, address netip.Prefix) error {
+	return s.withLink(name, "delete address "+address.String()+" of", func(link netlink.Link) error {
+		return s.links.AddrDel(link, &netlink.Addr{IPNet: ipNet(address)})
+	})
+}
+
+// ForgetNeighbours makes the namespace ask anew who is where behind device name.
+func (s *Space) ForgetNeighbours(name string) error {
+	return s.withLink(name, "forget the neighbours of", func(link netlink.Link) error {
+		list, err := s.links.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
+		var errs []error
+		for i := range list {
+			if err := s.links.NeighDel(&list[i]); err != nil && !errors.Is(err, unix.ENOENT) {
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(err, errors.Join(errs...))
+	})
+}
+
 // AddRoute adds a route, or replaces the one with the same destination.
 func (s *Space) AddRoute(r Route) error {
 	return s.withLink(r.Device, "route "+r.To.String()+" to", func(link netlink.Link) error {
@@ -126,6 +148,16 @@ func (s *Space) DeleteRoute(r Route) error {
 	return s.withLink(r.Device, "unroute "+r.To.String()+" from", func(link netlink.Link) error {
 		return s.links.RouteDel(r.entry(link))
 	})
+}
+
+// ForgetRoute removes the route of that table to To, whatever else it says, if
+// there is one.
+func (s *Space) ForgetRoute(r Route) error {
+	err := s.DeleteRoute(Route{To: r.To, Device: r.Device, Table: r.Table})
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
 }
 
 func (r Route) entry(link netlink.Link) *netlink.Route {

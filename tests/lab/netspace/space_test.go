@@ -164,6 +164,15 @@ func TestLinks(t *testing.T) {
 	for _, address := range []string{"192.0.2.1:7", "[2001:db8::b]:7"} {
 		check(exchange(ends[0], ends[1], address))
 	}
+	check(ends[1].ForgetNeighbours("eth0"), exchange(ends[0], ends[1], "192.0.2.1:7"))
+	check(ends[1].DeleteAddress("eth0", netip.MustParsePrefix("2001:db8::b/128")))
+	if err := ends[1].DeleteAddress("eth0", netip.MustParsePrefix("2001:db8::b/128")); err == nil {
+		t.Error("an address that is not there was deleted")
+	}
+	check(ends[0].ForgetRoute(routes[1]), ends[0].ForgetRoute(routes[1]))
+	if err := ends[0].DeleteRoute(routes[1]); err == nil {
+		t.Error("a route was not forgotten")
+	}
 	check(ends[0].DeleteRoute(routes[0]))
 	if err := ends[0].DeleteRoute(routes[0]); err == nil {
 		t.Error("a route that is not there was deleted")

@@ -1,0 +1,180 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/tests/lab"
+)
+
+// The agents' table of routes, and the priority of the rule that leads to it.
+const (
+	meshTable    = 8473
+	rulePriority = 100
+)
+
+// guard sees to it that a node is never without what carries packets, and drops
+// none.
+type guard struct {
+	node    *lab.Node
+	links   []link.ID
+	dropped float64
+	socket  *nl.NetlinkSocket
+
+	ended sync.WaitGroup
+	mu    sync.Mutex
+	lost  []string // what was taken away
+}
+
+func newGuard(t *testing.T, node *lab.Node) *guard {
+	t.Helper()
+	g := &guard{node: node, links: programLinks(t, node), dropped: dropped(t, node)}
+	check(t, node.Space().Do(func() (err error) {
+		g.socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
+			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+		return err
+	}))
+	check(t, g.socket.SetReceiveBufferSize(1<<20, true))
+	check(t, g.socket.SetReceiveTimeout(&unix.Timeval{Usec: 100_000}))
+	ctx, cancel := context.WithCancel(t.Context())
+	g.ended.Go(func() { g.watch(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		g.ended.Wait()
+		g.socket.Close()
+	})
+	return g
+}
+
+// watch takes up what the kernel says of the node's network.
+func (g *guard) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		messages, _, err := g.socket.Receive()
+		if errors.Is(err, unix.EAGAIN) {
+			continue
+		}
+		g.mu.Lock()
+		if err != nil {
+			g.lost = append(g.lost, "word of what happens: "+err.Error())
+		}
+		for _, m := range messages {
+			if what := taken(m.Header.Type, m.Data); what != "" {
+				g.lost = append(g.lost, what)
+			}
+		}
+		g.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// taken says what of the agent's a message of the kernel takes away, if it does.
+func taken(kind uint16, data []byte) string {
+	var header int
+	switch kind {
+	case unix.RTM_DELROUTE, unix.RTM_DELRULE:
+		header = unix.SizeofRtMsg
+	case unix.RTM_DELLINK:
+		header = unix.SizeofIfInfomsg
+	default:
+		return ""
+	}
+	attributes, err := nl.ParseRouteAttr(data[header:])
+	if err != nil {
+		return "word of what happens: " + err.Error()
+	}
+	for _, a := range attributes {
+		number := func() uint32 { return nl.NativeEndian().Uint32(a.Value) }
+		switch {
+		case kind == unix.RTM_DELROUTE && a.Attr.Type == unix.RTA_TABLE && number() == meshTable:
+			return fmt.Sprintf("a route of table %d", meshTable)
+		case kind == unix.RTM_DELRULE && a.Attr.Type == nl.FRA_PRIORITY && number() == rulePriority:
+			return fmt.Sprintf("a rule of priority %d", rulePriority)
+		case kind == unix.RTM_DELLINK && a.Attr.Type == unix.IFLA_IFNAME && string(bytes.TrimRight(a.Value, "\x00")) == meshDevice:
+			return meshDevice
+		}
+	}
+	return ""
+}
+
+// check looks at what is there. Nothing may have been taken away since the last
+// time; the links of the programs are still the same ones, which cannot be where
+// one was ever detached.
+func (g *guard) check(t *testing.T, when string) {
+	t.Helper()
+	g.mu.Lock()
+	lost := g.lost
+	g.lost = nil
+	g.mu.Unlock()
+	if len(lost) > 0 {
+		t.Errorf("%s: taken away on %s: %v", when, g.node, lost)
+	}
+	if links := programLinks(t, g.node); !slices.Equal(links, g.links) {
+		t.Errorf("%s: programs of %s hang on the links %v, and did on %v", when, g.node, links, g.links)
+	}
+	if !g.node.Agent().Running() {
+		return
+	}
+	if now := dropped(t, g.node); now > g.dropped {
+		t.Errorf("%s: %s has dropped %.0f packets, and had %.0f", when, g.node, now, g.dropped)
+	}
+}
+
+// programLinks are those by which programs run on the tunnel device.
+func programLinks(t *testing.T, node *lab.Node) (links []link.ID) {
+	t.Helper()
+	check(t, node.Space().Do(func() error {
+		device, err := net.InterfaceByName(meshDevice)
+		if err != nil {
+			return err
+		}
+		for _, way := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+			result, err := link.QueryPrograms(link.QueryOptions{Target: device.Index, Attach: way})
+			if err != nil {
+				return err
+			}
+			for _, p := range result.Programs {
+				id, _ := p.LinkID()
+				links = append(links, id)
+			}
+			if len(result.Programs) != 1 {
+				return fmt.Errorf("%d programs on %s of %s, %s, want ours", len(result.Programs), meshDevice, node, way)
+			}
+		}
+		return nil
+	}))
+	return links
+}
+
+// dropped is how many packets of others a node's agent has dropped or refused, by
+// its counters. What devices send of themselves is not meant for anybody there.
+func dropped(t *testing.T, node *lab.Node) (total float64) {
+	t.Helper()
+	text, err := node.Agent().Metrics(t.Context())
+	check(t, err)
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		ours := strings.HasPrefix(name, "causeway_packet_packets_total{") || strings.HasPrefix(name, "causeway_host_refused_packets_total{")
+		if !ours || strings.Contains(name, `"passed"`) || strings.Contains(name, `"late"`) || strings.Contains(name, `"link_scope"`) {
+			continue
+		}
+		n, err := strconv.ParseFloat(value, 64)
+		check(t, err)
+		total += n
+	}
+	return total
+}

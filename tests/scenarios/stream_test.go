@@ -1,0 +1,174 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/causeway-mesh/causeway/tests/lab"
+)
+
+// Where a stream's receiver listens, and how far behind its rate a sender that
+// had no time may get before it leaves out what is missing.
+const (
+	streamPort = 9998
+	streamLag  = 200
+)
+
+// stream is datagrams, each of which counts, from one pod to an address of
+// another one.
+type stream struct {
+	to             *lab.Pod
+	ip             netip.Addr
+	out            net.Conn
+	in             net.PacketConn
+	stop           context.CancelFunc
+	sending, ended sync.WaitGroup
+	sent, received atomic.Int64
+	failed         atomic.Pointer[error]
+	overflow       int64 // of receive buffers in the pod, before
+	backlog        int64 // of the machine's processors, before
+}
+
+// startStream sends so many datagrams a second, fewer where the machine has no
+// time, until check or the end of the test.
+func startStream(t *testing.T, from, to *lab.Pod, ip netip.Addr, rate int) *stream {
+	t.Helper()
+	s := &stream{to: to, ip: ip, overflow: overflows(t, to), backlog: backlogDrops(t)}
+	check(t, to.Space().Do(func() (err error) {
+		s.in, err = net.ListenPacket("udp", at(ip, streamPort))
+		return err
+	}))
+	check(t, s.in.(*net.UDPConn).SetReadBuffer(4<<20))
+	var err error
+	s.out, err = from.Dial(t.Context(), "udp", at(ip, streamPort))
+	check(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	s.stop = cancel
+	s.sending.Go(func() { s.send(ctx, rate) })
+	s.ended.Go(s.receive)
+	t.Cleanup(func() {
+		cancel()
+		s.sending.Wait()
+		_ = errors.Join(s.out.Close(), s.in.Close())
+		s.ended.Wait()
+	})
+	return s
+}
+
+func (s *stream) send(ctx context.Context, rate int) {
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	data := make([]byte, 64)
+	for begin, skipped := time.Now(), int64(0); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		due := int64(time.Since(begin).Seconds()*float64(rate)) - skipped - s.sent.Load()
+		skipped += max(0, due-streamLag)
+		for range min(due, streamLag) {
+			if _, err := s.out.Write(data); err != nil {
+				s.failed.CompareAndSwap(nil, &err)
+			}
+			s.sent.Add(1)
+		}
+	}
+}
+
+func (s *stream) receive() {
+	data := make([]byte, 2048)
+	for {
+		if _, _, err := s.in.ReadFrom(data); err != nil {
+			return
+		}
+		s.received.Add(1)
+	}
+}
+
+// check ends the stream: all must have arrived but what the receiver's own buffer
+// and the machine's processors had no room for, of which the kernel keeps count.
+func (s *stream) check(t *testing.T) {
+	t.Helper()
+	s.stop()
+	s.sending.Wait()
+	var overflow, backlog int64
+	awaitTrue(t, func(context.Context) error {
+		overflow, backlog = overflows(t, s.to)-s.overflow, backlogDrops(t)-s.backlog
+		if missing := s.sent.Load() - s.received.Load(); missing > overflow+backlog {
+			return fmt.Errorf("%d of %d datagrams to %s are lost; %d found no room in the receiver's buffer, %d in that of a processor",
+				missing, s.sent.Load(), s.ip, overflow, backlog)
+		}
+		return nil
+	})
+	if err := s.failed.Load(); err != nil {
+		t.Errorf("send to %s: %v", s.ip, *err)
+	}
+	t.Logf("to %s: %d datagrams sent, %d received; %d found no room in the receiver's buffer, at most %d in that of a processor",
+		s.ip, s.sent.Load(), s.received.Load(), overflow, backlog)
+}
+
+// overflows is how many datagrams of either family found no room in a receive
+// buffer of the pod.
+func overflows(t *testing.T, pod *lab.Pod) (total int64) {
+	t.Helper()
+	check(t, pod.Space().Do(func() error {
+		four, err := os.ReadFile("/proc/thread-self/net/snmp")
+		if err != nil {
+			return err
+		}
+		six, err := os.ReadFile("/proc/thread-self/net/snmp6")
+		if err != nil {
+			return err
+		}
+		lines := regexp.MustCompile(`(?m)^Udp: .*$`).FindAll(four, 2)
+		if len(lines) != 2 {
+			return fmt.Errorf("no counters of UDP in %q", four)
+		}
+		names, values := strings.Fields(string(lines[0])), strings.Fields(string(lines[1]))
+		for i, name := range names {
+			if name == "RcvbufErrors" || name == "MemErrors" {
+				n, err := strconv.ParseInt(values[i], 10, 64)
+				if err != nil {
+					return err
+				}
+				total += n
+			}
+		}
+		for _, found := range regexp.MustCompile(`(?m)^Udp6(?:Rcvbuf|Mem)Errors\s+(\d+)$`).FindAllSubmatch(six, -1) {
+			n, err := strconv.ParseInt(string(found[1]), 10, 64)
+			if err != nil {
+				return err
+			}
+			total += n
+		}
+		return nil
+	}))
+	return total
+}
+
+// backlogDrops is how many packets, of everybody's on this machine, found no room
+// in a processor's backlog: of a wire between namespaces nothing else can lose any.
+func backlogDrops(t *testing.T) (total int64) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/net/softnet_stat")
+	check(t, err)
+	for line := range bytes.Lines(text) {
+		n, err := strconv.ParseInt(strings.Fields(string(line))[1], 16, 64)
+		check(t, err)
+		total += n
+	}
+	return total
+}
