@@ -11,6 +11,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/datapath"
 	"github.com/causeway-mesh/causeway/pkg/datapath/host"
+	"github.com/causeway-mesh/causeway/pkg/datapath/packet"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
 
@@ -27,6 +28,7 @@ type config struct {
 	getpeername   string
 	meshDevice    string
 	meshPort      uint16
+	attach        string
 }
 
 // defaultBPFFS is where agents have their pins.
@@ -60,6 +62,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.getpeername, "getpeername", peerBackend, "what getpeername() says on sockets that asked a service: backend or service `address` (an entry in a map for each connection)")
 	f.StringVar(&c.meshDevice, "mesh-device", host.DefaultDevice, "`name` of the tunnel device to other clusters, made where the node has a mesh address (--mesh-cidr of the API server)")
 	f.Uint16Var(&c.meshPort, "mesh-port", host.DefaultPort, "UDP `port` of the tunnels, the same in all clusters and no other tunnel's")
+	f.StringVar(&c.attach, "attach-method", string(packet.Auto), "`method` by which programs are attached to the tunnel device: tcx (Linux 6.6), clsact, or auto: tcx where the kernel has it")
 	f.StringVar(&c.listenHTTP, "listen-http", "", "`address:port` for /healthz, /readyz and /metrics (none when not given)")
 	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")
 }
@@ -97,6 +100,9 @@ func (c *config) validate() error {
 	}
 	if c.meshDevice == "" || len(c.meshDevice) > maxDeviceName || strings.ContainsAny(c.meshDevice, "/ \t\n:") {
 		return fmt.Errorf("--mesh-device: %q is no name for a device: 1 to %d characters without spaces, '/' and ':'", c.meshDevice, maxDeviceName)
+	}
+	if c.attach != "" && !packet.Method(c.attach).Valid() {
+		return fmt.Errorf("--attach-method: %q is none of %s, %s and %s", c.attach, packet.Auto, packet.TCX, packet.Clsact)
 	}
 	if c.mapCapacity == 0 {
 		return errors.New("--map-capacity: at least 1 entry is needed")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/agent"
 	"github.com/causeway-mesh/causeway/pkg/datapath"
+	"github.com/causeway-mesh/causeway/pkg/datapath/packet"
 	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/mesh"
 	"github.com/causeway-mesh/causeway/pkg/observe"
@@ -79,7 +80,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	carrier := mesh.New(mesh.Config{
 		State: last, Cluster: cfg.cluster, Node: cfg.node, Port: cfg.meshPort,
 		Network: mesh.NewKernel(mesh.KernelConfig{
-			BPFFS: cfg.bpffs, Device: cfg.meshDevice, MapCapacity: cfg.mapCapacity,
+			BPFFS: cfg.bpffs, Device: cfg.meshDevice, MapCapacity: cfg.mapCapacity, Attach: packet.Method(cfg.attach),
 			Observe: dropped(observer, prober), Logger: log, Registerer: registry,
 		}),
 		Report: func(m feed.Mesh) {

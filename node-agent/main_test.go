@@ -324,6 +324,8 @@ func TestFlags(t *testing.T) {
 		{"capacity", []string{"--map-capacity=0"}, "--map-capacity"},
 		{"peer's name", []string{"--getpeername=service"}, ""},
 		{"peer's other name", []string{"--getpeername=pod"}, "--getpeername"},
+		{"filters", []string{"--attach-method=clsact"}, ""},
+		{"another attachment", []string{"--attach-method=xdp"}, "--attach-method"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

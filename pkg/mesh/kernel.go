@@ -21,6 +21,8 @@ type KernelConfig struct {
 	BPFFS, Device string
 	// MapCapacity is how many addresses of each family fit.
 	MapCapacity uint32
+	// Attach is how programs are attached to the device; "" means packet.Auto.
+	Attach packet.Method
 	// Observe, if not nil, is called with the programs while they run, until ctx
 	// ends.
 	Observe    func(ctx context.Context, packets *packet.Plane)
@@ -90,7 +92,7 @@ func (k *Kernel) keepUp(ctx context.Context, what string, run func(context.Conte
 func (k *Kernel) load() (*opened, error) {
 	o := &opened{scope: &scope{to: k.config.Registerer}, stop: func() {}}
 	plane, err := packet.Open(packet.Config{
-		BPFFS: k.config.BPFFS, Device: k.config.Device, MapCapacity: k.config.MapCapacity, Logger: k.config.Logger, Registerer: o.scope,
+		BPFFS: k.config.BPFFS, Device: k.config.Device, MapCapacity: k.config.MapCapacity, Method: k.config.Attach, Logger: k.config.Logger, Registerer: o.scope,
 	})
 	if err != nil {
 		o.scope.close()

@@ -50,7 +50,7 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	if !d.carried {
-		d.line("this kernel is older than 6.6: the clusters get one flat network instead of tunnels between their nodes")
+		d.line("this kernel is older than 6.0: the clusters get one flat network instead of tunnels between their nodes")
 	}
 	for i, c := range []**lab.Cluster{&d.east, &d.west} {
 		clusterName := []string{"east", "west"}[i]

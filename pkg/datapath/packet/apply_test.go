@@ -509,6 +509,7 @@ func TestMetrics(t *testing.T) {
 	for name, want := range map[string]float64{
 		"causeway_packet_map_entries range": 4, "causeway_packet_map_capacity_entries address_v4": 4096,
 		"causeway_packet_map_entries address_v6": 4, "causeway_packet_packets_total from_mesh late": 0,
+		"causeway_packet_attached_programs tcx": 0, "causeway_packet_attached_programs clsact": 0,
 	} {
 		if value, ok := got[name]; !ok || value != want {
 			t.Errorf("%s is %v (%v), want %v", name, value, ok, want)

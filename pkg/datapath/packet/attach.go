@@ -3,7 +3,6 @@ package packet
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,10 +11,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netlink"
 
 	"github.com/causeway-mesh/causeway/bpf"
-	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
 )
 
 // How many events a second there are of one direction and reason at most, on
@@ -27,25 +25,35 @@ const (
 
 // hook is one end of the device, where a program of ours runs.
 type hook struct {
-	name    string // of the program, and of the pin of its link
+	name    string // of the program, of the pin of its link, and of its filter
 	attach  ebpf.AttachType
+	parent  uint32   // of its filter
 	uses    []string // the maps by which it judges
+	method  Method   // by which it is attached from now on
 	link    link.Link
+	filters *filters
 	program *ebpf.Program // nil until loaded
 }
 
 // hooks returns the ends: what lets in only what it knows stands first.
-func newHooks() []*hook {
+func newHooks(m Method, f *filters) []*hook {
 	judged := []string{bpf.MeshMapAddressV4, bpf.MeshMapAddressV6, bpf.MeshMapSettings, bpf.MeshMapCounter, bpf.MeshMapEvent}
 	return []*hook{
-		{name: bpf.MeshProgFromMesh, attach: ebpf.AttachTCXIngress, uses: append([]string{bpf.MeshMapHost, bpf.MeshMapRange}, judged...)},
-		{name: bpf.MeshProgToMesh, attach: ebpf.AttachTCXEgress, uses: append([]string{bpf.MeshMapNode}, judged...)},
+		{
+			name: bpf.MeshProgFromMesh, attach: ebpf.AttachTCXIngress, parent: netlink.HANDLE_MIN_INGRESS, method: m, filters: f,
+			uses: append([]string{bpf.MeshMapHost, bpf.MeshMapRange}, judged...),
+		},
+		{
+			name: bpf.MeshProgToMesh, attach: ebpf.AttachTCXEgress, parent: netlink.HANDLE_MIN_EGRESS, method: m, filters: f,
+			uses: append([]string{bpf.MeshMapNode}, judged...),
+		},
 	}
 }
 
-// openHooks opens the links that are pinned in the folder.
-func openHooks(dir string) ([]*hook, error) {
-	all := newHooks()
+// openHooks opens the links that are pinned in the folder. What runs as a filter
+// is found on the device.
+func openHooks(dir string, m Method, f *filters) ([]*hook, error) {
+	all := newHooks(m, f)
 	for _, h := range all {
 		path := filepath.Join(dir, h.name)
 		l, err := link.LoadPinnedLink(path, nil)
@@ -60,17 +68,13 @@ func openHooks(dir string) ([]*hook, error) {
 	return all, nil
 }
 
-// device returns the index of the device that the hook is attached to, 0 for
-// none: a device that was removed takes its programs along, the link stays.
+// device returns the index of the device that the hook's program runs on, and
+// which that is; 0 for none.
 func (h *hook) device() (int, ebpf.ProgramID) {
-	if h.link == nil {
-		return 0, 0
+	if at, id := h.linked(); at != 0 {
+		return at, id
 	}
-	info, err := h.link.Info()
-	if err != nil || info.TCX() == nil {
-		return 0, 0
-	}
-	return int(info.TCX().Ifindex), info.Program
+	return h.filtered()
 }
 
 func attachedHooks(all []*hook) []*hook {
@@ -163,19 +167,19 @@ func (p *Plane) load() error {
 func (p *Plane) Attach() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	device, err := net.InterfaceByName(p.config.Device)
+	device, err := p.filters.device()
 	if err != nil {
-		return fmt.Errorf("device %s: %w: %w", p.config.Device, ErrDevice, err)
+		return err
 	}
 	for _, h := range p.hooks {
 		// What runs on the maps of before goes on until ours are filled.
-		if at, _ := h.device(); p.pending && at == device.Index {
+		if at, _ := h.device(); p.pending && at == device {
 			continue
 		}
-		if err := h.run(device.Index, filepath.Join(p.dir, h.name)); err != nil {
-			return fmt.Errorf("attach %s to %s: %w", h.name, p.config.Device, err)
+		if err := h.run(device, filepath.Join(p.dir, h.name)); err != nil {
+			return fmt.Errorf("attach %s to %s by %s: %w", h.name, p.config.Device, h.method, err)
 		}
-		p.checkOrder(h, device.Index)
+		p.checkOrder(h, device)
 	}
 	return nil
 }
@@ -202,52 +206,51 @@ func (p *Plane) move() error {
 	return nil
 }
 
-// run puts the program in the place of the one that the link has, in one step.
-// Only where there is no link, or its device is another or gone, is a new one
-// made, and before the old one goes.
+// run puts the program in the place of the one of before, in one step. Where that
+// is attached in the other way, both run for a moment: they say the same.
 func (h *hook) run(device int, pinAt string) error {
-	at, running := h.device()
 	if h.program == nil { // refused; the one of before goes on
-		if at == device {
+		if at, _ := h.device(); at == device {
 			return nil
 		}
 		return errors.New("the program was not loaded")
 	}
-	if at == device {
-		if info, err := h.program.Info(); err == nil {
-			if id, ok := info.ID(); ok && id == running {
-				return nil
-			}
-		}
-		err := h.link.Update(h.program)
-		if !errors.Is(err, unix.ENOLINK) {
+	info, err := h.program.Info()
+	if err != nil {
+		return fmt.Errorf("read the program: %w", err)
+	}
+	id, _ := info.ID()
+	if h.method == Clsact {
+		if err := h.runFiltered(device, id); err != nil {
 			return err
 		}
+		return h.unlink(pinAt)
 	}
-	made, err := link.AttachTCX(link.TCXOptions{Interface: device, Program: h.program, Attach: h.attach, Anchor: link.Head()})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return fmt.Errorf("%w: %w", ErrKernel, err)
-	}
-	if err != nil {
+	if err := h.runLinked(device, id, pinAt); err != nil {
 		return err
 	}
-	defer made.Close() // the pin keeps it; without one this takes it back
-	h.link, err = pin.ReplaceLink(made, h.link, pinAt)
-	return err
+	return h.unfilter(device)
 }
 
 // checkOrder warns of a program that runs before ours: what it ends, ours never
 // sees.
 func (p *Plane) checkOrder(h *hook, device int) {
-	chain, err := link.QueryPrograms(link.QueryOptions{Target: device, Attach: h.attach})
+	first, err := h.first(device)
 	if err != nil {
 		p.config.Logger.Warn("order of the programs on the device not read", "program", h.name, "error", err)
 		return
 	}
-	_, ours := h.device()
-	if len(chain.Programs) > 0 && chain.Programs[0].ID != ours {
-		p.config.Logger.Warn("another program runs before ours on the device", "program", h.name, "device", p.config.Device, "first", chain.Programs[0].ID)
+	if _, ours := h.device(); first != ours {
+		p.config.Logger.Warn("another program runs before ours on the device", "program", h.name, "device", p.config.Device, "first", first)
 	}
+}
+
+// first returns the program that runs first at this end of the device.
+func (h *hook) first(device int) (ebpf.ProgramID, error) {
+	if h.method == Clsact {
+		return h.filters.first(device, h.parent)
+	}
+	return firstLinked(device, h.attach)
 }
 
 func (h *hook) close() {

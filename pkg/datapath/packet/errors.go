@@ -15,7 +15,7 @@ var (
 	// ErrValue is returned for an identity or a cluster that the maps cannot express.
 	ErrValue = errors.New("out of range")
 	// ErrKernel is returned when the kernel lacks what the programs need.
-	ErrKernel = errors.New("the kernel cannot run the programs of packets between clusters (Linux 6.6 or newer can)")
+	ErrKernel = errors.New("the kernel cannot run the programs of packets between clusters (Linux 6.0 or newer can)")
 	// ErrDevice is returned when the device to attach to is not there.
 	ErrDevice = errors.New("no such device")
 )

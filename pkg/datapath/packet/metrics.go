@@ -62,6 +62,26 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName("causeway", "packet", name), help, labels, nil)
 }
 
+// Attached returns how many of the two programs run on the device, by method.
+func (p *Plane) Attached() map[Method]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	by := map[Method]int{TCX: 0, Clsact: 0}
+	for _, h := range p.hooks {
+		if at, _ := h.linked(); at != 0 {
+			by[TCX]++
+		}
+		if at, _ := h.filtered(); at != 0 {
+			by[Clsact]++
+		}
+	}
+	return by
+}
+
+func attachedDesc() *prometheus.Desc {
+	return desc("attached_programs", "Programs of packets between clusters on the tunnel device by how they are attached, 2 in all where packets are carried.", "method")
+}
+
 func (c collector) descs() (entries, capacity, packets, bytes, lost *prometheus.Desc) {
 	return desc("map_entries", "Entries in use of an eBPF map of packets between clusters.", "map"),
 		desc("map_capacity_entries", "Entries that an eBPF map of packets between clusters holds at most.", "map"),
@@ -76,6 +96,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{entries, capacity, packets, bytes, lost} {
 		out <- d
 	}
+	out <- attachedDesc()
 }
 
 // Collect implements prometheus.Collector.
@@ -84,6 +105,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, use := range c.p.Use() {
 		out <- prometheus.MustNewConstMetric(entries, prometheus.GaugeValue, float64(use.Entries), use.Name)
 		out <- prometheus.MustNewConstMetric(capacity, prometheus.GaugeValue, float64(use.Capacity), use.Name)
+	}
+	for method, n := range c.p.Attached() {
+		out <- prometheus.MustNewConstMetric(attachedDesc(), prometheus.GaugeValue, float64(n), string(method))
 	}
 	counts, err := c.p.Counts()
 	if err != nil {

@@ -47,7 +47,9 @@ type Config struct {
 	// MapCapacity is how many addresses of each family fit, and how many ranges;
 	// 0 means DefaultCapacity.
 	MapCapacity uint32
-	Logger      *slog.Logger
+	// Method is how the programs are attached to the device; "" means Auto.
+	Method Method
+	Logger *slog.Logger
 	// Registerer, if not nil, gets the metrics.
 	Registerer prometheus.Registerer
 }
@@ -59,9 +61,10 @@ type Plane struct {
 	dir    string
 	lock   *os.File
 
-	mu    sync.Mutex
-	maps  *mapSet
-	hooks []*hook
+	mu      sync.Mutex
+	maps    *mapSet
+	filters *filters
+	hooks   []*hook
 	// pending says that the programs still run on other maps, of another layout
 	// or capacity, until Prune moves them.
 	pending bool
@@ -93,7 +96,8 @@ type families struct{ v4, v6 int }
 // Open takes the folder, adopts the maps that are pinned there or makes new
 // ones, and loads this version's programs. Attach has them run. Maps of another
 // layout or capacity are left to serve until Prune is called. The caller closes
-// the Plane.
+// the Plane, which acts on the network namespace of the thread that called Open;
+// Attach is to be called in that, too.
 //
 // The error wraps pin.ErrInUse, pin.ErrBPFFS or ErrKernel where one of them is
 // the reason.
@@ -133,7 +137,14 @@ func (p *Plane) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if p.hooks, err = openHooks(p.dir); err != nil {
+	method, err := choose(p.config.Method)
+	if err != nil {
+		return err
+	}
+	if p.filters, err = openFilters(p.config.Device); err != nil {
+		return err
+	}
+	if p.hooks, err = openHooks(p.dir, method, p.filters); err != nil {
 		return err
 	}
 	attached := attachedHooks(p.hooks)
@@ -209,6 +220,9 @@ func (p *Plane) Close() error {
 	for _, h := range p.hooks {
 		h.close()
 	}
+	if p.filters != nil {
+		p.filters.close()
+	}
 	if p.maps != nil {
 		p.maps.close()
 	}
@@ -223,8 +237,9 @@ func (p *Plane) Remove() error {
 	defer p.mu.Unlock()
 	var errs []error
 	for _, h := range p.hooks {
-		if err := os.Remove(filepath.Join(p.dir, h.name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove pin: %w", err))
+		errs = append(errs, h.unlink(filepath.Join(p.dir, h.name)))
+		if at, _ := h.filtered(); at != 0 {
+			errs = append(errs, h.unfilter(at))
 		}
 		h.close()
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/pkg/datapath/pin"
@@ -22,7 +23,7 @@ import (
 	"github.com/causeway-mesh/causeway/tests/frame"
 )
 
-// programs returns the ids of what runs on the site's device.
+// programs returns the ids of what runs on the site's device, in whatever way.
 func (s *site) programs(t testing.TB, attach ebpf.AttachType) []ebpf.ProgramID {
 	t.Helper()
 	var ids []ebpf.ProgramID
@@ -38,7 +39,11 @@ func (s *site) programs(t testing.TB, attach ebpf.AttachType) []ebpf.ProgramID {
 		for _, p := range chain.Programs {
 			ids = append(ids, p.ID)
 		}
-		return nil
+		all, err := s.filters(attach)
+		for _, f := range all {
+			ids = append(ids, ebpf.ProgramID(f.Id))
+		}
+		return err
 	})
 	return ids
 }
@@ -55,7 +60,7 @@ func meshIndex() (int, error) {
 func (s *site) reopen(t testing.TB, c Config) {
 	t.Helper()
 	must(t, s.plane.Close())
-	s.plane = open(t, c)
+	s.open(t, c)
 }
 
 // flow sends a packet each millisecond from near to far until stop is called,
@@ -106,8 +111,10 @@ func flow(t testing.TB, near, far *site) (stop func() (sent, arrived int)) {
 
 // TestRestart has processes come and go, with other programs and maps of another
 // size, while packets pass. None may be lost.
-func TestRestart(t *testing.T) {
-	near, far := wired(t)
+func TestRestart(t *testing.T) { each(t, testRestart) }
+
+func testRestart(t *testing.T, m Method) {
+	near, far := wired(t, m)
 	joined(t, near, far, either)
 	stop := flow(t, near, far)
 	before := [2][]ebpf.ProgramID{near.programs(t, ebpf.AttachTCXIngress), near.programs(t, ebpf.AttachTCXEgress)}
@@ -153,7 +160,9 @@ func TestRestart(t *testing.T) {
 
 // TestDiesOnTheWay leaves what a process leaves that ends between two steps of
 // the move to other maps.
-func TestDiesOnTheWay(t *testing.T) {
+func TestDiesOnTheWay(t *testing.T) { each(t, testDiesOnTheWay) }
+
+func testDiesOnTheWay(t *testing.T, m Method) {
 	for name, die := range map[string]func(t *testing.T, p *Plane){
 		"new maps pinned": func(t *testing.T, p *Plane) { must(t, p.maps.pin(p.dir)) },
 		"one program moved": func(t *testing.T, p *Plane) {
@@ -179,7 +188,7 @@ func TestDiesOnTheWay(t *testing.T) {
 		"pins gone": func(t *testing.T, p *Plane) { must(t, os.Remove(filepath.Join(p.dir, mapsDir, "address_v4"))) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			near, far := wired(t)
+			near, far := wired(t, m)
 			joined(t, near, far, either)
 			want := readState(t, near.plane)
 			c := near.plane.config
@@ -224,8 +233,10 @@ func specsOf(t *testing.T, capacity uint32) map[string]*ebpf.MapSpec {
 }
 
 // A device that is made anew gets the programs, though the links are pinned.
-func TestDeviceMadeAnew(t *testing.T) {
-	near, far := wired(t)
+func TestDeviceMadeAnew(t *testing.T) { each(t, testDeviceMadeAnew) }
+
+func testDeviceMadeAnew(t *testing.T, m Method) {
+	near, far := wired(t, m)
 	joined(t, near, far, either)
 	must(t, near.space.Delete("mesh0"))
 	if err := near.space.Do(near.plane.Attach); !errors.Is(err, ErrDevice) {
@@ -236,9 +247,7 @@ func TestDeviceMadeAnew(t *testing.T) {
 	near.do(t, "attach", near.plane.Attach)
 	near.setUp(t)
 	near.route(t, netip.MustParsePrefix("10.2.0.0/16"))
-	if len(near.programs(t, ebpf.AttachTCXIngress)) != 1 || len(near.programs(t, ebpf.AttachTCXEgress)) != 1 {
-		t.Error("a program is missing")
-	}
+	near.attached(t, m)
 	stop := flow(t, near, far)
 	if sent, arrived := stop(); sent != arrived {
 		t.Errorf("%d packets sent, %d arrived", sent, arrived)
@@ -247,9 +256,12 @@ func TestDeviceMadeAnew(t *testing.T) {
 
 // TestChain has another program on the device, there before ours: ours go ahead
 // of it, and it sees what passes and nothing else.
-func TestChain(t *testing.T) {
-	near, far := wired(t)
+func TestChain(t *testing.T) { each(t, testChain) }
+
+func testChain(t *testing.T, m Method) {
+	near, far := wired(t, m)
 	joined(t, near, far, either)
+	c := near.plane.config
 	must(t, near.plane.Remove())
 	must(t, near.plane.Close())
 	seen, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
@@ -261,18 +273,8 @@ func TestChain(t *testing.T) {
 	}})
 	must(t, err)
 	defer counter.Close()
-	near.do(t, "attach another", func() error {
-		index, err := meshIndex()
-		if err != nil {
-			return err
-		}
-		other, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: counter, Attach: ebpf.AttachTCXIngress})
-		if err == nil {
-			t.Cleanup(func() { _ = other.Close() }) // gone with its device, maybe
-		}
-		return err
-	})
-	near.plane = open(t, config(t))
+	near.do(t, "attach another", func() error { return attachOther(t, counter, m) })
+	near.open(t, c)
 	near.do(t, "attach", near.plane.Attach)
 	if got := near.programs(t, ebpf.AttachTCXIngress); len(got) != 2 {
 		t.Fatalf("programs %v, want two", got)
@@ -303,6 +305,25 @@ func TestChain(t *testing.T) {
 	}
 }
 
+// attachOther attaches a program to packets that come in.
+func attachOther(t *testing.T, program *ebpf.Program, m Method) error {
+	index, err := meshIndex()
+	if err != nil {
+		return err
+	}
+	if m == TCX {
+		other, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: ebpf.AttachTCXIngress})
+		if err == nil {
+			t.Cleanup(func() { _ = other.Close() }) // gone with its device, maybe
+		}
+		return err
+	}
+	return errors.Join(netlink.QdiscAdd(clsact(index)), netlink.FilterAdd(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 2, Protocol: unix.ETH_P_ALL},
+		Fd:          program.FD(), Name: "other", DirectAction: true,
+	}))
+}
+
 func TestLock(t *testing.T) {
 	c := config(t)
 	open(t, c)
@@ -316,8 +337,10 @@ func TestLock(t *testing.T) {
 }
 
 // Remove leaves nothing: no program, no pin.
-func TestRemove(t *testing.T) {
-	near, _ := wired(t)
+func TestRemove(t *testing.T) { each(t, testRemove) }
+
+func testRemove(t *testing.T, m Method) {
+	near, _ := wired(t, m)
 	must(t, near.plane.Remove())
 	if got := append(near.programs(t, ebpf.AttachTCXIngress), near.programs(t, ebpf.AttachTCXEgress)...); len(got) != 0 {
 		t.Errorf("programs %v are left", got)

@@ -44,8 +44,8 @@ func (s *site) do(t testing.TB, what string, fn func() error) {
 }
 
 // wired returns two nodes on one wire, n1 of east and n1 of west. Planes are
-// attached to their tunnel devices and know nothing yet.
-func wired(t testing.TB) (near, far *site) {
+// attached to their tunnel devices by that method and know nothing yet.
+func wired(t testing.TB, m Method) (near, far *site) {
 	t.Helper()
 	sandbox.Require(t)
 	dir := t.TempDir()
@@ -70,7 +70,9 @@ func wired(t testing.TB) (near, far *site) {
 	near.address(t, "wire", "192.0.2.1/24", "2001:db8::1/64")
 	far.address(t, "wire", "192.0.2.2/24", "2001:db8::2/64")
 	for i, s := range sites {
-		s.plane = open(t, config(t))
+		c := config(t)
+		c.Method = m
+		s.open(t, c)
 		s.addDevice(t, byte(10+i))
 		s.do(t, "attach", s.plane.Attach)
 		s.setUp(t)
@@ -86,6 +88,17 @@ func wired(t testing.TB) (near, far *site) {
 		far.route(t, to)
 	}
 	return near, far
+}
+
+// open opens the site's plane.
+func (s *site) open(t testing.TB, c Config) {
+	t.Helper()
+	s.do(t, "open", func() (err error) {
+		s.plane, err = Open(c)
+		return err
+	})
+	p := s.plane
+	t.Cleanup(func() { must(t, p.Close()) })
 }
 
 func (s *site) address(t testing.TB, device string, all ...string) {
@@ -223,10 +236,12 @@ func stream(t *testing.T, from, to *site, source, destination netip.Addr) {
 
 // TestWire sends TCP, and datagrams whole and in fragments, from pods and hosts,
 // in both directions, over both families of underlay.
-func TestWire(t *testing.T) {
+func TestWire(t *testing.T) { each(t, testWire) }
+
+func testWire(t *testing.T, m Method) {
 	for name, underlay := range map[string]func(netip.Addr) bool{"dual": either, "IPv4": netip.Addr.Is4, "IPv6": netip.Addr.Is6} {
 		t.Run(name, func(t *testing.T) {
-			near, far := wired(t)
+			near, far := wired(t, m)
 			joined(t, near, far, underlay)
 			for i, ends := range [][2]string{
 				{"10.1.0.5", "10.2.0.7"},
@@ -305,7 +320,7 @@ func (s *site) capture(t testing.TB) func() []byte {
 
 // TestOuter looks at the packets around the packets.
 func TestOuter(t *testing.T) {
-	near, far := wired(t)
+	near, far := wired(t, TCX)
 	for _, test := range []struct {
 		name     string
 		underlay func(netip.Addr) bool
@@ -394,7 +409,7 @@ func checkOuter(t *testing.T, data []byte, v4, whole bool, number identity.Numbe
 // TestHandMade has somebody on the wire make packets by hand. One good packet at
 // the end shows that everything before it has been judged.
 func TestHandMade(t *testing.T) {
-	near, far := wired(t)
+	near, far := wired(t, TCX)
 	joined(t, near, far, either)
 	if err := far.space.SetDown("mesh0"); err != nil { // its port is ours now
 		t.Fatal(err)
@@ -461,7 +476,7 @@ func TestHandMade(t *testing.T) {
 // TestCutHeaders sends frames that end before the header of IP does. Out of a
 // tunnel they never come: the device itself drops them.
 func TestCutHeaders(t *testing.T) {
-	near, far := wired(t)
+	near, far := wired(t, TCX)
 	joined(t, near, far, either)
 	var fd int
 	var device *net.Interface

@@ -1,0 +1,64 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/causeway-mesh/causeway/tests/lab"
+	"github.com/causeway-mesh/causeway/tests/lab/labtest"
+)
+
+// TestCarriedByClsact: as TestCarried, with the programs attached as on a kernel
+// without tcx. The agents of before had them attached by tcx.
+func TestCarriedByClsact(t *testing.T) {
+	labtest.RequireRoot(t)
+	t.Parallel()
+	p := newPeers(t, lab.Network{Kind: lab.Routed}, labtest.Dual)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	for _, c := range p.clusters() {
+		for _, n := range c.Nodes() {
+			check(t, n.Agent().Stop(ctx))
+			_, err := n.StartAgent(ctx, "--attach-method", "clsact")
+			check(t, err)
+		}
+		check(t, c.AwaitReady(ctx))
+	}
+	p.awaitReady(t)
+	for _, c := range p.clusters() {
+		for _, n := range c.Nodes() {
+			awaitTrue(t, func(context.Context) error { return n.Space().Do(hasFilters) })
+		}
+	}
+	p.checkService(t)
+	p.checkPods(t)
+	if leaked := p.leaks(t); leaked > 0 {
+		t.Errorf("%d packets with addresses of pods between the clusters, outside of the tunnels", leaked)
+	}
+}
+
+// hasFilters returns an error unless a program is attached to each end of the
+// tunnel device as a filter.
+func hasFilters() error {
+	device, err := netlink.LinkByName(meshDevice)
+	if err != nil {
+		return err
+	}
+	for end, parent := range map[string]uint32{"ingress": netlink.HANDLE_MIN_INGRESS, "egress": netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netlink.FilterList(device, parent)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(filters, func(f netlink.Filter) bool {
+			program, ok := f.(*netlink.BpfFilter)
+			return ok && program.Id != 0
+		}) {
+			return fmt.Errorf("no program in the filters at %s of %s", end, meshDevice)
+		}
+	}
+	return nil
+}
