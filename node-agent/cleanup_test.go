@@ -42,8 +42,7 @@ func TestCleanup(t *testing.T) {
 		t.Fatal(err)
 	}
 	wanted := []string{
-		"device mesh0 (alias causeway)", "100:\tfrom all lookup 8473 (IPv4) (protocol 203)",
-		"route 10.2.0.0/16 table 8473 (protocol 203)", "nftables table inet causeway", "pin " + filepath.Join(agent.bpffs, "connect4"),
+		"device mesh0 (alias causeway)", "route 10.2.0.0/16 table main (protocol 203)", "nftables table inet causeway", "pin " + filepath.Join(agent.bpffs, "connect4"),
 	}
 	for _, run := range []struct {
 		dry  bool

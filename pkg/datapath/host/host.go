@@ -1,7 +1,7 @@
 // Package host is what a node's network needs around the tunnel programs: the
-// tunnel device with this node's mesh addresses, the rule and the table that
-// lead what is a peer's into it, and the netfilter rules that keep a packet's
-// source what it was. What it guarantees:
+// tunnel device with this node's mesh addresses, the routes that lead what is a
+// peer's into it, and the netfilter rules that keep a packet's source what it
+// was. What it guarantees:
 //
 //   - Everything of ours carries a mark by which it is recognised. It stays when
 //     the process ends, and the next one adopts it: nothing that stays wanted is
@@ -37,7 +37,8 @@ const (
 type Config struct {
 	// Device is the name of the tunnel device; "" means DefaultDevice.
 	Device string
-	// Table is the number of the routing table that is ours; 0 means DefaultTable.
+	// Table is the number of the routing table that is ours, where our routes cannot
+	// stand in the main one; 0 means DefaultTable.
 	Table int
 	// Attach, if not nil, puts the programs onto the tunnel device. It is called
 	// when the device is new to this process (found, made, or made again after

@@ -21,6 +21,9 @@ const (
 	// RulePriority is where our rules stand: behind the table of the node's own
 	// addresses, before those of cloud CNIs that choose by a pod's address.
 	RulePriority = 100
+	// MainMetric is that of our routes where they stand in the main table, so that
+	// they take nobody's place there.
+	MainMetric = 8473
 )
 
 // Kind says what an Item is.

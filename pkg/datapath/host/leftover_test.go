@@ -65,6 +65,7 @@ func TestLeftovers(t *testing.T) {
 // TestForeignTable: a route of somebody else's in our table stays, and is told.
 func TestForeignTable(t *testing.T) {
 	s := newSide(t, "a", 1)
+	s.cloudRules()
 	s.run(s.node, "ip", "route", "add", "10.2.0.0/16", "dev", "pod0", "table", "8473")
 	h := s.openHost(host.Config{})
 	d := host.Desired{Mesh: s.mesh, Routes: []host.Route{{Prefix: netip.MustParsePrefix("10.2.0.0/16"), Mode: route.VXLAN}}}

@@ -18,6 +18,7 @@ import (
 // route counts.
 func TestRouteOrder(t *testing.T) {
 	s := newSide(t, "a", 1)
+	s.cloudRules()
 	s.run(s.node, "ip", "route", "add", "blackhole", "10.2.7.0/24")
 	h := s.openHost(host.Config{})
 	desired := func(ranges ...string) host.Desired {

@@ -15,13 +15,15 @@ const maxProblems = 50
 type foreign struct {
 	prefix netip.Prefix
 	// own says that it leads to the node itself, tunnel that it is the kernel's
-	// for an address of our tunnel device, inTable that it stands in our table.
-	own, tunnel, inTable bool
-	text                 string // as ip route shows it
+	// for an address of our tunnel device, first that it counts before a wider one
+	// of ours by itself, from where it stands.
+	own, tunnel, first bool
+	text               string // as ip route shows it
 }
 
-// plan is what our table of one family shall hold.
+// plan is what our routes of one family shall be.
 type plan struct {
+	table int            // where they stand
 	leads []netip.Prefix // into the tunnel
 	// throws are parts of leads that the tables behind ours decide about.
 	throws   []netip.Prefix
@@ -55,7 +57,7 @@ func planRoutes(wanted []netip.Prefix, pods []netip.Prefix, nodes []netip.Addr, 
 		}
 	}
 	for _, o := range others {
-		lead := throw(o.prefix, o.inTable)
+		lead := throw(o.prefix, o.first)
 		if !lead.IsValid() || o.tunnel {
 			continue
 		}

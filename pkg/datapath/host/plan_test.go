@@ -48,7 +48,7 @@ func TestPlanRoutes(t *testing.T) {
 		"parts":             {wanted: "10.2.0.0/16", others: theirs("10.2.1.0/24 10.2.1.7/32"), leads: "10.2.0.0/16", throws: "10.2.1.0/24", problems: 2},
 		"own address":       {wanted: "10.2.0.0/16", others: []foreign{{prefix: netip.MustParsePrefix("10.2.9.9/32"), own: true}}, leads: "10.2.0.0/16", throws: "10.2.9.9/32", problems: 1},
 		"own mesh address":  {wanted: "10.2.0.0/16", others: []foreign{{prefix: netip.MustParsePrefix("10.2.9.9/32"), own: true, tunnel: true}}, leads: "10.2.0.0/16", throws: "10.2.9.9/32"},
-		"in our table":      {wanted: "10.2.0.0/16", others: []foreign{{prefix: netip.MustParsePrefix("10.2.9.0/24"), inTable: true}}, leads: "10.2.0.0/16", problems: 1},
+		"in our table":      {wanted: "10.2.0.0/16", others: []foreign{{prefix: netip.MustParsePrefix("10.2.9.0/24"), first: true}}, leads: "10.2.0.0/16", problems: 1},
 		"node":              {wanted: "10.2.0.0/16", nodes: "10.2.0.5 192.0.2.1", leads: "10.2.0.0/16", throws: "10.2.0.5/32"},
 		"node is pod":       {wanted: "10.2.0.5/32", nodes: "10.2.0.5", problems: 1},
 		"pods within":       {wanted: "10.0.0.0/8", pods: "10.1.0.0/16", leads: "10.0.0.0/8", throws: "10.1.0.0/16", problems: 1},

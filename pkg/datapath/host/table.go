@@ -75,14 +75,14 @@ func (k *kernel) rules(v6 bool) ([]netlink.Rule, error) {
 	return rules, nil
 }
 
-// rules makes sure that our table is asked, once, where the family is in use.
-func (w *work) rules(v6 bool, is []netlink.Rule) error {
+// rules makes sure that our table is asked, once, where our routes are in it.
+func (w *work) rules(v6, asks bool, is []netlink.Rule) error {
 	wanted, found := w.config.rule(v6), false
 	for i := range is {
 		if is[i].Protocol != Protocol {
 			continue
 		}
-		if !found && w.hasFamily(v6) && isRule(&is[i], wanted) {
+		if !found && asks && isRule(&is[i], wanted) {
 			found = true
 			continue
 		}
@@ -91,7 +91,7 @@ func (w *work) rules(v6 bool, is []netlink.Rule) error {
 		}
 		w.changed(Rule, ruleName(&is[i]))
 	}
-	if found || !w.hasFamily(v6) {
+	if found || !asks {
 		return nil
 	}
 	if err := w.kernel.links.RuleAdd(wanted); err != nil {
@@ -118,13 +118,46 @@ func (k *kernel) routes(v6 bool) ([]netlink.Route, error) {
 	}), nil
 }
 
-// routes makes our table of one family what the plan says. A route comes after
-// those that take parts of it back, and goes when what stands for it is there: a
-// connection whose first packet went elsewhere would stay with the NAT it met.
-func (w *work) routes(v6 bool, device *netlink.Vxlan, p plan, is []netlink.Route) error {
+// routes makes our routes of one family what the plan says, and returns those
+// that go when the rule is there as well. A route comes after those that take
+// parts of it back, and goes when what stands for it is there: a connection whose
+// first packet went elsewhere would stay with the NAT it met.
+func (w *work) routes(v6 bool, device *netlink.Vxlan, p plan, is []netlink.Route) (gone []netlink.Route, err error) {
+	wanted := w.wantedRoutes(v6, device, p)
+	for i := range is {
+		if is[i].Protocol != Protocol {
+			continue
+		}
+		prefix := prefixOf(is[i].Dst, v6)
+		want, ok := wanted[prefix]
+		switch {
+		case ok && sameRoute(&is[i], &want):
+			delete(wanted, prefix)
+		case !ok || is[i].Table != want.Table:
+			gone = append(gone, is[i])
+		case is[i].Type == want.Type && samePriority(&is[i], &want):
+			// What only has another source or device is replaced in one step.
+		default: // IPv6 would keep both
+			if err := w.deleteRoute(&is[i], v6); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, r := range inOrder(slices.Collect(maps.Values(wanted)), v6, true) {
+		if err := w.kernel.links.RouteReplace(&r); err != nil {
+			return nil, fmt.Errorf("add route %s: %w", routeName(&r, v6), err)
+		}
+		w.changed(TableRoute, routeName(&r, v6))
+	}
+	return inOrder(gone, v6, false), nil
+}
+
+func (w *work) wantedRoutes(v6 bool, device *netlink.Vxlan, p plan) map[netip.Prefix]netlink.Route {
 	wanted := map[netip.Prefix]netlink.Route{}
-	var gone []netlink.Route
-	base := netlink.Route{Table: w.config.Table, Protocol: Protocol, Family: number(v6)}
+	base := netlink.Route{Table: p.table, Protocol: Protocol, Family: number(v6)}
+	if p.table == unix.RT_TABLE_MAIN {
+		base.Priority = MainMetric
+	}
 	for _, prefix := range p.leads {
 		r := base
 		r.Dst, r.LinkIndex, r.Type, r.Flags = ipNet(prefix), device.Index, unix.RTN_UNICAST, int(netlink.FLAG_ONLINK)
@@ -136,38 +169,7 @@ func (w *work) routes(v6 bool, device *netlink.Vxlan, p plan, is []netlink.Route
 		r.Dst, r.Type = ipNet(prefix), unix.RTN_THROW
 		wanted[prefix] = r
 	}
-	for i := range is {
-		if is[i].Protocol != Protocol {
-			continue
-		}
-		prefix := prefixOf(is[i].Dst, v6)
-		want, ok := wanted[prefix]
-		if ok && sameRoute(&is[i], &want) {
-			delete(wanted, prefix)
-			continue
-		}
-		// What only has another source or device is replaced in one step.
-		if ok && is[i].Type == want.Type && is[i].Table == want.Table {
-			continue
-		}
-		if !ok {
-			gone = append(gone, is[i])
-		} else if err := w.deleteRoute(&is[i], v6); err != nil { // IPv6 would keep both
-			return err
-		}
-	}
-	for _, r := range inOrder(slices.Collect(maps.Values(wanted)), v6, true) {
-		if err := w.kernel.links.RouteReplace(&r); err != nil {
-			return fmt.Errorf("add route %s: %w", routeName(&r, v6), err)
-		}
-		w.changed(TableRoute, routeName(&r, v6))
-	}
-	for _, r := range inOrder(gone, v6, false) {
-		if err := w.deleteRoute(&r, v6); err != nil {
-			return err
-		}
-	}
-	return nil
+	return wanted
 }
 
 // inOrder sorts routes so that those that take parts back are the first, or the last.
@@ -193,11 +195,17 @@ func (w *work) deleteRoute(r *netlink.Route, v6 bool) error {
 }
 
 func sameRoute(is, want *netlink.Route) bool {
-	if is.Table != want.Table || is.Type != want.Type {
+	if is.Table != want.Table || is.Type != want.Type || !samePriority(is, want) {
 		return false
 	}
 	return is.Type != unix.RTN_UNICAST ||
 		(is.LinkIndex == want.LinkIndex && is.Gw.Equal(want.Gw) && is.Src.Equal(want.Src) && is.MTU == 0)
+}
+
+// samePriority compares where it matters: in our own table nothing else has the
+// same prefix.
+func samePriority(is, want *netlink.Route) bool {
+	return want.Priority == 0 || is.Priority == want.Priority
 }
 
 // routeName is how ip route shows it, as far as it says which one it is.
@@ -242,10 +250,10 @@ func tableName(table int) string {
 	return fmt.Sprint(table)
 }
 
-// others returns what somebody else routes, in tables that a rule asks. Default
-// routes contradict nobody.
-func (w *work) others(v6 bool, device *netlink.Vxlan, routes []netlink.Route, rules []netlink.Rule) []foreign {
-	asked := map[int]bool{w.config.Table: true}
+// others returns what somebody else routes, in tables that a rule asks, where
+// ours stand in that table. Default routes contradict nobody.
+func (w *work) others(v6 bool, table int, device *netlink.Vxlan, routes []netlink.Route, rules []netlink.Rule) []foreign {
+	asked := map[int]bool{table: true}
 	for _, rule := range rules {
 		// A rule of ours for another table goes with this pass.
 		asked[rule.Table] = asked[rule.Table] || rule.Protocol != Protocol
@@ -260,7 +268,7 @@ func (w *work) others(v6 bool, device *netlink.Vxlan, routes []netlink.Route, ru
 			continue
 		}
 		others = append(others, foreign{
-			prefix: prefix, own: r.Type == unix.RTN_LOCAL, tunnel: tunnel, inTable: r.Table == w.config.Table,
+			prefix: prefix, own: r.Type == unix.RTN_LOCAL, tunnel: tunnel, first: isFirst(r.Table, table),
 			text: routeName(r, v6),
 		})
 	}

@@ -17,6 +17,7 @@ import (
 func TestRepair(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.a.cloudRules()
 	w.a.run(w.a.node, "iptables-nft", "-P", "FORWARD", "DROP")
 	a, _ := w.join(false)
 	watch(t, a)
@@ -73,6 +74,7 @@ func TestRepair(t *testing.T) {
 func TestQuarrel(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.a.cloudRules()
 	a, _ := w.join(false)
 	watch(t, a)
 	const most = 40 // at the full pace it would be 20 a second

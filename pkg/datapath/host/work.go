@@ -2,10 +2,10 @@ package host
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
@@ -19,6 +19,7 @@ type work struct {
 	desired  *Desired
 	mtu      int
 	noIPv6   bool // though it is desired
+	moved    bool // from the main table to our own
 	changes  []Item
 	problems []Problem
 }
@@ -48,8 +49,9 @@ func (h *Host) converge() error {
 		w.problem(Problem{What: "the node's network could not be made as it should be", Where: err.Error(), Do: "it is tried again; if it stays, the text says what is in the way"})
 	}
 	h.problems = append(w.problems, h.metrics.refusals(h.kernel, h.desired.Port)...)
-	// IPv6 comes and goes as a whole, by a setting or an MTU.
-	if h.settled && w.noIPv6 == h.noIPv6 {
+	// IPv6 comes and goes as a whole, by a setting or an MTU; routes move because
+	// of others, and nobody touched them.
+	if h.settled && w.noIPv6 == h.noIPv6 && !w.moved {
 		h.repaired(w.changes)
 	} else if slices.ContainsFunc(w.changes, func(i Item) bool { return i.Kind != TableRoute }) {
 		h.config.Logger.Info("node network changed", "changes", len(w.changes))
@@ -140,7 +142,8 @@ func (w *work) filter() error {
 	return nil
 }
 
-// route makes sure of one family's routes, then of the rule that asks them.
+// route makes sure of one family's routes, then of the rule that asks them, and
+// last takes away what both have taken the place of.
 func (w *work) route(v6 bool, device *netlink.Vxlan) error {
 	rules, err := w.kernel.rules(v6)
 	if err != nil {
@@ -150,12 +153,10 @@ func (w *work) route(v6 bool, device *netlink.Vxlan) error {
 	if err != nil {
 		return err
 	}
-	var p plan
+	p := plan{table: w.config.Table}
 	leads := w.desired.leading(v6)
 	if w.hasFamily(v6) {
-		nodes := slices.DeleteFunc(slices.Clone(w.desired.Nodes), func(a netip.Addr) bool { return a.Is6() != v6 })
-		pods := slices.DeleteFunc(slices.Clone(w.desired.LocalPods), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
-		p = planRoutes(leads, pods, nodes, w.others(v6, device, routes, rules))
+		p = w.place(v6, leads, device, routes, rules)
 	} else if len(leads) > 0 && !w.noIPv6 {
 		w.problem(Problem{
 			What:  fmt.Sprintf("peers have pods of a family in which this node has no mesh address: they are not reached (%d ranges)", len(leads)),
@@ -164,8 +165,17 @@ func (w *work) route(v6 bool, device *netlink.Vxlan) error {
 	}
 	w.problems = append(w.problems, p.problems...)
 	w.asked(v6, p.leads, routes, rules)
-	if err := w.routes(v6, device, p, routes); err != nil {
+	gone, err := w.routes(v6, device, p, routes)
+	if err != nil {
 		return err
 	}
-	return w.rules(v6, rules)
+	if err := w.rules(v6, w.hasFamily(v6) && p.table != unix.RT_TABLE_MAIN, rules); err != nil {
+		return err
+	}
+	for i := range gone {
+		if err := w.deleteRoute(&gone[i], v6); err != nil {
+			return err
+		}
+	}
+	return nil
 }

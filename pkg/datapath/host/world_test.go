@@ -175,6 +175,13 @@ func (w *world) other(s *side) *side {
 	return w.a
 }
 
+// cloudRules gives the node rules of somebody else's, as cloud CNIs have them.
+func (s *side) cloudRules() {
+	s.t.Helper()
+	s.run(s.node, "ip", "rule", "add", "pref", "2000", "from", "198.51.100.1", "lookup", "main")
+	s.run(s.node, "ip", "-6", "rule", "add", "pref", "2000", "from", "2001:db8:ffff::1", "lookup", "main")
+}
+
 func (s *side) setMTU(device string, mtu int) {
 	s.t.Helper()
 	s.run(s.node, "ip", "link", "set", device, "mtu", fmt.Sprint(mtu))
