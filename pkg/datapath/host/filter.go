@@ -56,6 +56,8 @@ const (
 const (
 	chainTunnel = "tunnel"
 	chainMSS    = "mss"
+	chainInto   = "into"
+	chainOut    = "out"
 )
 
 // natPriority puts our chain before those of source NAT (100), where CNIs have
@@ -80,7 +82,10 @@ const natPriority = 90
 //
 // Each packet of the node meets guard and forward, the tunnel's both inside and
 // outside. So there is one chain a hook, and what is not for it leaves after its
-// protocol and port; all else is in chains that only the others are sent to.
+// port and TCP's flags; all else is in chains that only the others are sent to.
+// Those two are looked at before the protocol that they are of: the kernel loads
+// and compares them in place, while the protocol takes a call. So it is with the
+// names of devices in postrouting, where a packet of each connection comes by.
 func newRuleset(device string, d *Desired) ruleset {
 	tunnel, mss := chain{name: chainTunnel}, chain{name: chainMSS, rules: []filterRule{
 		{what: "TCP segments fit into the tunnel", exprs: join(interfaceIs(expr.MetaKeyOIFNAME, device), clampMSS())},
@@ -97,11 +102,18 @@ func newRuleset(device string, d *Desired) ruleset {
 	forward := chain{
 		name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, priority: *nftables.ChainPriorityMangle,
 		rules: []filterRule{
-			{what: "TCP segments fit into the tunnel", exprs: join(begins(), goTo(chainMSS))},
 			{what: "only nodes send to the mesh port", counts: reasonForwarded, exprs: join(udpTo(d.Port), refuse())},
+			{what: "TCP segments fit into the tunnel", exprs: join(begins(), goTo(chainMSS))},
 		},
 	}
-	postrouting := chain{name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: natPriority}
+	into, out := chain{name: chainInto}, chain{name: chainOut}
+	postrouting := chain{
+		name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: natPriority,
+		rules: []filterRule{
+			{what: "into the tunnel", exprs: join(interfaceIs(expr.MetaKeyOIFNAME, device), goTo(chainInto))},
+			{what: "out of the tunnel", exprs: join(interfaceIs(expr.MetaKeyIIFNAME, device), goTo(chainOut))},
+		},
+	}
 	var r ruleset
 	for _, v6 := range []bool{false, true} {
 		mesh := route.Family(d.Mesh, v6)
@@ -113,11 +125,13 @@ func newRuleset(device string, d *Desired) ruleset {
 		tunnel.rules = append(tunnel.rules, filterRule{
 			what: "no pod sends to the mesh port", counts: reasonPod, exprs: join(sourceIn(v6, local.name), refuse()),
 		})
+		into.rules = append(into.rules,
+			filterRule{what: "a pod's source stays its own", exprs: join(sourceIn(v6, local.name), keepSource(v6))},
+			filterRule{what: "the node is known by its mesh address", exprs: join(sentHere(), sourceTo(mesh))},
+		)
+		out.rules = append(out.rules, filterRule{what: "a peer's source stays its own", exprs: join(untranslated(), family(v6), keepSource(v6))})
 		postrouting.rules = append(postrouting.rules,
-			filterRule{what: "a pod's source stays its own", exprs: join(interfaceIs(expr.MetaKeyOIFNAME, device), sourceIn(v6, local.name), keepSource(v6))},
-			filterRule{what: "the node is known by its mesh address", exprs: join(interfaceIs(expr.MetaKeyOIFNAME, device), sentHere(), sourceTo(mesh))},
-			filterRule{what: "a pod's source stays its own", exprs: join(sourceIn(v6, local.name), destinationIn(v6, native.name), keepSource(v6))},
-			filterRule{what: "a peer's source stays its own", exprs: join(interfaceIs(expr.MetaKeyIIFNAME, device), untranslated(), family(v6), keepSource(v6))},
+			filterRule{what: "a pod's source stays its own", exprs: join(destinationIn(v6, native.name), sourceIn(v6, local.name), keepSource(v6))},
 			filterRule{what: "a peer's source stays its own", exprs: join(sourceIn(v6, native.name), destinationIn(v6, local.name), untranslated(), keepSource(v6))},
 		)
 	}
@@ -125,7 +139,7 @@ func newRuleset(device string, d *Desired) ruleset {
 		filterRule{what: "tunnels come from where they lead to", counts: reasonDevice, exprs: join(strayed(), refuse())},
 		filterRule{what: "tunnels are no connections", exprs: join(&expr.Notrack{})},
 	)
-	r.chains = []chain{tunnel, mss, guard, untracked, forward, postrouting}
+	r.chains = []chain{tunnel, mss, into, out, guard, untracked, forward, postrouting}
 	r.digest = r.sum()
 	return r
 }
@@ -191,9 +205,9 @@ func interfaceIs(key expr.MetaKey, name string) []expr.Any {
 
 func udpTo(port uint16) []expr.Any {
 	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, is(unix.IPPROTO_UDP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		is(binaryutil.BigEndian.PutUint16(port)...),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, is(unix.IPPROTO_UDP),
 	}
 }
 
@@ -274,20 +288,21 @@ func sourceTo(a netip.Addr) []expr.Any {
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: number32(a.Is6()), RegAddrMin: 1})
 }
 
-// Of TCP's header: the flags are byte 13, the option MSS has kind 2 and its
-// value at byte 2.
+// Of TCP's header: the flags are the second byte of the word at 12, the option
+// MSS has kind 2 and its value at byte 2.
 const (
-	tcpFlags, tcpSYN, tcpRST = 13, 2, 4
-	tcpOptionMSS             = 2
+	tcpWord, tcpSYN, tcpRST = 12, 2, 4
+	tcpOptionMSS            = 2
 )
 
-// begins matches TCP's SYNs.
+// begins matches TCP's SYNs. It loads a whole word, as the kernel masks those in
+// place.
 func begins() []expr.Any {
 	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: tcpWord, Len: 4},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{0, tcpSYN | tcpRST, 0, 0}, Xor: make([]byte, 4)},
+		is(0, tcpSYN, 0, 0),
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, is(unix.IPPROTO_TCP),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: tcpFlags, Len: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{tcpSYN | tcpRST}, Xor: []byte{0}},
-		is(tcpSYN),
 	}
 }
 

@@ -240,7 +240,8 @@ func TestRuleset(t *testing.T) {
 	}
 }
 
-// TestFirst: packets meet one chain a hook, and leave it for their protocol.
+// TestFirst: packets meet one chain a hook, and leave it for what the kernel
+// compares in place.
 func TestFirst(t *testing.T) {
 	both := newRuleset("mesh0", &Desired{Port: 8473, Mesh: addrs("10.200.0.1 fd00::1"), LocalPods: prefixes("10.1.0.0/16 fd01::/64")})
 	hooks, known := map[int64]string{}, map[string]bool{}
@@ -251,7 +252,8 @@ func TestFirst(t *testing.T) {
 		}
 		hooks[c.hookNumber()], known[c.name] = c.name, true
 		for _, rule := range c.rules {
-			if first, ok := rule.exprs[0].(*expr.Meta); c.hook != nil && c.kind == nftables.ChainTypeFilter && (!ok || first.Key != expr.MetaKeyL4PROTO) {
+			first, ok := rule.exprs[0].(*expr.Payload)
+			if c.hook != nil && c.kind == nftables.ChainTypeFilter && (!ok || first.Base != expr.PayloadBaseTransportHeader) {
 				t.Errorf("chain %s: %q begins with %+v", c.name, rule.what, rule.exprs[0])
 			}
 			if to, ok := rule.exprs[len(rule.exprs)-1].(*expr.Verdict); ok && to.Kind == expr.VerdictGoto && !known[to.Chain] {
