@@ -52,9 +52,9 @@ test-faults: ## what clients see when parts fail, an API server for 60 s (root; 
 	go test -count=1 -v ./tests/faults -away 60s
 
 .PHONY: test-faces
-test-faces: ## run the scenarios on every kind of node that the lab has (root)
+test-faces: ## run the scenarios on every kind of network that the lab has (root)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-faces" iptables containernetworking-plugins; fi
-	go test -count=1 -timeout 30m -run 'TestScriptsRouted|TestCarried' ./tests/scenarios -face all
+	go test -count=1 -timeout 60m -run 'TestScripts|TestCarried' ./tests/scenarios -face all
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## gofumpt, go vet, staticcheck and a short list more

@@ -33,9 +33,10 @@ func addCluster(ctx context.Context, c *call) error {
 	}
 	spec := lab.ClusterSpec{Name: c.args[0], ID: id, Manifests: dir, Network: c.network}
 	if c.network.Kind == lab.Routed {
+		n := 1 + len(c.lab.Clusters()) // ids may collide, ranges must not
 		spec.MeshRanges = []netip.Prefix{
-			netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(id), 0}), 24),
-			netip.MustParsePrefix(fmt.Sprintf("fd64:%x::/64", id)),
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(n), 0}), 24),
+			netip.MustParsePrefix(fmt.Sprintf("fd64:%x::/64", n)),
 		}
 	}
 	cluster, err := c.lab.AddCluster(ctx, spec)
@@ -136,6 +137,15 @@ func annotate(_ context.Context, c *call) error {
 		annotations[key] = value
 	}
 	return cluster.Annotate(namespace, name, annotations)
+}
+
+// endPod begins the deletion of a pod: it is there until it is deleted.
+func endPod(_ context.Context, c *call) error {
+	cluster, namespace, name, err := c.podName(c.args[0])
+	if err != nil {
+		return err
+	}
+	return cluster.EndPod(namespace, name)
 }
 
 // deletePod takes a pod out of the manifests; it runs until sync.

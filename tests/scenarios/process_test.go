@@ -19,8 +19,10 @@ import (
 	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
 
-// stopTime is how long a daemon has to end after SIGTERM.
-const stopTime = 5 * time.Second
+// stopTime is how long a daemon has to end after SIGTERM: what Kubernetes gives a
+// pod. With all that it had to say said, it is the kernel's turn to let go of maps
+// and programs, which on a machine without time took 5 s.
+const stopTime = 30 * time.Second
 
 // startProcess starts an API server or an agent with flags of its own, and does
 // not wait for it.
