@@ -55,38 +55,65 @@ func diagnose(ctx context.Context, node *lab.Node, peer *lab.Cluster) (diagnosis
 	return d, nil
 }
 
+// trouble is what somebody does to nodes, and what is said of it.
+type trouble struct {
+	name   string
+	nodes  []*lab.Node
+	table  netfilter.Table
+	reason string
+	detail string
+}
+
 // TestDiagnosed: what is wrong between two clusters is said in words while it
-// lasts, and no longer.
+// lasts, and no longer; over networks of either family.
 func TestDiagnosed(t *testing.T) {
 	labtest.RequireRoot(t)
-	t.Parallel()
-	p := newPeers(t, lab.Network{Kind: lab.Routed}, labtest.IPv4)
-	node := sitePod(t, p.east, "client").On
-	d := doctor{t, p, node}
-	d.healthy()
-	for _, test := range []struct {
-		name   string
-		nodes  []*lab.Node
-		table  netfilter.Table
-		reason string
-		detail string
-	}{
-		{"a firewall", p.west.Nodes(), firewall(), "silent", ""},
-		{"a small underlay", p.west.Nodes(), narrow(1400), "mtu", "1350 bytes of 1450"},
-		{"a masquerade of pods", []*lab.Node{node}, foreign(&expr.Masq{}), "source", "that of pod "},
-		{"a NAT of all", []*lab.Node{node}, foreign(nodeNAT(node)...), "source", " became " + node.IP(false).String() + ", and this node dropped it"},
-	} {
-		start := time.Now()
-		for _, n := range test.nodes {
-			check(t, netfilter.Write(n.Space(), test.table))
-		}
-		d.says(test.name, test.reason, test.detail)
-		t.Logf("%s: said after %s", test.name, time.Since(start).Round(time.Millisecond))
-		for _, n := range test.nodes {
-			check(t, netfilter.Write(n.Space(), netfilter.Table{Family: test.table.Family, Name: test.table.Name}))
-		}
-		d.healthy()
+	for underlay, mtu := range map[labtest.Underlay]int{labtest.IPv4: 1450, labtest.IPv6: 1430} {
+		t.Run(string(underlay), func(t *testing.T) {
+			t.Parallel()
+			p := newPeers(t, lab.Network{Kind: lab.Routed}, underlay)
+			d := doctor{t, p, sitePod(t, p.east, "client").On, mtu}
+			d.healthy()
+			for _, trouble := range d.troubles(underlay == labtest.IPv6) {
+				d.suffers(trouble)
+			}
+		})
 	}
+}
+
+func (d doctor) troubles(v6 bool) []trouble {
+	family := netfilter.FamilyIPv4
+	if v6 {
+		family = netfilter.FamilyIPv6
+	}
+	own, others := []*lab.Node{d.node}, d.p.west.Nodes()
+	list := []trouble{
+		{"a firewall", others, firewall(family), "silent", ""},
+		{"a small underlay", others, narrow(family, 1400), "mtu", fmt.Sprintf("%d bytes of %d", d.mtu-100, d.mtu)},
+		{"a masquerade of pods", own, foreign(family, &expr.Masq{}), "source", "that of pod "},
+	}
+	if !v6 {
+		list = append(list, trouble{
+			"a NAT of all", own, foreign(family, nodeNAT(d.node)...), "source",
+			" became " + d.node.IP(false).String() + ", and this node dropped it",
+		})
+	}
+	return list
+}
+
+// suffers makes the trouble, until it is said, and ends it.
+func (d doctor) suffers(trouble trouble) {
+	d.t.Helper()
+	start := time.Now()
+	for _, n := range trouble.nodes {
+		check(d.t, netfilter.Write(n.Space(), trouble.table))
+	}
+	d.says(trouble.name, trouble.reason, trouble.detail)
+	d.t.Logf("%s: said after %s", trouble.name, time.Since(start).Round(time.Millisecond))
+	for _, n := range trouble.nodes {
+		check(d.t, netfilter.Write(n.Space(), netfilter.Table{Family: trouble.table.Family, Name: trouble.table.Name}))
+	}
+	d.healthy()
 }
 
 // doctor asks about the way of one node of east to west.
@@ -94,6 +121,7 @@ type doctor struct {
 	t    *testing.T
 	p    *peers
 	node *lab.Node
+	mtu  int // of the tunnel device
 }
 
 func (d doctor) await(check func(context.Context) error) {
@@ -116,7 +144,7 @@ func (d doctor) healthy() {
 		n := got.Nodes[0]
 		peer := n.Peers[0]
 		if !got.OK || peer.State != "ok" || peer.Mode != "vxlan" || peer.Source != "ok" || peer.Paths == 0 || peer.Reachable != peer.Paths ||
-			peer.MTU != n.MTU || n.MTU != 1450 || peer.RTTMedian == "" {
+			peer.MTU != n.MTU || n.MTU != d.mtu || peer.RTTMedian == "" {
 			return fmt.Errorf("not healthy: %+v", got)
 		}
 		if !slices.ContainsFunc(n.Items, func(i struct{ Kind, Name string }) bool { return i.Kind == "device" && i.Name == "mesh0" }) {
@@ -157,8 +185,8 @@ func (d doctor) says(name, reason, detail string) {
 }
 
 // filterTable is a chain of somebody else's.
-func filterTable(kind nftables.ChainType, hook *nftables.ChainHook, priority int32, rules ...netfilter.Rule) netfilter.Table {
-	return netfilter.Table{Family: netfilter.FamilyIPv4, Name: "foreign", Chains: []netfilter.Chain{{
+func filterTable(family nftables.TableFamily, kind nftables.ChainType, hook *nftables.ChainHook, priority int32, rules ...netfilter.Rule) netfilter.Table {
+	return netfilter.Table{Family: family, Name: "foreign", Chains: []netfilter.Chain{{
 		Name: "chain", Type: kind, Hook: hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(priority)), Rules: rules,
 	}}}
 }
@@ -173,24 +201,28 @@ func tunnels() netfilter.Rule {
 	}
 }
 
-func firewall() netfilter.Table {
-	return filterTable(nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -250, netfilter.Join(tunnels(), netfilter.Drop()))
+func firewall(family nftables.TableFamily) netfilter.Table {
+	return filterTable(family, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -250, netfilter.Join(tunnels(), netfilter.Drop()))
 }
 
 // narrow loses tunnels' packets that are larger, without a word.
-func narrow(mtu uint16) netfilter.Table {
+func narrow(family nftables.TableFamily, mtu uint16) netfilter.Table {
+	at := uint32(2)
+	if family == netfilter.FamilyIPv6 { // whose length is without the header
+		at, mtu = 4, mtu-40
+	}
 	larger := netfilter.Rule{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 2, Len: 2},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: binaryutil.BigEndian.PutUint16(mtu)},
 	}
-	return filterTable(nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -250, netfilter.Join(tunnels(), larger, netfilter.Drop()))
+	return filterTable(family, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -250, netfilter.Join(tunnels(), larger, netfilter.Drop()))
 }
 
 // foreign changes the source of what leaves for the other cluster, before ours
 // keeps it.
-func foreign(nat ...expr.Any) netfilter.Table {
-	rule := netfilter.Join(netfilter.Out(netfilter.Device("mesh0")), netfilter.Rule(nat))
-	return filterTable(nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 50, rule)
+func foreign(family nftables.TableFamily, nat ...expr.Any) netfilter.Table {
+	rule := netfilter.Join(netfilter.Out(netfilter.Device(meshDevice)), netfilter.Rule(nat))
+	return filterTable(family, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 50, rule)
 }
 
 // nodeNAT gives packets the node's own address.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-mesh/causeway/tests/frame"
 	"github.com/causeway-mesh/causeway/tests/lab"
 	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
@@ -27,21 +28,28 @@ const (
 )
 
 // TestForged: what a pod makes by hand does not get into the other cluster, and
-// neither does what a node says of others than its own pods; all is counted.
+// neither does what a node says of others than its own pods; all is counted. So it
+// is for packets of either family, in tunnels over either.
 func TestForged(t *testing.T) {
 	labtest.RequireRoot(t)
 	t.Parallel()
 	f := newForger(t)
-	f.tunnelsOfPods(t)
-	f.sourcesOfPods(t)
-	f.tunnelsOfNodes(t)
+	for i := range f.client.IPs {
+		f.tunnelsOfPods(t, i)
+		f.sourcesOfPods(t, i)
+		f.tunnelsOfNodes(t, i)
+	}
 	// Only what is true arrives: the first datagram is the last one sent.
-	f.fromNode(t, f.frame(f.client.IPs[0], f.web.IPs[0], f.identity, "true"))
-	buffer := make([]byte, 2000)
-	check(t, f.heard.SetReadDeadline(time.Now().Add(patience)))
-	n, from, err := f.heard.ReadFrom(buffer)
-	if err != nil || string(buffer[:n]) != "true" {
-		t.Errorf("arrived: %q from %v (%v), want the one true datagram", buffer[:n], from, err)
+	for i, heard := range f.heard {
+		for _, below := range []bool{false, true} {
+			f.fromNode(t, below, f.frame(f.client.IPs[i], f.web.IPs[i], f.identity, "true"))
+			buffer := make([]byte, 2000)
+			check(t, heard.SetReadDeadline(time.Now().Add(patience)))
+			n, from, err := heard.ReadFrom(buffer)
+			if err != nil || string(buffer[:n]) != "true" {
+				t.Errorf("arrived at %s: %q from %v (%v), want the one true datagram", f.web.IPs[i], buffer[:n], from, err)
+			}
+		}
 	}
 }
 
@@ -49,8 +57,8 @@ func TestForged(t *testing.T) {
 type forger struct {
 	*peers
 	client, web *lab.Pod
-	identity    uint32 // of the client, as it is true
-	heard       net.PacketConn
+	identity    uint32           // of the client, as it is true
+	heard       []net.PacketConn // at each of the pod's addresses
 }
 
 func newForger(t *testing.T) *forger {
@@ -67,58 +75,75 @@ func newForger(t *testing.T) *forger {
 	number, err := strconv.ParseUint(string(found[1]), 10, 24)
 	check(t, err)
 	f.identity = uint32(number)
-	check(t, f.web.Space().Do(func() (err error) {
-		f.heard, err = net.ListenPacket("udp", at(f.web.IPs[0], forgedPort))
-		return err
-	}))
-	t.Cleanup(func() { _ = f.heard.Close() })
+	for _, ip := range f.web.IPs {
+		var heard net.PacketConn
+		check(t, f.web.Space().Do(func() (err error) {
+			heard, err = net.ListenPacket("udp", at(ip, forgedPort))
+			return err
+		}))
+		t.Cleanup(func() { _ = heard.Close() })
+		f.heard = append(f.heard, heard)
+	}
 	return f
 }
 
+// nobody is an address of each family that no cluster has; stranger is in the range
+// of the client's node, and no pod's.
+func nobody() []netip.Addr {
+	return []netip.Addr{netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("fd00:77::1")}
+}
+
+func stranger() []netip.Addr {
+	return []netip.Addr{netip.MustParseAddr("10.1.1.99"), netip.MustParseAddr("fd00:1:1::99")}
+}
+
 // tunnelsOfPods: a pod sends tunnel packets to nodes, and makes out to be one.
-func (f *forger) tunnelsOfPods(t *testing.T) {
+func (f *forger) tunnelsOfPods(t *testing.T, i int) {
 	t.Helper()
-	frame := f.frame(f.client.IPs[0], f.web.IPs[0], f.identity, "a pod's tunnel")
+	tunnel := f.frame(f.client.IPs[i], f.web.IPs[i], f.identity, "a pod's tunnel")
 	for _, node := range []*lab.Node{f.web.On, f.client.On} {
 		for _, ip := range node.IPs {
 			what := fmt.Sprintf("from a pod to the mesh port of %s at %s", node, ip)
 			f.counted(t, what, f.client.On, `causeway_host_refused_packets_total{reason="pod"}`, func() {
-				sendUDP(t, f.client.Place, at(ip, meshPort), frame)
+				sendUDP(t, f.client.Place, at(ip, meshPort), tunnel)
 			})
 		}
 	}
 	// The pod may make IP packets, as pods of most runtimes may.
 	for _, as := range []*lab.Node{f.client.On, f.east.Nodes()[1]} {
-		what := fmt.Sprintf("from a pod to the mesh port, as %s", as)
-		f.counted(t, what, f.client.On, `causeway_host_refused_packets_total{reason="device"}`, func() {
-			sendRaw(t, f.client.Place, udpPacket(as.IP(false), f.web.On.IP(false), meshPort, frame))
-		})
+		for _, below := range []bool{false, true} {
+			what := fmt.Sprintf("from a pod to the mesh port, as %s", as.IP(below))
+			f.counted(t, what, f.client.On, `causeway_host_refused_packets_total{reason="device"}`, func() {
+				sendRaw(t, f.client.Place, udpPacket(as.IP(below), f.web.On.IP(below), meshPort, tunnel))
+			})
+		}
 	}
 }
 
 // sourcesOfPods: a pod says that it is another one, or nobody that is known.
-func (f *forger) sourcesOfPods(t *testing.T) {
+func (f *forger) sourcesOfPods(t *testing.T, i int) {
 	t.Helper()
+	to := f.web.IPs[i]
 	for what, source := range map[string]netip.Addr{
-		"a pod on another node":   sitePod(t, f.east, "web").IPs[0],
-		"a pod of the far side":   sitePod(t, f.west, "client").IPs[0],
-		"an address of nobody":    netip.MustParseAddr("10.77.0.1"),
-		"a new pod that is not":   netip.MustParseAddr("10.1.1.99"),
-		"the far node's own":      f.web.On.IP(false),
-		"the mesh's own, of west": f.west.MeshRanges[0].Addr().Next(),
+		"a pod on another node":   sitePod(t, f.east, "web").IPs[i],
+		"a pod of the far side":   sitePod(t, f.west, "client").IPs[i],
+		"an address of nobody":    nobody()[i],
+		"a new pod that is not":   stranger()[i],
+		"the far node's own":      f.web.On.IP(to.Is6()),
+		"the mesh's own, of west": f.west.MeshRanges[i].Addr().Next(),
 	} {
 		f.counted(t, "from a pod as "+what, f.client.On, `causeway_packet_packets_total{direction="to_mesh",reason="source"}`, func() {
-			sendRaw(t, f.client.Place, udpPacket(source, f.web.IPs[0], forgedPort, []byte(what)))
+			sendRaw(t, f.client.Place, udpPacket(source, to, forgedPort, []byte(what)))
 		})
 	}
 }
 
 // tunnelsOfNodes: a node of east that somebody has taken over says what is not so.
-func (f *forger) tunnelsOfNodes(t *testing.T) {
+func (f *forger) tunnelsOfNodes(t *testing.T, i int) {
 	t.Helper()
-	client, web := f.client.IPs[0], f.web.IPs[0]
-	elsewhere := sitePod(t, f.west, "client").IPs[0]
-	for _, test := range []struct {
+	client, web := f.client.IPs[i], f.web.IPs[i]
+	elsewhere := sitePod(t, f.west, "client").IPs[i]
+	for n, test := range []struct {
 		what, reason string
 		from, to     netip.Addr
 		identity     uint32
@@ -126,23 +151,23 @@ func (f *forger) tunnelsOfNodes(t *testing.T) {
 		{"another identity", "identity", client, web, f.identity + 1},
 		{"no identity", "identity", client, web, 0},
 		{"a pod of west", "cluster", elsewhere, web, f.identity},
-		{"an address of nobody", "source", netip.MustParseAddr("10.77.0.1"), web, f.identity},
-		{"a new pod with a number of west", "number", netip.MustParseAddr("10.1.1.99"), web, 2<<16 | 300},
+		{"an address of nobody", "source", nobody()[i], web, f.identity},
+		{"a new pod with a number of west", "number", stranger()[i], web, 2<<16 | 300},
 		{"to another node's pod", "destination", client, elsewhere, f.identity},
-		{"to the node's own address", "destination", client, f.web.On.IP(false), f.identity},
-		{"to anywhere", "destination", client, netip.MustParseAddr("10.77.0.1"), f.identity},
+		{"to the node's own address", "destination", client, f.web.On.IP(web.Is6()), f.identity},
+		{"to anywhere", "destination", client, nobody()[i], f.identity},
 	} {
 		metric := `causeway_packet_packets_total{direction="from_mesh",reason="` + test.reason + `"}`
-		f.counted(t, "from a node: "+test.what, f.web.On, metric, func() {
-			f.fromNode(t, f.frame(test.from, test.to, test.identity, test.what))
+		f.counted(t, fmt.Sprintf("from a node: %s, %s", test.what, web), f.web.On, metric, func() {
+			f.fromNode(t, n%2 > 0, f.frame(test.from, test.to, test.identity, test.what))
 		})
 	}
 }
 
-// fromNode sends a tunnel packet from the client's node.
-func (f *forger) fromNode(t *testing.T, frame []byte) {
+// fromNode sends a tunnel packet from the client's node, over IPv6 or not.
+func (f *forger) fromNode(t *testing.T, v6 bool, frame []byte) {
 	t.Helper()
-	sendUDP(t, f.client.On.Place, at(f.web.On.IP(false), meshPort), frame)
+	sendUDP(t, f.client.On.Place, at(f.web.On.IP(v6), meshPort), frame)
 }
 
 // counted wants a counter of a node's agent to grow by what send sends.
@@ -162,35 +187,24 @@ func (f *forger) counted(t *testing.T, what string, node *lab.Node, metric strin
 // frame is what a tunnel's datagram holds: a VXLAN header with the identity, and
 // an Ethernet frame with a UDP packet.
 func (f *forger) frame(from, to netip.Addr, identity uint32, text string) []byte {
-	frame := []byte{8, 0, 0, 0}
-	frame = binary.BigEndian.AppendUint32(frame, identity<<8)
-	frame = append(frame, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0)
-	return append(frame, udpPacket(from, to, forgedPort, []byte(text))...)
+	kind := uint16(frame.TypeIPv4)
+	if from.Is6() {
+		kind = frame.TypeIPv6
+	}
+	return frame.VXLAN(identity, frame.Ethernet(kind, udpPacket(from, to, forgedPort, []byte(text))))
 }
 
-// udpPacket is an IPv4 packet; its UDP has no checksum, as it may.
+// udpPacket is an IP packet with a datagram, whose checksum is right.
 func udpPacket(from, to netip.Addr, port uint16, data []byte) []byte {
-	packet := []byte{0x45, 0}
-	packet = binary.BigEndian.AppendUint16(packet, uint16(28+len(data)))
-	packet = append(packet, 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0)
-	packet = append(append(packet, from.AsSlice()...), to.AsSlice()...)
-	binary.BigEndian.PutUint16(packet[10:], headerSum(packet))
-	packet = binary.BigEndian.AppendUint16(packet, 40_000)
-	packet = binary.BigEndian.AppendUint16(packet, port)
-	packet = binary.BigEndian.AppendUint16(packet, uint16(8+len(data)))
-	return append(append(packet, 0, 0), data...)
-}
-
-// headerSum is the checksum of an IPv4 header (RFC 1071).
-func headerSum(header []byte) uint16 {
-	var sum uint32
-	for i := 0; i < len(header); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(header[i:]))
+	datagram := frame.Datagram(40_000, port, data)
+	pseudo := append(from.AsSlice(), to.AsSlice()...)
+	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(datagram)))
+	pseudo = append(pseudo, 0, 0, 0, frame.UDP)
+	binary.BigEndian.PutUint16(datagram[6:], frame.Checksum(append(pseudo, datagram...)))
+	if from.Is6() {
+		return frame.IPv6(from, to, frame.UDP, datagram)
 	}
-	for sum>>16 > 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
+	return frame.IPv4(from, to, frame.UDP, nil, datagram)
 }
 
 // sendUDP sends a datagram, as any process in the place may.
@@ -204,15 +218,21 @@ func sendUDP(t *testing.T, from *lab.Place, target string, data []byte) {
 	}
 }
 
-// sendRaw sends an IPv4 packet as it is.
+// sendRaw sends an IP packet as it is.
 func sendRaw(t *testing.T, from *lab.Place, packet []byte) {
 	t.Helper()
+	family, to := unix.AF_INET, unix.Sockaddr(nil)
+	if packet[0]>>4 == 6 {
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: [16]byte(packet[24:40])}
+	} else {
+		to = &unix.SockaddrInet4{Addr: [4]byte(packet[16:20])}
+	}
 	check(t, from.Space().Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = unix.Close(fd) }()
-		return unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: [4]byte(packet[16:20])})
+		return unix.Sendto(fd, packet, 0, to)
 	}))
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,8 @@ import (
 	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
 
-// door is a gateway as somebody in a pod of another cluster sees it.
+// door is a gateway as somebody in a pod of another cluster sees it, who is behind
+// his node.
 type door struct {
 	t       *testing.T
 	world   *world
@@ -38,8 +40,9 @@ func newDoor(ctx context.Context, t *testing.T) *door {
 	t.Helper()
 	labtest.RequireRoot(t)
 	w := newWorld(t, t.TempDir())
-	east := labtest.AddCluster(t, w.lab, "east", 1, "testdata/clusters/east.yaml")
-	labtest.AddCluster(t, w.lab, "west", 2, "testdata/clusters/west.yaml")
+	network := lab.Network{Kind: lab.Routed}
+	east := labtest.AddSite(t, w.lab, labtest.Site{Name: "east", ID: 1, Network: network, Mesh: true})
+	labtest.AddSite(t, w.lab, labtest.Site{Name: "west", ID: 2, Network: network, Mesh: true})
 	_, err := east.StartAPIServer(ctx)
 	check(t, err, east.AwaitReady(ctx))
 	gateway, err := east.Gateway()
@@ -116,7 +119,8 @@ func allowed(err error) bool {
 	return true
 }
 
-// TestGateway tries every door that the gateway has, with every key.
+// TestGateway tries every door that the gateway has, with every key. What is refused
+// is counted.
 func TestGateway(t *testing.T) {
 	labtest.RequireRoot(t)
 	t.Parallel()
@@ -133,7 +137,7 @@ func TestGateway(t *testing.T) {
 		{"no certificate", credentials.NewTLS(d.anonymous()), codes.Unauthenticated, ""},
 		{"another authority", credentials.NewTLS(d.as("west", pki.RolePeer, "west")), codes.Unavailable, ""},
 		{"a peer", credentials.NewTLS(d.as("east", pki.RolePeer, "west")), codes.OK, "read"},
-		{"an agent", credentials.NewTLS(d.as("east", pki.RoleAgent, "e1")), codes.OK, "feed"},
+		{"an agent", credentials.NewTLS(d.as("east", pki.RoleAgent, "n1")), codes.OK, "feed"},
 		{"an admin", credentials.NewTLS(d.as("east", pki.RoleAdmin, "admin")), codes.OK, "status"},
 		{"a server", credentials.NewTLS(d.as("east", pki.RoleServer, "east")), codes.OK, ""},
 	} {
@@ -141,6 +145,12 @@ func TestGateway(t *testing.T) {
 			if allowed(err) != (call == tc.allow) || tc.code != codes.OK && status.Code(err) != tc.code {
 				t.Errorf("%s, %s: %v", tc.name, call, err)
 			}
+		}
+	}
+	for _, reason := range []string{"handshake", "certificate", "anonymous", "role"} {
+		name := regexp.QuoteMeta(`causeway_gateway_refusals_total{reason="` + reason + `"}`)
+		if metricOf(ctx, t, d.east.APIServer(), name) == 0 {
+			t.Errorf("no refusal is counted for the reason %s", reason)
 		}
 	}
 }

@@ -45,8 +45,8 @@ func TestObserve(t *testing.T) {
 	wantMetric(t, agent, "causeway_observe_wanted", 1)
 
 	client, web := f.client.IPs[0], f.web.IPs[0]
-	f.fromNode(t, f.frame(netip.MustParseAddr("10.77.0.1"), web, f.identity, "not asked for"))
-	f.fromNode(t, f.frame(client, web, f.identity+1, "spoofed"))
+	f.fromNode(t, false, f.frame(netip.MustParseAddr("10.77.0.1"), web, f.identity, "not asked for"))
+	f.fromNode(t, false, f.frame(client, web, f.identity+1, "spoofed"))
 	want := seen{
 		Node: f.web.On.Name, Direction: "from_mesh", Reason: "identity", Protocol: "UDP",
 		Source:      party{client.String(), "east", shop, "client"},
