@@ -141,7 +141,7 @@ func TestSignals(t *testing.T) {
 		{"hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}, "signal: interrupt"},
 	} {
 		t.Run(fmt.Sprint(test.mode, test.signals), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 			defer cancel()
 			command := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestSignals$")
 			command.Env = append(os.Environ(), envChild+"="+test.mode)

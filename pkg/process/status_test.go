@@ -31,8 +31,8 @@ func startStatus(t *testing.T, gatherer prometheus.Gatherer) (*Status, string) {
 	})
 	select {
 	case <-status.Listening():
-	case <-time.After(10 * time.Second):
-		t.Fatal("the server does not listen after 10 s")
+	case <-time.After(60 * time.Second):
+		t.Fatal("the server does not listen after 60 s")
 	}
 	return status, "http://" + status.Addr().String()
 }

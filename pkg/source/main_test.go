@@ -43,7 +43,7 @@ func (teller) Complete(context.Context) error {
 }
 
 // timeout is how long a test waits for what has to come.
-const timeout = 20 * time.Second
+const timeout = 60 * time.Second
 
 // recorder is a sink that keeps what it is given.
 type recorder struct {
