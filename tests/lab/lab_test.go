@@ -115,7 +115,7 @@ func startChild(t *testing.T, mode string) (child *exec.Cmd, id string, pid int)
 	child.Stderr = t.Output()
 	child.ExtraFiles = []*os.File{write}
 	_, err = child.StdinPipe() // stays open: the child waits for its end
-	must(t, err, child.Start(), write.Close(), read.SetReadDeadline(time.Now().Add(20*time.Second)))
+	must(t, err, child.Start(), write.Close(), read.SetReadDeadline(time.Now().Add(2*time.Minute)))
 	if _, err := fmt.Fscan(read, &id, &pid); err != nil {
 		t.Fatalf("the child made no lab: %v", err)
 	}

@@ -22,7 +22,7 @@ const eastWeb = "10.97.95.154:80"
 // TestMesh starts the daemons of two dumped clusters: a pod in one is answered
 // by the pods of both.
 func TestMesh(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	l := labtest.New(t)
 	east := labtest.AddCluster(t, l, "east", 1, dumps+"east.yaml")
@@ -34,7 +34,7 @@ func TestMesh(t *testing.T) {
 
 	client, err := east.Pod("data", "db-0")
 	must(t, err)
-	load, err := client.StartLoad(ctx, workload.LoadConfig{Target: eastWeb, Rate: 200})
+	load, err := client.StartLoad(ctx, workload.LoadConfig{Target: eastWeb, Rate: 200, Timeout: 20 * time.Second})
 	must(t, err)
 	want := map[string]bool{}
 	for _, p := range append(east.Pods(), west.Pods()...) {

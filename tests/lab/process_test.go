@@ -78,7 +78,11 @@ func TestProcess(t *testing.T) {
 
 func wantAnswers(t *testing.T, from *lab.Pod, target string, want bool) {
 	t.Helper()
-	output, err := from.Run(t.Context(), filepath.Join(labtest.Binaries(t), "echo"), "get", "--timeout", "300ms", target)
+	timeout := "1m"
+	if !want { // silence can only be waited for
+		timeout = "300ms"
+	}
+	output, err := from.Run(t.Context(), filepath.Join(labtest.Binaries(t), "echo"), "get", "--timeout", timeout, target)
 	if want != (err == nil) {
 		t.Errorf("want an answer %v, got %s, %v", want, output, err)
 	}
@@ -142,7 +146,7 @@ func TestLoad(t *testing.T) {
 	to, from := c.Pods()[0], c.Pods()[1]
 	load, err := from.StartLoad(ctx, workload.LoadConfig{
 		Target: to.IPs[0].String() + ":8080", Rate: 100, Long: 5, LongInterval: 20 * time.Millisecond,
-		Interval: 20 * time.Millisecond, Timeout: time.Second, Workers: 4, Duration: time.Minute, Protocol: workload.TCP,
+		Interval: 20 * time.Millisecond, Timeout: 20 * time.Second, Workers: 4, Duration: time.Minute, Protocol: workload.TCP,
 	})
 	must(t, err)
 	before, err := load.Next(ctx)

@@ -28,7 +28,7 @@ const (
 func (d daemon) live(t *testing.T) (bytes int, ok bool) {
 	t.Helper()
 	client := d.node.HTTPClient()
-	client.Timeout = 10 * time.Second
+	client.Timeout = time.Minute
 	defer client.CloseIdleConnections()
 	resp, err := client.Get("http://" + d.status + "/debug/pprof/heap?gc=1&debug=1")
 	if err != nil {

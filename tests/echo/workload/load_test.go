@@ -14,14 +14,14 @@ import (
 func config(target string) LoadConfig {
 	return LoadConfig{
 		Target: target, Protocol: HTTP, Rate: 500, Workers: 4, Long: 3, LongInterval: 5 * time.Millisecond,
-		Timeout: time.Second, Interval: 10 * time.Millisecond,
+		Timeout: 20 * time.Second, Interval: 10 * time.Millisecond,
 	}
 }
 
 // TestLoad ends a load once it has seen what it wants.
 func TestLoad(t *testing.T) {
 	tcp, _, _ := serve(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	var before Report
 	last, err := Load(ctx, config(tcp), func(r Report) error {
@@ -52,7 +52,7 @@ func TestLoad(t *testing.T) {
 // TestLoadFailures loses the server: both kinds of request fail and go on.
 func TestLoadFailures(t *testing.T) {
 	tcp, _, stop := serve(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	last, err := Load(ctx, config(tcp), func(r Report) error {
 		if r.New.OK > 0 && r.Long.OK > 0 {
