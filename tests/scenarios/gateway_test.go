@@ -124,7 +124,7 @@ func allowed(err error) bool {
 func TestGateway(t *testing.T) {
 	labtest.RequireRoot(t)
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	d := newDoor(ctx, t)
 	for _, tc := range []struct {
@@ -159,7 +159,7 @@ func TestGateway(t *testing.T) {
 func TestGatewayOldTLS(t *testing.T) {
 	labtest.RequireRoot(t)
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	d := newDoor(ctx, t)
 	old := d.anonymous()

@@ -17,8 +17,13 @@ import (
 	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
 
-// takeover is how long a cluster may be without a writer.
-const takeover = 15 * time.Second
+// takeover is how long a cluster may be without a writer: the 8 s of a lease and
+// half a second, and more on a machine that has no time. Without a lease to wait for
+// it is resigned.
+const (
+	takeover = 30 * time.Second
+	resigned = 6 * time.Second
+)
 
 // secondNode is where the other replica of east runs, and its etcd.
 const secondNode = `
@@ -67,7 +72,7 @@ func TestReplicas(t *testing.T) {
 	}
 
 	check(t, r.first.Stop(ctx))
-	r.takesOver(ctx, r.second, takeover/5) // nobody had to wait for a lease
+	r.takesOver(ctx, r.second, resigned) // nobody had to wait for a lease
 	r.publishes(ctx, "after-stop")
 	r.agentsAreWith(ctx, r.second)
 	for _, load := range r.loads {
