@@ -153,7 +153,11 @@ func (r *replicas) startSecond(ctx context.Context, n *lab.Node, etcd []string) 
 	r.t.Helper()
 	dir := filepath.Join(r.work, "second")
 	check(r.t, os.CopyFS(filepath.Join(dir, "pki"), os.DirFS(filepath.Join(r.east.DataDir(), "pki"))))
-	check(r.t, os.Chmod(filepath.Join(dir, "pki", "ca.key"), 0o600))
+	files, err := filepath.Glob(filepath.Join(dir, "pki", "*"))
+	check(r.t, err)
+	for _, file := range files { // keys are nobody else's to read
+		check(r.t, os.Chmod(file, 0o600))
+	}
 	p, err := n.Start(ctx, lab.Command{
 		Name: "clustermesh-apiserver", Path: filepath.Join(labtest.Binaries(r.t), "clustermesh-apiserver"),
 		Args: append([]string{
