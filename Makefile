@@ -56,6 +56,10 @@ test-faces: ## run the scenarios on every kind of network that the lab has (root
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-faces" iptables containernetworking-plugins; fi
 	go test -count=1 -timeout 60m -run 'TestScripts|TestCarried' ./tests/scenarios -face all
 
+.PHONY: test-churn
+test-churn: ## let 1,000 pods come and go in a minute (root; 5 s of it in make test)
+	go test -count=1 -v -run TestCarriedChurn ./tests/scenarios -churn 60s
+
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## gofumpt, go vet, staticcheck and a short list more
 	$(TOOLS)/golangci-lint run ./...

@@ -60,6 +60,7 @@ type Lab struct {
 	mu        sync.Mutex
 	clusters  []*Cluster
 	nodes     []*Node
+	routers   []*router
 	processes map[*Process]struct{}
 	closed    bool
 }
@@ -218,6 +219,9 @@ func (l *Lab) closeSpaces() error {
 	var errs []error
 	if l.root != nil {
 		errs = append(errs, l.root.Close())
+	}
+	for _, r := range l.routers {
+		errs = append(errs, r.space.Close())
 	}
 	for _, node := range l.nodes {
 		errs = append(errs, node.space.Close())

@@ -279,6 +279,29 @@ func TestMTU(t *testing.T) {
 	wantSegments(t, p.client.On, far, 1500)
 }
 
+// TestSeparate puts routers between two clusters, which tell what does not fit.
+func TestSeparate(t *testing.T) {
+	labtest.RequireRoot(t)
+	l := labtest.New(t)
+	network := lab.Network{Kind: lab.Routed}
+	east := labtest.AddSite(t, l, labtest.Site{Name: "east", ID: 1, Network: network})
+	west := labtest.AddSite(t, l, labtest.Site{Name: "west", ID: 2, Network: network})
+	ends := []*lab.Pod{shopPod(t, east, "host"), shopPod(t, west, "host")}
+	wantSegments(t, ends[0].On, ends[1], 1500)
+	must(t, l.Separate(east, west, 1400))
+	for i, from := range ends {
+		to := ends[1-i]
+		for _, ip := range to.IPs {
+			result, err := from.Exchange(t.Context(), workload.TCP, at(ip, 8081), 1<<20)
+			must(t, err)
+			if result.Error != "" {
+				t.Errorf("from %s to %s: %s", from, ip, result.Error)
+			}
+		}
+		wantSegments(t, from.On, to, 1400)
+	}
+}
+
 // wantSegments checks what TCP puts in a packet from a node to a pod on the
 // other node's network.
 func wantSegments(t *testing.T, from *lab.Node, to *lab.Pod, mtu int) {
