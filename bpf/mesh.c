@@ -50,6 +50,11 @@ static __always_inline long set_tunnel(struct __sk_buff *skb, const struct inner
 	return bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags);
 }
 
+/* is_self_test says whether a frame is the agent's own. It is asked only about
+ * those that are dropped whatever they are: on the way out what is no IP, on the
+ * way in what came by no tunnel. So no pod and no other machine can send one. */
+static __always_inline int is_self_test(struct __sk_buff *skb) { return skb->protocol == __builtin_bswap16(SELF_TEST_TYPE); }
+
 /* send judges a packet that is about to leave, and gives it its tunnel. */
 static __always_inline enum reason send(struct __sk_buff *skb, struct inner *in, struct known *known)
 {
@@ -60,6 +65,8 @@ static __always_inline enum reason send(struct __sk_buff *skb, struct inner *in,
 	struct node n;
 
 	reason = read_inner(skb, in);
+	if (reason == DROP_PROTOCOL && is_self_test(skb))
+		return DROP_SELF_TEST;
 	if (reason != PASSED)
 		return reason;
 	if (is_of_link(in))
@@ -142,7 +149,7 @@ static __always_inline enum reason receive(struct __sk_buff *skb, struct inner *
 	struct settings s;
 
 	if (!read_tunnel(skb, known))
-		return DROP_TUNNEL;
+		return is_self_test(skb) ? DROP_SELF_TEST : DROP_TUNNEL;
 	reason = read_inner(skb, in);
 	if (reason != PASSED)
 		return reason;

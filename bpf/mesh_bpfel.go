@@ -84,6 +84,7 @@ const (
 	MeshPacketLayoutADDRESS_HOST_SHIFT    MeshPacketLayout = 40
 	MeshPacketLayoutADDRESS_HOST_BITS     MeshPacketLayout = 24
 	MeshPacketLayoutFIRST_LOCAL_IDENTITY  MeshPacketLayout = 256
+	MeshPacketLayoutSELF_TEST_TYPE        MeshPacketLayout = 34997
 )
 
 type MeshRange struct {
@@ -114,7 +115,8 @@ const (
 	MeshReasonDROP_DESTINATION MeshReason = 11
 	MeshReasonDROP_ROUTED      MeshReason = 12
 	MeshReasonDROP_UNSTABLE    MeshReason = 13
-	MeshReasonREASONS          MeshReason = 14
+	MeshReasonDROP_SELF_TEST   MeshReason = 14
+	MeshReasonREASONS          MeshReason = 15
 )
 
 type MeshSettings struct {

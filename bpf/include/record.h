@@ -87,7 +87,8 @@ static __always_inline void show(struct __sk_buff *skb, enum direction direction
 }
 
 /* finish counts a packet and returns how the program ends. What stays on its
- * link by nature is never shown: devices send it of themselves. */
+ * link by nature is never shown: devices send it of themselves. Nor is the agent's
+ * own. */
 static __always_inline int finish(struct __sk_buff *skb, enum direction direction, enum reason reason, const struct inner *in,
 				  const struct known *known)
 {
@@ -96,7 +97,7 @@ static __always_inline int finish(struct __sk_buff *skb, enum direction directio
 
 	if (reason == PASSED || reason == PASSED_LATE)
 		return TCX_NEXT;
-	if (!c || reason == DROP_LINK_SCOPE)
+	if (!c || reason == DROP_LINK_SCOPE || reason == DROP_SELF_TEST)
 		return TCX_DROP;
 	now = bpf_ktime_get_ns();
 	if (is_shown(c, now))

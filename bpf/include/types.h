@@ -183,6 +183,9 @@ enum packet_layout {
 	ADDRESS_HOST_BITS = 24,
 	/* The first of a cluster's own identities, counted from its base. */
 	FIRST_LOCAL_IDENTITY = 256,
+	/* The type of the frames by which an agent sees that the programs run: one
+	 * that is free for local use (IEEE 802). */
+	SELF_TEST_TYPE = 0x88b5,
 };
 
 /* Which way a packet goes. */
@@ -209,7 +212,8 @@ enum reason {
 	DROP_DESTINATION = 11, /* to: not known; from: neither a pod here nor this node */
 	DROP_ROUTED = 12,      /* source routing would lead it on */
 	DROP_UNSTABLE = 13,    /* a value changed at every moment it was read */
-	REASONS = 14,
+	DROP_SELF_TEST = 14,   /* the agent's own, to see that the programs run */
+	REASONS = 15,
 };
 
 /* An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d. */

@@ -51,7 +51,7 @@ func NewKernel(c KernelConfig) *Kernel { return &Kernel{config: c} }
 // Open implements Network. What it opens runs until ctx ends, or Close or Remove.
 func (k *Kernel) Open(ctx context.Context) (Packets, Host, error) {
 	if k.open != nil {
-		return k.open.packets, k.open.host, nil
+		return k.open.packets, k.open, nil
 	}
 	o, err := k.load()
 	if err != nil {
@@ -69,7 +69,20 @@ func (k *Kernel) Open(ctx context.Context) (Packets, Host, error) {
 		group.Wait()
 	}
 	k.open = o
-	return o.packets, o.host, nil
+	return o.packets, o, nil
+}
+
+// Apply implements Host.
+func (o *opened) Apply(d host.Desired) error { return o.host.Apply(d) }
+
+// Problems implements Host: those of the programs are problems of the node's network
+// as well.
+func (o *opened) Problems() []host.Problem {
+	all := o.host.Problems()
+	for _, p := range o.packets.Problems() {
+		all = append(all, host.Problem(p))
+	}
+	return all
 }
 
 // keepUp runs what is to run until ctx ends, again if it ends before: packets go on

@@ -38,6 +38,7 @@ func ReasonNamed(name string) (Reason, bool) {
 func Reasons() []Reason {
 	const malformed, protocol = "malformed packet", "neither IPv4 nor IPv6"
 	const link, torn = "multicast, broadcast or link-local", "the maps changed too fast to be read"
+	const own = "the agent's self-test"
 	return []Reason{
 		{
 			Name: "malformed", Out: malformed, In: malformed,
@@ -98,6 +99,11 @@ func Reasons() []Reason {
 			Name: "unstable", Out: torn, In: torn,
 			Means: "A value that is needed was changed at every moment at which it was read.",
 			Do:    "Nothing if there are few, as the sender tries again; if it lasts, restart the node's agent and report it.",
+		},
+		{
+			Name: "self_test", Out: own, In: own, Silent: true,
+			Means: "The frame is the agent's own: by it the agent sees that the programs run, and they drop it.",
+			Do:    "Nothing.",
 		},
 	}
 }

@@ -3,7 +3,10 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -13,13 +16,15 @@ import (
 )
 
 // TestCarriedByClsact: as TestCarried, with the programs attached as on a kernel
-// without tcx. The agents of before had them attached by tcx.
+// without tcx. The agents of before had them attached by tcx, and one of them lost
+// its pins.
 func TestCarriedByClsact(t *testing.T) {
 	labtest.RequireRoot(t)
 	t.Parallel()
 	p := newPeers(t, lab.Network{Kind: lab.Routed}, labtest.Dual)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
+	p.losesPins(t, p.west.Nodes()[0])
 	for _, c := range p.clusters() {
 		for _, n := range c.Nodes() {
 			check(t, n.Agent().Stop(ctx))
@@ -39,6 +44,27 @@ func TestCarriedByClsact(t *testing.T) {
 	if leaked := p.leaks(t); leaked > 0 {
 		t.Errorf("%d packets with addresses of pods between the clusters, outside of the tunnels", leaked)
 	}
+}
+
+// losesPins removes what an agent pinned for its programs: it is put back, and told.
+func (p *peers) losesPins(t *testing.T, n *lab.Node) {
+	t.Helper()
+	pin := filepath.Join(n.BPFFS(), "packet", "from_mesh")
+	_, err := os.Stat(pin)
+	check(t, err)
+	gone := filepath.Join(n.BPFFS(), "gone") // all at once: the agent makes anew what is missing
+	check(t, os.Rename(filepath.Dir(pin), gone))
+	check(t, os.RemoveAll(gone))
+	awaitTrue(t, func(ctx context.Context) error {
+		if _, err := os.Stat(pin); err != nil {
+			return err
+		}
+		out, err := n.Cluster.Causeway(ctx, "status")
+		if err == nil && !strings.Contains(string(out), "somebody else removed a pin of ours") {
+			err = fmt.Errorf("status does not tell of it: %s", out)
+		}
+		return err
+	})
 }
 
 // hasFilters returns an error unless a program is attached to each end of the

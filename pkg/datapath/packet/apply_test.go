@@ -494,6 +494,22 @@ func TestMetrics(t *testing.T) {
 	c.Registerer = registry
 	p := open(t, c)
 	apply(t, p, world())
+	got := values(t, registry)
+	for name, want := range map[string]float64{
+		"causeway_packet_map_entries range": 4, "causeway_packet_map_capacity_entries address_v4": 4096,
+		"causeway_packet_map_entries address_v6": 4, "causeway_packet_packets_total from_mesh late": 0,
+		"causeway_packet_attached_programs tcx": 0, "causeway_packet_attached_programs clsact": 0,
+		"causeway_packet_repairs_total pin": 0, "causeway_packet_self_test_failed": 0,
+	} {
+		if value, ok := got[name]; !ok || value != want {
+			t.Errorf("%s is %v (%v), want %v", name, value, ok, want)
+		}
+	}
+}
+
+// values returns all metrics by name and labels.
+func values(t *testing.T, registry *prometheus.Registry) map[string]float64 {
+	t.Helper()
 	families, err := registry.Gather()
 	must(t, err)
 	got := map[string]float64{}
@@ -506,15 +522,7 @@ func TestMetrics(t *testing.T) {
 			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
 	}
-	for name, want := range map[string]float64{
-		"causeway_packet_map_entries range": 4, "causeway_packet_map_capacity_entries address_v4": 4096,
-		"causeway_packet_map_entries address_v6": 4, "causeway_packet_packets_total from_mesh late": 0,
-		"causeway_packet_attached_programs tcx": 0, "causeway_packet_attached_programs clsact": 0,
-	} {
-		if value, ok := got[name]; !ok || value != want {
-			t.Errorf("%s is %v (%v), want %v", name, value, ok, want)
-		}
-	}
+	return got
 }
 
 // Of many errors the first ones stand for all.

@@ -181,6 +181,7 @@ func (p *Plane) Attach() error {
 		}
 		p.checkOrder(h, device)
 	}
+	p.guarded.device, p.guarded.tested = device, time.Time{}
 	return nil
 }
 
@@ -215,21 +216,26 @@ func (h *hook) run(device int, pinAt string) error {
 		}
 		return errors.New("the program was not loaded")
 	}
-	info, err := h.program.Info()
-	if err != nil {
-		return fmt.Errorf("read the program: %w", err)
-	}
-	id, _ := info.ID()
 	if h.method == Clsact {
-		if err := h.runFiltered(device, id); err != nil {
+		if err := h.runFiltered(device); err != nil {
 			return err
 		}
 		return h.unlink(pinAt)
 	}
-	if err := h.runLinked(device, id, pinAt); err != nil {
+	if err := h.runLinked(device, pinAt); err != nil {
 		return err
 	}
 	return h.unfilter(device)
+}
+
+// isProgram reports whether the id is that of the hook's program.
+func (h *hook) isProgram(id ebpf.ProgramID) bool {
+	info, err := h.program.Info()
+	if err != nil {
+		return false
+	}
+	own, ok := info.ID()
+	return ok && own == id
 }
 
 // checkOrder warns of a program that runs before ours: what it ends, ours never

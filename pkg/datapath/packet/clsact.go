@@ -3,6 +3,7 @@ package packet
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -42,14 +43,20 @@ func (f *filters) close() { f.links.Close() }
 // device returns the device's index. The error wraps ErrDevice where that is the
 // reason.
 func (f *filters) device() (int, error) {
+	index, _, err := f.find()
+	return index, err
+}
+
+// find returns the device's index and flags.
+func (f *filters) find() (int, net.Flags, error) {
 	link, err := f.links.LinkByName(f.name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return 0, fmt.Errorf("device %s: %w", f.name, ErrDevice)
+		return 0, 0, fmt.Errorf("device %s: %w", f.name, ErrDevice)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("find device %s: %w", f.name, err)
+		return 0, 0, fmt.Errorf("find device %s: %w", f.name, err)
 	}
-	return link.Attrs().Index, nil
+	return link.Attrs().Index, link.Attrs().Flags, nil
 }
 
 // at names a device for the library, which asks for no more than the index.
@@ -114,10 +121,9 @@ func (h *hook) filter(device int) *netlink.BpfFilter {
 	}
 }
 
-// runFiltered puts the program, whose id it is given, in the place of the one
-// that the filter has.
-func (h *hook) runFiltered(device int, id ebpf.ProgramID) error {
-	if at, running := h.filtered(); at == device && running == id {
+// runFiltered puts the program in the place of the one that the filter has.
+func (h *hook) runFiltered(device int) error {
+	if at, running := h.filtered(); at == device && h.isProgram(running) {
 		return nil
 	}
 	if err := h.filters.discipline(device); err != nil {

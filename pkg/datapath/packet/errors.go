@@ -16,6 +16,8 @@ var (
 	ErrValue = errors.New("out of range")
 	// ErrKernel is returned when the kernel lacks what the programs need.
 	ErrKernel = errors.New("the kernel cannot run the programs of packets between clusters (Linux 6.0 or newer can)")
+	// ErrNotReached is returned when a program has not seen what it should have.
+	ErrNotReached = errors.New("the program there has seen none of them")
 	// ErrDevice is returned when the device to attach to is not there.
 	ErrDevice = errors.New("no such device")
 )

@@ -53,6 +53,7 @@ const (
 	Destination = Reason(bpf.MeshReasonDROP_DESTINATION)
 	Routed      = Reason(bpf.MeshReasonDROP_ROUTED)
 	Unstable    = Reason(bpf.MeshReasonDROP_UNSTABLE)
+	SelfTest    = Reason(bpf.MeshReasonDROP_SELF_TEST)
 
 	reasons = Reason(bpf.MeshReasonREASONS)
 )
@@ -62,7 +63,7 @@ func (r Reason) String() string {
 	names := [...]string{
 		Passed: "passed", Late: "late", Malformed: "malformed", Protocol: "protocol", LinkScope: "link_scope", Tunnel: "tunnel",
 		NoNode: "node", Source: "source", Cluster: "cluster", Identity: "identity", Number: "number", Destination: "destination",
-		Routed: "routed", Unstable: "unstable",
+		Routed: "routed", Unstable: "unstable", SelfTest: "self_test",
 	}
 	if int(r) >= len(names) {
 		return fmt.Sprintf("reason-%d", uint8(r))

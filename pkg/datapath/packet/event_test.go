@@ -200,7 +200,7 @@ func TestNames(t *testing.T) {
 		}
 		seen[r.String()] = true
 	}
-	if got := reasons.String(); got != "reason-14" {
+	if got := reasons.String(); got != "reason-15" {
 		t.Errorf("%q", got)
 	}
 	if ToMesh.String() != "to_mesh" || FromMesh.String() != "from_mesh" {

@@ -81,6 +81,9 @@ func forge(t *testing.T, near, far *site) (stop func() (arrived int)) {
 		return err
 	})
 	conn, server := far.listen(t, netip.MustParseAddrPort("192.0.2.2:0")), near.listen(t, netip.MustParseAddrPort("10.1.0.5:53"))
+	for _, c := range []*net.UDPConn{conn, server} {
+		must(t, c.SetDeadline(time.Time{})) // it ends by stop, or with the test
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var both sync.WaitGroup
 	both.Go(func() {

@@ -26,20 +26,29 @@ func (p *Plane) Counts() ([]Count, error) {
 	var counts []Count
 	for _, d := range []Direction{ToMesh, FromMesh} {
 		for r := range reasons {
-			var cpus []bpf.MeshCounter
-			if err := p.maps.counter.Lookup(uint32(d)*uint32(reasons)+uint32(r), &cpus); err != nil {
-				return nil, fmt.Errorf("read the counters of packets: %w", err)
-			}
-			c := Count{Direction: d, Reason: r}
-			for _, v := range cpus {
-				c.Packets += v.Packets
-				c.Bytes += v.Bytes
-				c.LostEvents += v.LostEvents
+			c, err := p.count(d, r)
+			if err != nil {
+				return nil, err
 			}
 			counts = append(counts, c)
 		}
 	}
 	return counts, nil
+}
+
+// count returns one of them. The caller is alone with p.
+func (p *Plane) count(d Direction, r Reason) (Count, error) {
+	var cpus []bpf.MeshCounter
+	if err := p.maps.counter.Lookup(uint32(d)*uint32(reasons)+uint32(r), &cpus); err != nil {
+		return Count{}, fmt.Errorf("read the counters of packets: %w", err)
+	}
+	c := Count{Direction: d, Reason: r}
+	for _, v := range cpus {
+		c.Packets += v.Packets
+		c.Bytes += v.Bytes
+		c.LostEvents += v.LostEvents
+	}
+	return c, nil
 }
 
 // Use returns how full the maps are, in a fixed order.
@@ -78,6 +87,28 @@ func (p *Plane) Attached() map[Method]int {
 	return by
 }
 
+// guardMetrics returns what the guard counted, and 1 if the last self-tests failed.
+func (p *Plane) guardMetrics() (repairs map[string]uint64, failed float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	repairs = map[string]uint64{}
+	for kind, r := range p.guarded.repairs {
+		repairs[kind] = r.count
+	}
+	if p.guarded.failed != nil {
+		failed = 1
+	}
+	return repairs, failed
+}
+
+func repairsDesc() *prometheus.Desc {
+	return desc("repairs_total", "Programs and pins of packets between clusters that others took away and that were put back.", "kind")
+}
+
+func failedDesc() *prometheus.Desc {
+	return desc("self_test_failed", "1 while packets on the tunnel device do not reach the programs. An alarm when not 0.")
+}
+
 func attachedDesc() *prometheus.Desc {
 	return desc("attached_programs", "Programs of packets between clusters on the tunnel device by how they are attached, 2 in all where packets are carried.", "method")
 }
@@ -97,6 +128,8 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 		out <- d
 	}
 	out <- attachedDesc()
+	out <- repairsDesc()
+	out <- failedDesc()
 }
 
 // Collect implements prometheus.Collector.
@@ -106,6 +139,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(entries, prometheus.GaugeValue, float64(use.Entries), use.Name)
 		out <- prometheus.MustNewConstMetric(capacity, prometheus.GaugeValue, float64(use.Capacity), use.Name)
 	}
+	repairs, failed := c.p.guardMetrics()
+	for kind, n := range repairs {
+		out <- prometheus.MustNewConstMetric(repairsDesc(), prometheus.CounterValue, float64(n), kind)
+	}
+	out <- prometheus.MustNewConstMetric(failedDesc(), prometheus.GaugeValue, failed)
 	for method, n := range c.p.Attached() {
 		out <- prometheus.MustNewConstMetric(attachedDesc(), prometheus.GaugeValue, float64(n), string(method))
 	}

@@ -59,12 +59,14 @@ type Config struct {
 type Plane struct {
 	config Config
 	dir    string
-	lock   *os.File
+	lock   *os.File // nil while the folder is gone and cannot be made
 
 	mu      sync.Mutex
 	maps    *mapSet
 	filters *filters
+	method  Method // in the order of things
 	hooks   []*hook
+	guarded guarded
 	// pending says that the programs still run on other maps, of another layout
 	// or capacity, until Prune moves them.
 	pending bool
@@ -97,7 +99,7 @@ type families struct{ v4, v6 int }
 // ones, and loads this version's programs. Attach has them run. Maps of another
 // layout or capacity are left to serve until Prune is called. The caller closes
 // the Plane, which acts on the network namespace of the thread that called Open;
-// Attach is to be called in that, too.
+// Attach, Prune and Run are to be called in that, too.
 //
 // The error wraps pin.ErrInUse, pin.ErrBPFFS or ErrKernel where one of them is
 // the reason.
@@ -119,7 +121,7 @@ func Open(c Config) (*Plane, error) {
 		addresses: map[ip]word{}, ranges: map[netip.Prefix]cluster.ID{},
 		hosts:      newHosts(hostCapacity(c.MapCapacity)),
 		staleHosts: map[ip]bool{}, staleAddresses: map[ip]bool{},
-		watch: newWatch(),
+		watch: newWatch(), guarded: newGuarded(),
 	}
 	if err := p.open(); err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -137,14 +139,13 @@ func (p *Plane) open() (err error) {
 	if err != nil {
 		return err
 	}
-	method, err := choose(p.config.Method)
-	if err != nil {
+	if p.method, err = choose(p.config.Method); err != nil {
 		return err
 	}
 	if p.filters, err = openFilters(p.config.Device); err != nil {
 		return err
 	}
-	if p.hooks, err = openHooks(p.dir, method, p.filters); err != nil {
+	if p.hooks, err = openHooks(p.dir, p.method, p.filters); err != nil {
 		return err
 	}
 	attached := attachedHooks(p.hooks)
@@ -226,6 +227,9 @@ func (p *Plane) Close() error {
 	if p.maps != nil {
 		p.maps.close()
 	}
+	if p.lock == nil {
+		return nil
+	}
 	return p.lock.Close()
 }
 
@@ -252,8 +256,17 @@ func (p *Plane) Remove() error {
 	return errors.Join(errs...)
 }
 
-// Run reads the events of the programs and hands them to whoever asked for
-// them, until ctx is done. Without it packets are judged all the same.
+// Run reads the events of the programs and hands them to whoever asked for them,
+// and puts back what others take away of what Attach did, until ctx is done. Without
+// it packets are judged all the same.
 func (p *Plane) Run(ctx context.Context) error {
-	return p.watch.run(ctx, p.eventMap)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		defer cancel()
+		ended <- p.watch.run(ctx, p.eventMap)
+	}()
+	p.guard(ctx)
+	return <-ended
 }

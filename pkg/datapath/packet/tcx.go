@@ -25,12 +25,12 @@ func (h *hook) linked() (int, ebpf.ProgramID) {
 	return int(info.TCX().Ifindex), info.Program
 }
 
-// runLinked puts the program, whose id it is given, in the place of the one that
-// the link has. Only where there is no link, or its device is another or gone, is
-// a new one made, and before the old one goes.
-func (h *hook) runLinked(device int, id ebpf.ProgramID, pinAt string) error {
+// runLinked puts the program in the place of the one that the link has. Only where
+// there is no link, or its device is another or gone, is a new one made, and before
+// the old one goes.
+func (h *hook) runLinked(device int, pinAt string) error {
 	if at, running := h.linked(); at == device {
-		if running == id {
+		if h.isProgram(running) {
 			return nil
 		}
 		if err := h.link.Update(h.program); !errors.Is(err, unix.ENOLINK) {
@@ -49,15 +49,20 @@ func (h *hook) runLinked(device int, id ebpf.ProgramID, pinAt string) error {
 	return err
 }
 
-// unlink detaches the hook's link and removes its pin; none is fine.
+// unlink detaches the hook's link, wherever else it may be pinned, and removes its
+// pin; none is fine.
 func (h *hook) unlink(pinAt string) error {
 	if err := os.Remove(pinAt); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove pin: %w", err)
 	}
-	if h.link != nil {
-		_ = h.link.Close() // nothing keeps it then
-		h.link = nil
+	if h.link == nil {
+		return nil
 	}
+	if err := h.link.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
+		return fmt.Errorf("detach %s: %w", h.name, err)
+	}
+	_ = h.link.Close() // nothing depends on it
+	h.link = nil
 	return nil
 }
 
