@@ -130,7 +130,7 @@ func TestRunSweeps(t *testing.T) {
 	if err := d.Delete(frontend("10.96.0.1:80")); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(60 * time.Second)
 	defer deadline.Stop()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()

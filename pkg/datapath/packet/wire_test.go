@@ -186,6 +186,9 @@ func (s *site) listen(t testing.TB, at netip.AddrPort) *net.UDPConn {
 		return err
 	})
 	t.Cleanup(func() { _ = conn.Close() }) // the test may have closed it
+	if err := conn.SetReadBuffer(4 << 20); err != nil { // for a reader that gets no time
+		t.Fatal(err)
+	}
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
