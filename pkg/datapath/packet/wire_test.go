@@ -186,7 +186,8 @@ func (s *site) listen(t testing.TB, at netip.AddrPort) *net.UDPConn {
 		return err
 	})
 	t.Cleanup(func() { _ = conn.Close() }) // the test may have closed it
-	if err := conn.SetReadBuffer(4 << 20); err != nil { // for a reader that gets no time
+	// There is room for a reader that gets no time.
+	if err := conn.SetReadBuffer(4 << 20); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
