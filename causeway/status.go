@@ -162,6 +162,9 @@ func writePeers(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 		if p.Reason != "" {
 			fmt.Fprintf(w, "  %s: %s\n", p.Name, p.Reason)
 		}
+		if p.WaitingRanges > 0 {
+			fmt.Fprintf(w, "  %s: names %d ranges outside of its claims, see causeway peers %s\n", p.Name, p.WaitingRanges, p.Name)
+		}
 		if p.LastRefused != "" {
 			fmt.Fprintf(w, "  %s: last refused: %s\n", p.Name, p.LastRefused)
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/observe"
 	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/process"
@@ -117,18 +118,22 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	}
 	drops := observe.NewServer(observe.ServerConfig{Engine: engine, Logger: log, Registerer: registry})
 	paths := probe.NewServer(probe.ServerConfig{Registerer: registry})
+	book := trust.NewBook(meshRanges, cfg.reserved())
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),
 		MeshRanges: meshRanges, MeshFile: filepath.Join(cfg.dataDir, "mesh-addresses"),
 		Filter: filter, Logger: log, Registerer: registry,
-		Local: func(u merge.Update) { engine.Apply(cfg.clusterName, u) },
+		Local: func(u merge.Update) {
+			book.Own(u.Nodes)
+			engine.Apply(cfg.clusterName, u)
+		},
 	})
 	manifests := source.NewManifests(source.ManifestsConfig{
 		Dir: cfg.manifestsDir, StateDir: filepath.Join(cfg.dataDir, "manifests"),
 		Sink: publisher, Logger: log, Registerer: registry,
 	})
 	peers := peer.New(peer.Config{
-		Cluster: cfg.cluster(), Dir: cfg.peers(), Etcd: etcd, Election: election, Engine: engine, Logger: log, Registerer: registry,
+		Cluster: cfg.cluster(), Dir: cfg.peers(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
 	})
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,

@@ -1,5 +1,5 @@
-// Package admin answers what the command line asks of an API server. It only
-// reads: what it is given to read from is safe for concurrent use.
+// Package admin answers what the command line asks of an API server. It reads,
+// but for agreeing to what peers claim: what it is given is safe for concurrent use.
 package admin
 
 import (
@@ -174,7 +174,7 @@ func (s *Server) peers(counts map[string]merge.Counts) []*adminpb.Peer {
 			Name: p.Name, Id: uint32(p.ID), State: string(p.State), Reason: p.Reason, Since: timestamppb.New(p.Since),
 			LastChange: protoTime(p.LastChange), Heartbeat: protoTime(p.Heartbeat), Endpoints: p.Endpoints,
 			Counts: protoCounts(counts[p.Name]), Refused: refused, LastRefused: p.LastRefused,
-			Ready: p.State == peer.Synced,
+			Ready: p.State == peer.Synced, WaitingRanges: uint32(p.Waiting),
 		})
 	}
 	return out

@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -94,3 +95,6 @@ func protoPorts(ports []service.Port) []*adminpb.Port {
 func sortAgents(agents []*adminpb.Agent) {
 	slices.SortFunc(agents, func(a, b *adminpb.Agent) int { return cmp.Compare(a.Node, b.Node) })
 }
+
+// valid makes text that another cluster wrote fit to be sent.
+func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }

@@ -163,6 +163,17 @@ func (w *Writer) Delete(key string) {
 	w.touch(key, r)
 }
 
+// Value returns what a key was Set to, which is not to be changed; nil for a key
+// that is to be absent.
+func (w *Writer) Value(key string) []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r := w.records[key]; r != nil && r.wanted {
+		return r.value
+	}
+	return nil
+}
+
 // Complete says that everything that should exist has been Set: from now on
 // what the store has and nobody Set is deleted. It never blocks.
 func (w *Writer) Complete() {

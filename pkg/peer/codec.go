@@ -12,6 +12,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/node"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/service"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
@@ -27,30 +28,29 @@ func newUpdate() merge.Update {
 	}
 }
 
-// put decodes what happened to a key into u; id is the number of the cluster that
-// says so.
-func put(u *merge.Update, l wire.Layout, id cluster.ID, kind wire.Kind, c kvstore.Change) error {
+// put decodes what happened to a key into u, if j believes it; id is the number
+// of the cluster that says so.
+func put(u *merge.Update, j *trust.Judge, l wire.Layout, id cluster.ID, kind wire.Kind, c kvstore.Change) error {
 	switch kind {
 	case wire.Nodes:
-		return putAs(u.Nodes, c, l.ParseNodeKey, func(key string, value []byte) (*node.Node, error) {
-			n, err := l.DecodeNode(key, value)
-			if err != nil {
-				return nil, err
+		return putAs(u.Nodes, c, l.ParseNodeKey, l.DecodeNode, func(n *node.Node) error {
+			if err := numberNode(c.Key, n, id); err != nil {
+				return err
 			}
-			return n, numberNode(key, n, id)
+			return j.Node(n)
 		})
 	case wire.Addresses:
-		return putAs(u.Addresses, c, l.ParseAddressKey, l.DecodeAddress)
+		return putAs(u.Addresses, c, l.ParseAddressKey, l.DecodeAddress, j.Address)
 	case wire.Identities:
-		return putAs(u.Identities, c, l.ParseIdentityKey, l.DecodeIdentity)
+		return putAs(u.Identities, c, l.ParseIdentityKey, l.DecodeIdentity, j.Identity)
 	case wire.Services:
-		return putAs(u.Services, c, l.ParseServiceKey, l.DecodeService)
+		return putAs(u.Services, c, l.ParseServiceKey, l.DecodeService, j.Service)
 	default:
 		name := func(key string) (merge.SliceName, error) {
 			namespace, name, err := l.ParseSliceKey(key)
 			return merge.SliceName{Namespace: namespace, Name: name}, err
 		}
-		return putAs(u.Slices, c, name, l.DecodeSlice)
+		return putAs(u.Slices, c, name, l.DecodeSlice, j.Slice)
 	}
 }
 
@@ -64,7 +64,7 @@ func numberNode(key string, n *node.Node, id cluster.ID) error {
 	return nil
 }
 
-func putAs[K comparable, V any](m map[K]*V, c kvstore.Change, parse func(string) (K, error), decode func(string, []byte) (*V, error)) error {
+func putAs[K comparable, V any](m map[K]*V, c kvstore.Change, parse func(string) (K, error), decode func(string, []byte) (*V, error), judge func(*V) error) error {
 	name, err := parse(c.Key)
 	if err != nil {
 		return err
@@ -74,6 +74,9 @@ func putAs[K comparable, V any](m map[K]*V, c kvstore.Change, parse func(string)
 		return nil
 	}
 	decoded, err := decode(c.Key, c.Value)
+	if err == nil {
+		err = judge(decoded)
+	}
 	if err != nil {
 		return err
 	}
@@ -108,16 +111,21 @@ func rename(key string, kind wire.Kind, from, to wire.Layout) string {
 	return to.Prefix(kind) + strings.TrimPrefix(key, from.Prefix(kind))
 }
 
-// reason is the word under which a refused key is counted.
-func reason(err error) string {
+// reason is why a key of a kind is refused.
+func reason(kind wire.Kind, err error) trust.Reason {
+	var refusal *trust.Refusal
 	switch {
-	case errors.Is(err, wire.ErrWrongCluster):
-		return "wrong_cluster"
+	case errors.As(err, &refusal):
+		return refusal.Reason
+	case errors.Is(err, wire.ErrWrongCluster) && kind == wire.Identities:
+		return trust.Identity // its label names another cluster, or none
+	case errors.Is(err, wire.ErrWrongCluster), errors.Is(err, wire.ErrMismatch):
+		return trust.WrongCluster
 	case errors.Is(err, wire.ErrTooLarge):
-		return "too_large"
+		return trust.TooLarge
 	case errors.Is(err, errConflict):
-		return reasonConflict
+		return trust.AddressConflict
 	default:
-		return "malformed"
+		return trust.Malformed
 	}
 }

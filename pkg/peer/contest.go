@@ -7,12 +7,14 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
+	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
 // errConflict is the reason why an address of a peer is not taken over.
 var errConflict = errors.New("the address is another cluster's, which had it first or is this one; it is taken over when that one has gone")
 
-const reasonConflict = "address_conflict"
+const reasonConflict = string(trust.AddressConflict)
 
 // contest keeps which addresses of a peer another cluster has. Those are not
 // cached, but where the peer had the address before: who had it when this
@@ -36,7 +38,7 @@ func (c *contest) ruled(r merge.Ruling) {
 	defer c.mu.Unlock()
 	if r.Holder != s.name {
 		c.lost[key] = nil
-		s.refuse(key, fmt.Errorf("%w: %s is %s's", errConflict, r.Prefix, r.Holder))
+		s.refuse(wire.Addresses, key, fmt.Errorf("%w: %s is %s's", errConflict, r.Prefix, r.Holder))
 		return
 	}
 	if value := c.lost[key]; value != nil {
@@ -64,6 +66,17 @@ func (c *contest) cache(change kvstore.Change) {
 	default:
 		state.Set(change.Key, change.Value)
 	}
+}
+
+// value returns what the peer says at a key that is in use, nil when it is not
+// known.
+func (c *contest) value(key string) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if value, lost := c.lost[key]; lost {
+		return value
+	}
+	return c.session.cache.state.Value(key)
 }
 
 // forget ends all contests: the peer claims nothing any more.

@@ -30,7 +30,7 @@ func (r *remote) claims(ip, pod string) {
 	r.put(r.layout().IdentityKey(n), value, err)
 	prefix := netip.PrefixFrom(netip.MustParseAddr(ip), 32)
 	value, err = wire.EncodeAddress(&endpoint.Address{
-		Cluster: r.name, Prefix: prefix, HostIP: netip.MustParseAddr("10.77.0.21"), Identity: n, Namespace: "shop", Pod: pod,
+		Cluster: r.name, Prefix: prefix, HostIP: r.host(), Identity: n, Namespace: "shop", Pod: pod,
 	})
 	r.put(r.layout().AddressKey(prefix), value, err)
 }

@@ -92,17 +92,44 @@ func readFile(path, name, own string) (file File, isDir bool, err error) {
 		return File{}, false, err
 	}
 	file, err = ParseFile(text, filepath.Dir(path))
+	file.Path = path
 	return file, false, err
 }
 
-// watchDirectory calls look at once, after every change of dir, soon again when
-// look asks for it, and from time to time, until ctx ends.
-func watchDirectory(ctx context.Context, dir string, look func() (again bool)) {
+// readDirectories reads what is declared in dir and what joined, if there is a
+// directory of that. Of a cluster that is in both the declared file counts.
+func readDirectories(dir, joined, own string) (listing, error) {
+	found, err := readDirectory(dir, own)
+	if err != nil || joined == "" {
+		return found, err
+	}
+	more, err := readDirectory(joined, own)
+	if err != nil {
+		return listing{}, err
+	}
+	for name, file := range more.files {
+		if !found.has(name) {
+			found.files[name] = file
+		}
+	}
+	for name, problem := range more.problems {
+		if !found.has(name) {
+			found.problems[name] = problem
+		}
+	}
+	return found, nil
+}
+
+// watchDirectories calls look at once, after every change in one of dirs, soon again
+// when look asks for it, and from time to time, until ctx ends.
+func watchDirectories(ctx context.Context, dirs []string, look func() (again bool)) {
 	var events chan fsnotify.Event
 	var failures chan error
 	if w, err := fsnotify.NewWatcher(); err == nil { // without one, rescan is enough
 		defer func() { _ = w.Close() }()
-		_ = w.Add(dir)
+		for _, dir := range dirs {
+			_ = w.Add(dir)
+		}
 		events, failures = w.Events, w.Errors
 	}
 	tick := time.NewTicker(rescan)

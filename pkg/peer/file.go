@@ -12,6 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
 
@@ -20,6 +21,12 @@ import (
 type File struct {
 	Endpoints []string
 	TLS       pki.ClientFiles
+	// Claims are what the peer may say it has, nil where the file does not say. Import
+	// is what is taken from it; quotas of 0 are the defaults.
+	Claims []trust.Claim
+	Import trust.Rules
+	// Path is the file's own, "" for one that was not read from a directory.
+	Path string
 }
 
 // ErrFile is returned, wrapped with what is wrong, for a peer file that can not
@@ -36,6 +43,9 @@ type fileFields struct {
 	KeyFile               string   `yaml:"key-file"`
 	InsecureTransport     bool     `yaml:"insecure-transport"`
 	InsecureSkipTLSVerify bool     `yaml:"insecure-skip-tls-verify"`
+
+	Claims *claimFields `yaml:"claims"`
+	Import importFields `yaml:"import"`
 }
 
 // ParseFile reads the text of a peer file. Relative paths in it are relative to
@@ -60,6 +70,9 @@ func ParseFile(text []byte, dir string) (File, error) {
 	out := File{Endpoints: f.Endpoints, TLS: pki.ClientFiles{
 		CAFile: cmp.Or(f.TrustedCAFile, f.CAFile), CertFile: f.CertFile, KeyFile: f.KeyFile,
 	}}
+	if err := out.trust(&f); err != nil {
+		return File{}, fmt.Errorf("%w: %w", ErrFile, err)
+	}
 	for _, field := range []struct {
 		name string
 		path *string

@@ -40,7 +40,7 @@ func (r *remote) flip(ctx context.Context, last string) (writes int) {
 	write := func(boot string) {
 		value, err := wire.EncodeNode(&node.Node{
 			Cluster: r.name, ClusterID: r.config.ID, Name: "n1", Source: "k8s", BootID: boot,
-			Addresses: []node.Address{{Type: node.InternalIP, IP: netip.MustParseAddr("10.77.0.21")}},
+			Addresses: []node.Address{{Type: node.InternalIP, IP: r.host()}},
 		})
 		if err == nil {
 			err = r.etcd.Put(r.t.Context(), r.layout().NodeKey("n1"), value)
@@ -75,7 +75,7 @@ func (r *remote) flood(ctx context.Context) {
 		prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 50, byte(i >> 8 % 16), byte(i)}), 32)
 		if key := r.layout().AddressKey(prefix); i>>12%2 == 0 {
 			value, err := wire.EncodeAddress(&endpoint.Address{
-				Cluster: r.name, Prefix: prefix, HostIP: netip.MustParseAddr("10.77.0.21"), Identity: 4, Namespace: "shop", Pod: fmt.Sprint(i),
+				Cluster: r.name, Prefix: prefix, HostIP: r.host(), Identity: 5, Namespace: "shop", Pod: fmt.Sprint(i),
 			})
 			if err != nil {
 				r.t.Error(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
@@ -45,7 +46,7 @@ func (s *session) config(change kvstore.Change) {
 	}
 	config, err := wire.DecodeConfig(s.name, change.Value)
 	if err != nil {
-		s.refuse(change.Key, err)
+		s.refuse("", change.Key, err)
 		s.change(func() { s.facts.config, s.facts.malformed = nil, err })
 		return
 	}
@@ -82,13 +83,13 @@ func (c *control) Trouble(err error) {
 type data struct {
 	*session
 	layout wire.Layout
-	id     cluster.ID // under which the peer says it
 	intake *intake
-	first  bool // the first listing of this attempt is complete
+	first  bool        // the first listing of this attempt is complete
+	listed atomic.Bool // the same, for the goroutine of the intake
 }
 
 func newData(s *session, l wire.Layout) *data {
-	d := &data{session: s, layout: l, id: s.inUse}
+	d := &data{session: s, layout: l}
 	d.intake = newIntake(func(key string) int { return slices.Index(inOrder(), kindOf(l, key)) }, d.apply)
 	return d
 }
@@ -101,38 +102,11 @@ func (d *data) Changes(ctx context.Context, changes []kvstore.Change) error {
 	return d.intake.add(ctx, changes)
 }
 
-// apply puts changes in use: memory first, then the cache.
+// apply puts changes in use.
 func (d *data) apply(changes []kvstore.Change) {
-	update := newUpdate()
-	good := changes[:0]
-	for _, c := range changes {
-		kind := kindOf(d.layout, c.Key)
-		cached := rename(c.Key, kind, d.layout, d.cache.layout)
-		if err := put(&update, d.layout, d.id, kind, c); err != nil {
-			d.refuse(c.Key, err)
-			d.keep(cached)
-			continue
-		}
-		c.Key = cached
-		good = append(good, c)
-	}
-	if update.Len() > 0 {
-		d.engine.Apply(d.name, update)
-	}
-	for _, c := range good {
-		if c.Deleted {
-			delete(d.known, c.Key)
-		} else {
-			d.known[c.Key] = d.attempt
-		}
-		d.contest.cache(c)
-	}
-}
-
-// keep holds on to a key whose new value is refused: it is not gone.
-func (d *data) keep(cached string) {
-	if _, ok := d.known[cached]; ok {
-		d.known[cached] = d.attempt
+	d.deliver(d.layout, changes)
+	if d.listed.Load() {
+		d.pin()
 	}
 }
 
@@ -146,6 +120,8 @@ func (d *data) Complete(ctx context.Context) error {
 		}
 		d.first = true
 		d.forget()
+		d.pin()
+		d.listed.Store(true)
 		if config := d.currentConfig(); config != nil {
 			if err := d.cache.setConfig(*config); err != nil {
 				return err
@@ -169,8 +145,8 @@ func (d *data) forget() {
 	for range inOrder() {
 		gone = append(gone, nil)
 	}
-	for key, attempt := range d.known {
-		if attempt == d.attempt {
+	for key, e := range d.known {
+		if e.attempt == d.attempt {
 			continue
 		}
 		kind := kindOf(d.cache.layout, key)

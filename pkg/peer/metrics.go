@@ -1,12 +1,17 @@
 package peer
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
+)
 
 // metrics are counted by peer; forget removes a peer's series.
 type metrics struct {
 	synced      *prometheus.GaugeVec
 	changed     *prometheus.CounterVec
 	refusedKeys *prometheus.CounterVec
+	waiting     *prometheus.GaugeVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -20,9 +25,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			"Changes of keys received from the peer.")), []string{"cluster"}),
 		refusedKeys: prometheus.NewCounterVec(prometheus.CounterOpts(opts("refused_keys_total",
 			"Keys of the peer that were not taken over, by reason.")), []string{"cluster", "reason"}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("waiting_ranges",
+			"Ranges that the peer names outside of its claims, which wait for approval.")), []string{"cluster"}),
 	}
 	if r != nil {
-		r.MustRegister(m.synced, m.changed, m.refusedKeys)
+		r.MustRegister(m.synced, m.changed, m.refusedKeys, m.waiting)
 	}
 	return m
 }
@@ -35,13 +42,20 @@ func (m *metrics) state(peer string, s State) {
 	m.synced.WithLabelValues(peer).Set(value)
 }
 
+func (m *metrics) waits(peer string, ranges int) {
+	m.waiting.WithLabelValues(peer).Set(float64(ranges))
+}
+
 func (m *metrics) changes(peer string, n int) { m.changed.WithLabelValues(peer).Add(float64(n)) }
 
-func (m *metrics) refused(peer, reason string) { m.refusedKeys.WithLabelValues(peer, reason).Inc() }
+func (m *metrics) refused(peer string, why trust.Reason) {
+	m.refusedKeys.WithLabelValues(peer, string(why)).Inc()
+}
 
 func (m *metrics) forget(peer string) {
 	labels := prometheus.Labels{"cluster": peer}
 	m.synced.DeletePartialMatch(labels)
 	m.changed.DeletePartialMatch(labels)
 	m.refusedKeys.DeletePartialMatch(labels)
+	m.waiting.DeletePartialMatch(labels)
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
@@ -38,13 +39,17 @@ const cacheGrace = 3 * time.Second
 // Config says where peers are described and who uses what they say.
 type Config struct {
 	Cluster cluster.Config
-	// Dir holds a file for each peer, see ParseFile.
-	Dir  string
-	Etcd *kvstore.Client
+	// Dir holds a file for each peer, see ParseFile. Joined holds those that
+	// pkg/join writes, "" for none; where both have one, that of Dir counts.
+	Dir    string
+	Joined string
+	Etcd   *kvstore.Client
 	// Election decides when this process writes to Etcd, where several share
 	// it; nil when no other process may.
-	Election   *kvstore.Election
-	Engine     Engine
+	Election *kvstore.Election
+	Engine   Engine
+	// Book knows what is ours and what peers claim; New makes one if it is nil.
+	Book       *trust.Book
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -54,6 +59,7 @@ type Manager struct {
 	cfg      Config
 	registry *registry
 	metrics  *metrics
+	ledger   *ledger
 	seeded   chan struct{}
 	// progress wakes announceSeeded when a session got on.
 	progress chan struct{}
@@ -74,9 +80,24 @@ type peer struct {
 
 // New returns a Manager that does nothing until Run.
 func New(cfg Config) *Manager {
-	return &Manager{
+	if cfg.Book == nil {
+		cfg.Book = trust.NewBook(nil, nil)
+	}
+	m := &Manager{
 		cfg: cfg, registry: newRegistry(), metrics: newMetrics(cfg.Registerer),
 		seeded: make(chan struct{}), progress: make(chan struct{}, 1), peers: map[string]*peer{},
+	}
+	m.ledger = newLedger(cfg.Etcd, cfg.Election, cfg.Logger, m.reagree)
+	return m
+}
+
+// reagree puts in effect what the replica that writes decided about a peer.
+func (m *Manager) reagree(name string) {
+	m.mu.Lock()
+	p := m.peers[name]
+	m.mu.Unlock()
+	if p != nil {
+		p.agree()
 	}
 }
 
@@ -91,7 +112,9 @@ func (m *Manager) Status() []Status {
 	defer m.mu.Unlock()
 	out := make([]Status, 0, len(m.peers))
 	for _, name := range slices.Sorted(maps.Keys(m.peers)) {
-		out = append(out, m.peers[name].status())
+		status := m.peers[name].status()
+		status.File = m.peers[name].file.Path
+		out = append(out, status)
 	}
 	return out
 }
@@ -107,9 +130,14 @@ func (m *Manager) Problems() []Problem {
 // Run follows the directory and keeps the sessions until ctx ends; it returns
 // nil then. What peers said stays in our etcd.
 func (m *Manager) Run(ctx context.Context) error {
-	l := &looker{Manager: m, absent: map[string]bool{}, stopAnnounce: func() {}}
-	watchDirectory(ctx, m.cfg.Dir, func() bool { return l.look(ctx) })
+	l := &looker{Manager: m, absent: map[string]bool{}, stopAnnounce: func() {}, stopLedger: func() {}}
+	dirs := []string{m.cfg.Dir}
+	if m.cfg.Joined != "" {
+		dirs = append(dirs, m.cfg.Joined)
+	}
+	watchDirectories(ctx, dirs, func() bool { return l.look(ctx) })
 	l.stopAnnounce()
+	l.stopLedger()
 	for _, p := range m.peers { // no look runs any more
 		p.stop()
 		p.stopCache()
@@ -123,6 +151,8 @@ type looker struct {
 	tidied       kvstore.Term // in which peers of an earlier run that have no file were forgotten
 	announced    bool         // all peers were added once
 	stopAnnounce func()
+	loaded       bool // what was agreed with peers is known
+	stopLedger   func()
 	// absent are peers whose file was not there at the last look.
 	absent map[string]bool
 }
@@ -130,7 +160,17 @@ type looker struct {
 // look makes the sessions what the directory says; again means that it has to
 // look once more to be done.
 func (l *looker) look(ctx context.Context) (again bool) {
-	found, err := readDirectory(l.cfg.Dir, l.cfg.Cluster.Name)
+	if !l.loaded {
+		if err := l.ledger.load(ctx); err != nil {
+			if ctx.Err() == nil {
+				l.cfg.Logger.Warn("claims of peers are not read, will retry", "error", err)
+			}
+			return ctx.Err() == nil
+		}
+		l.loaded = true
+		l.stopLedger = start(ctx, l.ledger.run)
+	}
+	found, err := readDirectories(l.cfg.Dir, l.cfg.Joined, l.cfg.Cluster.Name)
 	l.report(found, err)
 	if err != nil {
 		// Not an empty directory: everything stays, also what an earlier run knew.
@@ -271,7 +311,11 @@ func (m *Manager) keep(ctx context.Context, name string, file File) (ok bool) {
 	case p.broken || !reflect.DeepEqual(p.file, file):
 		m.cfg.Logger.Info("peer file changed", "cluster", name)
 		p.stop()
+		m.mu.Lock()
 		p.file, p.broken = file, false
+		m.mu.Unlock()
+		p.regard(file)
+		p.agree()
 		p.stop = m.begin(ctx, p)
 	}
 	return true
@@ -280,7 +324,7 @@ func (m *Manager) keep(ctx context.Context, name string, file File) (ok bool) {
 // add makes a session of which what is cached is in use, which is all with broken.
 // It reports false when that could not be read, which the next look tries again.
 func (m *Manager) add(ctx context.Context, name string, file File, broken error) bool {
-	s := newSession(name, m)
+	s := newSession(name, m, file)
 	m.cfg.Engine.Hear(name, s.contest.ruled)
 	whole, err := s.seed(ctx)
 	if err != nil {
@@ -288,6 +332,7 @@ func (m *Manager) add(ctx context.Context, name string, file File, broken error)
 		m.cfg.Engine.Remove(name)
 		m.cfg.Engine.Hear(name, nil)
 		m.registry.release(name)
+		m.cfg.Book.Remove(name)
 		m.cfg.Logger.Warn("cached state of the peer is not read, will retry", "cluster", name, "error", err)
 		return false
 	}
@@ -312,6 +357,8 @@ func (m *Manager) remove(ctx context.Context, name string) {
 	m.cfg.Engine.Remove(name)
 	m.cfg.Engine.Hear(name, nil)
 	m.registry.release(name)
+	m.cfg.Book.Remove(name)
+	m.ledger.forget(name)
 	m.mu.Lock()
 	delete(m.peers, name)
 	m.mu.Unlock()

@@ -70,7 +70,7 @@ func TestSeedThatFails(t *testing.T) {
 func TestDrainThatIsCutShort(t *testing.T) {
 	t.Parallel()
 	l := seeded(t, "west", 2)
-	s := newSession("west", l.Manager)
+	s := newSession("west", l.Manager, File{})
 	if _, err := s.seed(t.Context()); err != nil {
 		t.Fatal(err)
 	}

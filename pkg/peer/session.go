@@ -3,10 +3,10 @@ package peer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/wire"
@@ -27,6 +28,8 @@ type session struct {
 	ours     cluster.Config
 	engine   Engine
 	registry *registry
+	book     *trust.Book
+	ledger   *ledger
 	cache    *cache
 	contest  *contest
 	log      *slog.Logger
@@ -36,8 +39,12 @@ type session struct {
 	// known are the keys in use, in the cache's layout, with the number of the
 	// attempt that saw each last. Only the one goroutine that seeds, follows or
 	// drains has it.
-	known   map[string]uint64
-	attempt uint64
+	known   map[string]entry
+	attempt uint32
+	// judge decides what of it is believed; special are addresses with a node's
+	// identity, in use or not. They belong to the same goroutine.
+	judge   *trust.Judge
+	special map[netip.Addr]kvstore.Change
 	// inUse is the cluster id under which what is known was said; 0: nothing is.
 	// It belongs to the same goroutine.
 	inUse cluster.ID
@@ -45,7 +52,15 @@ type session struct {
 	// nudge wakes the data loop when something that it depends on changed.
 	nudge chan struct{}
 
+	// agreeing is held while it is decided what the peer may claim.
+	agreeing sync.Mutex
+	declared []trust.Claim // by its file; nil when that does not say
+
 	mu         sync.Mutex
+	doubted    bool // all is to be judged anew
+	judgedAt   time.Time
+	rules      trust.Rules
+	offences   []Offence
 	whole      bool // the cache was whole when the session began
 	facts      facts
 	since      time.Time // of the state
@@ -61,14 +76,19 @@ type session struct {
 	lastRefusedKey string
 }
 
-func newSession(name string, m *Manager) *session {
+func newSession(name string, m *Manager, file File) *session {
 	s := &session{
-		name: name, ours: m.cfg.Cluster, engine: m.cfg.Engine, registry: m.registry,
+		name: name, ours: m.cfg.Cluster, engine: m.cfg.Engine, registry: m.registry, book: m.cfg.Book, ledger: m.ledger,
 		cache: newCache(name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger), log: m.cfg.Logger.With("cluster", name), metrics: m.metrics, progress: m.progress,
-		known: map[string]uint64{}, nudge: make(chan struct{}, 1),
+		known: map[string]entry{}, special: map[netip.Addr]kvstore.Change{}, nudge: make(chan struct{}, 1),
 		since: time.Now(), lastState: Connecting, refused: map[string]int{},
 	}
 	s.contest = &contest{session: s, lost: map[string][]byte{}}
+	s.declared = file.Claims
+	s.agree()
+	s.judge = trust.NewJudge(trust.JudgeConfig{Book: m.cfg.Book, Peer: name, Size: m.cfg.Cluster.Size})
+	s.regard(file)
+	s.doubted = false // nothing was judged yet
 	return s
 }
 
@@ -113,25 +133,14 @@ func (s *session) seed(ctx context.Context) (whole bool, err error) {
 	if err := s.cache.setConfig(*config); err != nil {
 		return false, err
 	}
-	s.inUse = config.ID
+	s.begin(config.ID)
 	var items []kvstore.Change
-	update := newUpdate()
 	use := func() {
-		s.engine.Apply(s.name, update)
-		for _, c := range items {
-			s.contest.cache(c)
-		}
-		update, items = newUpdate(), nil
+		s.deliver(s.cache.layout, items)
+		items = nil
 	}
 	whole, err = s.cache.load(ctx, func(item kvstore.Item) error {
-		c := kvstore.Change{Key: item.Key, Value: item.Value}
-		if err := put(&update, s.cache.layout, config.ID, kindOf(s.cache.layout, item.Key), c); err != nil {
-			s.refuse(item.Key, err)
-			return nil
-		}
-		s.known[item.Key] = s.attempt
-		items = append(items, c)
-		if len(items) == maxPieceKeys {
+		if items = append(items, kvstore.Change{Key: item.Key, Value: item.Value}); len(items) == maxPieceKeys {
 			use()
 		}
 		return nil
@@ -142,6 +151,12 @@ func (s *session) seed(ctx context.Context) (whole bool, err error) {
 	}
 	s.log.Info("cached state of the peer is in use", "keys", len(s.known), "whole", whole)
 	return whole, nil
+}
+
+// begin says under which id the peer says what is known from now on.
+func (s *session) begin(id cluster.ID) {
+	s.inUse = id
+	s.judge.Begin(id)
 }
 
 // run keeps a session with the peer that file describes until ctx ends.
@@ -212,10 +227,18 @@ func (s *session) followData(ctx context.Context, client *kvstore.Client) error 
 	defer func() { stop() }()
 	for {
 		freed := s.registry.freed()
+		doubted, later := s.due(time.Now())
+		if doubted {
+			stop()
+			stop, running = func() {}, plan{}
+			s.attempt++
+			s.rejudge()
+		}
 		want, verdict := s.desired()
 		if want != running && running != (plan{}) {
 			stop()
-			running = plan{}
+			stop, running = func() {}, plan{}
+			s.change(func() { s.facts.complete, s.facts.behind = false, nil })
 			s.attempt++
 		}
 		// An id that can not be accepted drains nothing: what the peer said before
@@ -230,8 +253,8 @@ func (s *session) followData(ctx context.Context, client *kvstore.Client) error 
 		if want.id != 0 {
 			verdict = s.registry.claim(want.id, s.name)
 		}
-		if s.judge(want, verdict) && running == (plan{}) {
-			s.inUse = want.id
+		if s.decide(want, verdict) && running == (plan{}) {
+			s.begin(want.id)
 			stop = s.startData(ctx, client, want)
 			running = want
 		}
@@ -240,6 +263,7 @@ func (s *session) followData(ctx context.Context, client *kvstore.Client) error 
 			return nil
 		case <-s.nudge:
 		case <-freed:
+		case <-later:
 		}
 	}
 }
@@ -262,8 +286,8 @@ func (s *session) desired() (want plan, verdict error) {
 	}, nil
 }
 
-// judge keeps what decides on reading the data, and reports whether it may begin.
-func (s *session) judge(p plan, verdict error) bool {
+// decide keeps what decides on reading the data, and reports whether it may begin.
+func (s *session) decide(p plan, verdict error) bool {
 	missing := ""
 	s.change(func() {
 		if p.id != 0 {
@@ -327,7 +351,6 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 	return func() {
 		cancel()
 		<-done
-		s.change(func() { s.facts.complete, s.facts.behind = false, nil })
 	}
 }
 
@@ -341,6 +364,8 @@ func (s *session) drain(ctx context.Context) error {
 	s.engine.Remove(s.name)
 	s.contest.forget()
 	s.registry.release(s.name)
+	s.judge.Forget()
+	clear(s.special)
 	if err := s.cache.withdraw(ctx); err != nil {
 		return err
 	}
@@ -360,17 +385,6 @@ func (s *session) settled(cached bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return cached && s.whole || s.facts.complete || s.facts.setup != nil || s.facts.verdict != nil
-}
-
-// refuse counts a key that is not taken over; what it said before stays.
-func (s *session) refuse(key string, err error) {
-	why := reason(err)
-	s.metrics.refused(s.name, why)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.refused[why]++
-	s.lastRefusedKey, s.lastRefuse = key, fmt.Sprintf("%s: %s: %v", why, key, err)
-	s.log.Debug("key of the peer is refused", "key", key, "error", err)
 }
 
 // Engine takes what peers say; merge.Engine is one.

@@ -10,7 +10,9 @@ import (
 
 // Status is where the session with a peer stands.
 type Status struct {
-	Name      string
+	Name string
+	// File is the peer file, "" while it can not be used.
+	File      string
 	ID        cluster.ID // 0 while it is not known
 	State     State
 	Reason    string
@@ -25,6 +27,8 @@ type Status struct {
 	// is the last one, after its reason, with what is wrong.
 	Refused     map[string]int
 	LastRefused string
+	// Waiting is how many ranges the peer names outside of its claims.
+	Waiting int
 }
 
 // Problem is a file of the directory of peers that can not be used. File is ""
@@ -35,18 +39,17 @@ type Problem struct {
 }
 
 func (s *session) status() Status {
-	conflicts := s.contest.count()
+	conflicts, waiting := s.contest.count(), len(s.judge.Growth())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state, why := s.facts.state()
 	out := Status{
 		Name: s.name, State: state, Reason: why, Since: s.since,
 		Endpoints: slices.Clone(s.endpoints), LastChange: s.lastChange, Heartbeat: s.heartbeat,
-		Refused: maps.Clone(s.refused), LastRefused: s.lastRefuse,
+		Refused: maps.Clone(s.refused), LastRefused: s.lastRefuse, Waiting: waiting,
 	}
-	delete(out.Refused, reasonConflict)
 	if conflicts > 0 {
-		out.Refused[reasonConflict] = conflicts
+		out.Refused[reasonConflict] += conflicts
 	}
 	if s.facts.config != nil {
 		out.ID = s.facts.config.ID

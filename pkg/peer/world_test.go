@@ -181,11 +181,14 @@ func (r *remote) configure() {
 	r.put(wire.ConfigKey(r.name), value, err)
 }
 
+// host is the address of all nodes of the cluster.
+func (r *remote) host() netip.Addr { return netip.AddrFrom4([4]byte{10, 77, byte(r.config.ID), 21}) }
+
 func (r *remote) node(name string) {
 	r.t.Helper()
 	value, err := wire.EncodeNode(&node.Node{
 		Cluster: r.name, ClusterID: r.config.ID, Name: name, Source: "k8s",
-		Addresses: []node.Address{{Type: node.InternalIP, IP: netip.MustParseAddr("10.77.0.21")}},
+		Addresses: []node.Address{{Type: node.InternalIP, IP: r.host()}},
 	})
 	r.put(r.layout().NodeKey(name), value, err)
 }
@@ -236,11 +239,24 @@ func newLocal(t *testing.T) *local {
 	return l
 }
 
+func east() cluster.Config { return cluster.Config{Name: "east", ID: 1, Size: 255} }
+
+// unreachable is the client of an etcd that is not there.
+func unreachable(t *testing.T) *kvstore.Client {
+	t.Helper()
+	c, err := kvstore.Dial(kvstore.ClientConfig{Endpoints: []string{"http://127.0.0.1:1"}, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 // start begins with an empty memory, as a new process.
 func (l *local) start() {
 	l.engine = engine{merge.NewEngine("east", noSink{})}
 	l.Manager = New(Config{
-		Cluster: cluster.Config{Name: "east", ID: 1, Size: 255}, Dir: l.dir, Etcd: l.etcd,
+		Cluster: east(), Dir: l.dir, Etcd: l.etcd,
 		Engine: tapped{l}, Logger: quiet(),
 	})
 	l.stop = run(l.t, l.Run)

@@ -225,14 +225,16 @@ func (w *world) connect() error {
 	if err := pair.Save(cert, key); err != nil {
 		return err
 	}
-	text, err := yaml.Marshal(map[string]any{
-		"endpoints":       []string{"https://" + net.JoinHostPort(w.address.String(), strconv.Itoa(port))},
-		"trusted-ca-file": authority.CertFile(), "cert-file": cert, "key-file": key,
-	})
-	if err != nil {
-		return err
-	}
 	for _, r := range w.remotes {
+		pods, hosts, external := r.Claims()
+		text, err := yaml.Marshal(map[string]any{
+			"endpoints":       []string{"https://" + net.JoinHostPort(w.address.String(), strconv.Itoa(port))},
+			"trusted-ca-file": authority.CertFile(), "cert-file": cert, "key-file": key,
+			"claims": map[string]any{"podCIDRs": pods, "nodeCIDRs": hosts, "externalCIDRs": external},
+		})
+		if err != nil {
+			return err
+		}
 		if err := w.here.WritePeer(r.Name(), text); err != nil {
 			return err
 		}

@@ -785,19 +785,21 @@ func (x *SourceProblem) GetSince() *timestamppb.Timestamp {
 }
 
 type Peer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id            uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
-	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
-	LastChange    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
-	Heartbeat     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
-	Endpoints     []string               `protobuf:"bytes,8,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Counts        *Counts                `protobuf:"bytes,9,opt,name=counts,proto3" json:"counts,omitempty"`
-	Refused       map[string]uint32      `protobuf:"bytes,10,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	LastRefused   string                 `protobuf:"bytes,11,opt,name=last_refused,json=lastRefused,proto3" json:"last_refused,omitempty"`
-	Ready         bool                   `protobuf:"varint,12,opt,name=ready,proto3" json:"ready,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id          uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	State       string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Reason      string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Since       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	LastChange  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
+	Heartbeat   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	Endpoints   []string               `protobuf:"bytes,8,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Counts      *Counts                `protobuf:"bytes,9,opt,name=counts,proto3" json:"counts,omitempty"`
+	Refused     map[string]uint32      `protobuf:"bytes,10,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	LastRefused string                 `protobuf:"bytes,11,opt,name=last_refused,json=lastRefused,proto3" json:"last_refused,omitempty"`
+	Ready       bool                   `protobuf:"varint,12,opt,name=ready,proto3" json:"ready,omitempty"`
+	// How many ranges that the peer names wait for approval.
+	WaitingRanges uint32 `protobuf:"varint,13,opt,name=waiting_ranges,json=waitingRanges,proto3" json:"waiting_ranges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -914,6 +916,13 @@ func (x *Peer) GetReady() bool {
 		return x.Ready
 	}
 	return false
+}
+
+func (x *Peer) GetWaitingRanges() uint32 {
+	if x != nil {
+		return x.WaitingRanges
+	}
+	return 0
 }
 
 type PeerProblem struct {
@@ -3072,6 +3081,565 @@ func (x *Item) GetName() string {
 	return ""
 }
 
+type PeersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// peer chooses one; empty means all.
+	Peer          string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeersRequest) Reset() {
+	*x = PeersRequest{}
+	mi := &file_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeersRequest) ProtoMessage() {}
+
+func (x *PeersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
+func (*PeersRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *PeersRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+type PeersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peers         []*PeerTrust           `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeersResponse) Reset() {
+	*x = PeersResponse{}
+	mi := &file_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeersResponse) ProtoMessage() {}
+
+func (x *PeersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
+func (*PeersResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PeersResponse) GetPeers() []*PeerTrust {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// PeerTrust is what is believed of a peer.
+type PeerTrust struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id        uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	State     string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Reason    string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Endpoints []string               `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// declared says that the peer's file says what it may claim.
+	Declared bool     `protobuf:"varint,6,opt,name=declared,proto3" json:"declared,omitempty"`
+	Claims   []*Claim `protobuf:"bytes,7,rep,name=claims,proto3" json:"claims,omitempty"`
+	// waiting are ranges that the peer names outside of its claims.
+	Waiting []*Claim     `protobuf:"bytes,8,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	Import  *ImportRules `protobuf:"bytes,9,opt,name=import,proto3" json:"import,omitempty"`
+	// How many keys were refused since the API server began, by reason; of addresses
+	// that another cluster had first, how many there are.
+	Refused map[string]uint32 `protobuf:"bytes,10,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// offences are the last refused keys, the oldest first.
+	Offences      []*Offence `protobuf:"bytes,11,rep,name=offences,proto3" json:"offences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerTrust) Reset() {
+	*x = PeerTrust{}
+	mi := &file_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerTrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerTrust) ProtoMessage() {}
+
+func (x *PeerTrust) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerTrust.ProtoReflect.Descriptor instead.
+func (*PeerTrust) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PeerTrust) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PeerTrust) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PeerTrust) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *PeerTrust) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PeerTrust) GetEndpoints() []string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *PeerTrust) GetDeclared() bool {
+	if x != nil {
+		return x.Declared
+	}
+	return false
+}
+
+func (x *PeerTrust) GetClaims() []*Claim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+func (x *PeerTrust) GetWaiting() []*Claim {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *PeerTrust) GetImport() *ImportRules {
+	if x != nil {
+		return x.Import
+	}
+	return nil
+}
+
+func (x *PeerTrust) GetRefused() map[string]uint32 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *PeerTrust) GetOffences() []*Offence {
+	if x != nil {
+		return x.Offences
+	}
+	return nil
+}
+
+// Claim is a range that a peer may use.
+type Claim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// pods, mesh, nodes or external.
+	Class string `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	Range string `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	// declared, approved or observed.
+	Origin string                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	Since  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// The peer that claimed it first: then the range is that one's. Empty for none.
+	LostTo        string `protobuf:"bytes,5,opt,name=lost_to,json=lostTo,proto3" json:"lost_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claim) Reset() {
+	*x = Claim{}
+	mi := &file_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claim) ProtoMessage() {}
+
+func (x *Claim) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claim.ProtoReflect.Descriptor instead.
+func (*Claim) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Claim) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *Claim) GetRange() string {
+	if x != nil {
+		return x.Range
+	}
+	return ""
+}
+
+func (x *Claim) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Claim) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Claim) GetLostTo() string {
+	if x != nil {
+		return x.LostTo
+	}
+	return ""
+}
+
+// ImportRules are what is taken from a peer.
+type ImportRules struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means all.
+	Namespaces      []string `protobuf:"bytes,1,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	ServiceSelector string   `protobuf:"bytes,2,opt,name=service_selector,json=serviceSelector,proto3" json:"service_selector,omitempty"`
+	MaxNodes        uint64   `protobuf:"varint,3,opt,name=max_nodes,json=maxNodes,proto3" json:"max_nodes,omitempty"`
+	MaxAddresses    uint64   `protobuf:"varint,4,opt,name=max_addresses,json=maxAddresses,proto3" json:"max_addresses,omitempty"`
+	MaxIdentities   uint64   `protobuf:"varint,5,opt,name=max_identities,json=maxIdentities,proto3" json:"max_identities,omitempty"`
+	MaxServices     uint64   `protobuf:"varint,6,opt,name=max_services,json=maxServices,proto3" json:"max_services,omitempty"`
+	MaxBytes        uint64   `protobuf:"varint,7,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ImportRules) Reset() {
+	*x = ImportRules{}
+	mi := &file_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRules) ProtoMessage() {}
+
+func (x *ImportRules) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRules.ProtoReflect.Descriptor instead.
+func (*ImportRules) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ImportRules) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *ImportRules) GetServiceSelector() string {
+	if x != nil {
+		return x.ServiceSelector
+	}
+	return ""
+}
+
+func (x *ImportRules) GetMaxNodes() uint64 {
+	if x != nil {
+		return x.MaxNodes
+	}
+	return 0
+}
+
+func (x *ImportRules) GetMaxAddresses() uint64 {
+	if x != nil {
+		return x.MaxAddresses
+	}
+	return 0
+}
+
+func (x *ImportRules) GetMaxIdentities() uint64 {
+	if x != nil {
+		return x.MaxIdentities
+	}
+	return 0
+}
+
+func (x *ImportRules) GetMaxServices() uint64 {
+	if x != nil {
+		return x.MaxServices
+	}
+	return 0
+}
+
+func (x *ImportRules) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+// Offence is a key that was refused.
+type Offence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail        string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Offence) Reset() {
+	*x = Offence{}
+	mi := &file_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Offence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Offence) ProtoMessage() {}
+
+func (x *Offence) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Offence.ProtoReflect.Descriptor instead.
+func (*Offence) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Offence) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Offence) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Offence) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Offence) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type ApprovePeerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peer  string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Those of what waits that are agreed to; empty means all.
+	Ranges        []string `protobuf:"bytes,2,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovePeerRequest) Reset() {
+	*x = ApprovePeerRequest{}
+	mi := &file_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovePeerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovePeerRequest) ProtoMessage() {}
+
+func (x *ApprovePeerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovePeerRequest.ProtoReflect.Descriptor instead.
+func (*ApprovePeerRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ApprovePeerRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *ApprovePeerRequest) GetRanges() []string {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+type ApprovePeerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Claims        []*Claim               `protobuf:"bytes,1,rep,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovePeerResponse) Reset() {
+	*x = ApprovePeerResponse{}
+	mi := &file_admin_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovePeerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovePeerResponse) ProtoMessage() {}
+
+func (x *ApprovePeerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovePeerResponse.ProtoReflect.Descriptor instead.
+func (*ApprovePeerResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ApprovePeerResponse) GetClaims() []*Claim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
@@ -3142,7 +3710,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x12\n" +
 	"\x04line\x18\x02 \x01(\rR\x04line\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x87\x04\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xae\x04\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -3157,7 +3725,8 @@ const file_admin_proto_rawDesc = "" +
 	"\arefused\x18\n" +
 	" \x03(\v2$.causeway.admin.v1.Peer.RefusedEntryR\arefused\x12!\n" +
 	"\flast_refused\x18\v \x01(\tR\vlastRefused\x12\x14\n" +
-	"\x05ready\x18\f \x01(\bR\x05ready\x1a:\n" +
+	"\x05ready\x18\f \x01(\bR\x05ready\x12%\n" +
+	"\x0ewaiting_ranges\x18\r \x01(\rR\rwaitingRanges\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\";\n" +
@@ -3336,13 +3905,61 @@ const file_admin_proto_rawDesc = "" +
 	"\x02do\x18\x06 \x01(\tR\x02do\".\n" +
 	"\x04Item\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name2\xae\x03\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\"\n" +
+	"\fPeersRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\"C\n" +
+	"\rPeersResponse\x122\n" +
+	"\x05peers\x18\x01 \x03(\v2\x1c.causeway.admin.v1.PeerTrustR\x05peers\"\xee\x03\n" +
+	"\tPeerTrust\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tendpoints\x18\x05 \x03(\tR\tendpoints\x12\x1a\n" +
+	"\bdeclared\x18\x06 \x01(\bR\bdeclared\x120\n" +
+	"\x06claims\x18\a \x03(\v2\x18.causeway.admin.v1.ClaimR\x06claims\x122\n" +
+	"\awaiting\x18\b \x03(\v2\x18.causeway.admin.v1.ClaimR\awaiting\x126\n" +
+	"\x06import\x18\t \x01(\v2\x1e.causeway.admin.v1.ImportRulesR\x06import\x12C\n" +
+	"\arefused\x18\n" +
+	" \x03(\v2).causeway.admin.v1.PeerTrust.RefusedEntryR\arefused\x126\n" +
+	"\boffences\x18\v \x03(\v2\x1a.causeway.admin.v1.OffenceR\boffences\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\x96\x01\n" +
+	"\x05Claim\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
+	"\x05range\x18\x02 \x01(\tR\x05range\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x17\n" +
+	"\alost_to\x18\x05 \x01(\tR\x06lostTo\"\x81\x02\n" +
+	"\vImportRules\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x01 \x03(\tR\n" +
+	"namespaces\x12)\n" +
+	"\x10service_selector\x18\x02 \x01(\tR\x0fserviceSelector\x12\x1b\n" +
+	"\tmax_nodes\x18\x03 \x01(\x04R\bmaxNodes\x12#\n" +
+	"\rmax_addresses\x18\x04 \x01(\x04R\fmaxAddresses\x12%\n" +
+	"\x0emax_identities\x18\x05 \x01(\x04R\rmaxIdentities\x12!\n" +
+	"\fmax_services\x18\x06 \x01(\x04R\vmaxServices\x12\x1b\n" +
+	"\tmax_bytes\x18\a \x01(\x04R\bmaxBytes\"{\n" +
+	"\aOffence\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"@\n" +
+	"\x12ApprovePeerRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x16\n" +
+	"\x06ranges\x18\x02 \x03(\tR\x06ranges\"G\n" +
+	"\x13ApprovePeerResponse\x120\n" +
+	"\x06claims\x18\x01 \x03(\v2\x18.causeway.admin.v1.ClaimR\x06claims2\xd8\x04\n" +
 	"\x05Admin\x12M\n" +
 	"\x06Status\x12 .causeway.admin.v1.StatusRequest\x1a!.causeway.admin.v1.StatusResponse\x12S\n" +
 	"\bServices\x12\".causeway.admin.v1.ServicesRequest\x1a#.causeway.admin.v1.ServicesResponse\x12X\n" +
 	"\tAddresses\x12#.causeway.admin.v1.AddressesRequest\x1a$.causeway.admin.v1.AddressesResponse0\x01\x12R\n" +
 	"\aObserve\x12!.causeway.admin.v1.ObserveRequest\x1a\".causeway.admin.v1.ObserveResponse0\x01\x12S\n" +
-	"\bDiagnose\x12\".causeway.admin.v1.DiagnoseRequest\x1a#.causeway.admin.v1.DiagnoseResponseB5Z3github.com/causeway-mesh/causeway/pkg/admin/adminpbb\x06proto3"
+	"\bDiagnose\x12\".causeway.admin.v1.DiagnoseRequest\x1a#.causeway.admin.v1.DiagnoseResponse\x12J\n" +
+	"\x05Peers\x12\x1f.causeway.admin.v1.PeersRequest\x1a .causeway.admin.v1.PeersResponse\x12\\\n" +
+	"\vApprovePeer\x12%.causeway.admin.v1.ApprovePeerRequest\x1a&.causeway.admin.v1.ApprovePeerResponseB5Z3github.com/causeway-mesh/causeway/pkg/admin/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -3356,7 +3973,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: causeway.admin.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: causeway.admin.v1.StatusResponse
@@ -3395,9 +4012,18 @@ var file_admin_proto_goTypes = []any{
 	(*PeerDiagnosis)(nil),         // 34: causeway.admin.v1.PeerDiagnosis
 	(*Trouble)(nil),               // 35: causeway.admin.v1.Trouble
 	(*Item)(nil),                  // 36: causeway.admin.v1.Item
-	nil,                           // 37: causeway.admin.v1.Peer.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
+	(*PeersRequest)(nil),          // 37: causeway.admin.v1.PeersRequest
+	(*PeersResponse)(nil),         // 38: causeway.admin.v1.PeersResponse
+	(*PeerTrust)(nil),             // 39: causeway.admin.v1.PeerTrust
+	(*Claim)(nil),                 // 40: causeway.admin.v1.Claim
+	(*ImportRules)(nil),           // 41: causeway.admin.v1.ImportRules
+	(*Offence)(nil),               // 42: causeway.admin.v1.Offence
+	(*ApprovePeerRequest)(nil),    // 43: causeway.admin.v1.ApprovePeerRequest
+	(*ApprovePeerResponse)(nil),   // 44: causeway.admin.v1.ApprovePeerResponse
+	nil,                           // 45: causeway.admin.v1.Peer.RefusedEntry
+	nil,                           // 46: causeway.admin.v1.PeerTrust.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
 }
 var file_admin_proto_depIdxs = []int32{
 	4,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
@@ -3409,17 +4035,17 @@ var file_admin_proto_depIdxs = []int32{
 	5,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
 	2,  // 7: causeway.admin.v1.StatusResponse.reaches:type_name -> causeway.admin.v1.Reach
 	3,  // 8: causeway.admin.v1.Reach.refused:type_name -> causeway.admin.v1.Refusal
-	38, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
+	47, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
 	7,  // 10: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
-	38, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
+	47, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
 	9,  // 12: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
-	38, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
-	38, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	38, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
-	38, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
+	47, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
+	47, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	47, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
+	47, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
 	7,  // 17: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
-	37, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
-	38, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
+	45, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
+	47, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
 	13, // 20: causeway.admin.v1.Agent.mesh:type_name -> causeway.admin.v1.AgentMesh
 	16, // 21: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
 	17, // 22: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
@@ -3433,32 +4059,45 @@ var file_admin_proto_depIdxs = []int32{
 	27, // 30: causeway.admin.v1.ObserveResponse.drop:type_name -> causeway.admin.v1.Drop
 	29, // 31: causeway.admin.v1.ObserveResponse.lost:type_name -> causeway.admin.v1.Lost
 	30, // 32: causeway.admin.v1.ObserveResponse.change:type_name -> causeway.admin.v1.NodeChange
-	38, // 33: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
+	47, // 33: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
 	28, // 34: causeway.admin.v1.Drop.source:type_name -> causeway.admin.v1.Party
 	28, // 35: causeway.admin.v1.Drop.destination:type_name -> causeway.admin.v1.Party
 	33, // 36: causeway.admin.v1.DiagnoseResponse.nodes:type_name -> causeway.admin.v1.NodeDiagnosis
-	38, // 37: causeway.admin.v1.NodeDiagnosis.reported:type_name -> google.protobuf.Timestamp
+	47, // 37: causeway.admin.v1.NodeDiagnosis.reported:type_name -> google.protobuf.Timestamp
 	34, // 38: causeway.admin.v1.NodeDiagnosis.peers:type_name -> causeway.admin.v1.PeerDiagnosis
 	36, // 39: causeway.admin.v1.NodeDiagnosis.items:type_name -> causeway.admin.v1.Item
-	39, // 40: causeway.admin.v1.PeerDiagnosis.rtt_min:type_name -> google.protobuf.Duration
-	39, // 41: causeway.admin.v1.PeerDiagnosis.rtt_median:type_name -> google.protobuf.Duration
-	39, // 42: causeway.admin.v1.PeerDiagnosis.rtt_max:type_name -> google.protobuf.Duration
+	48, // 40: causeway.admin.v1.PeerDiagnosis.rtt_min:type_name -> google.protobuf.Duration
+	48, // 41: causeway.admin.v1.PeerDiagnosis.rtt_median:type_name -> google.protobuf.Duration
+	48, // 42: causeway.admin.v1.PeerDiagnosis.rtt_max:type_name -> google.protobuf.Duration
 	35, // 43: causeway.admin.v1.PeerDiagnosis.troubles:type_name -> causeway.admin.v1.Trouble
-	0,  // 44: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	14, // 45: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	21, // 46: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
-	24, // 47: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
-	31, // 48: causeway.admin.v1.Admin.Diagnose:input_type -> causeway.admin.v1.DiagnoseRequest
-	1,  // 49: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	15, // 50: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	22, // 51: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
-	25, // 52: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
-	32, // 53: causeway.admin.v1.Admin.Diagnose:output_type -> causeway.admin.v1.DiagnoseResponse
-	49, // [49:54] is the sub-list for method output_type
-	44, // [44:49] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	39, // 44: causeway.admin.v1.PeersResponse.peers:type_name -> causeway.admin.v1.PeerTrust
+	40, // 45: causeway.admin.v1.PeerTrust.claims:type_name -> causeway.admin.v1.Claim
+	40, // 46: causeway.admin.v1.PeerTrust.waiting:type_name -> causeway.admin.v1.Claim
+	41, // 47: causeway.admin.v1.PeerTrust.import:type_name -> causeway.admin.v1.ImportRules
+	46, // 48: causeway.admin.v1.PeerTrust.refused:type_name -> causeway.admin.v1.PeerTrust.RefusedEntry
+	42, // 49: causeway.admin.v1.PeerTrust.offences:type_name -> causeway.admin.v1.Offence
+	47, // 50: causeway.admin.v1.Claim.since:type_name -> google.protobuf.Timestamp
+	47, // 51: causeway.admin.v1.Offence.time:type_name -> google.protobuf.Timestamp
+	40, // 52: causeway.admin.v1.ApprovePeerResponse.claims:type_name -> causeway.admin.v1.Claim
+	0,  // 53: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	14, // 54: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	21, // 55: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	24, // 56: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
+	31, // 57: causeway.admin.v1.Admin.Diagnose:input_type -> causeway.admin.v1.DiagnoseRequest
+	37, // 58: causeway.admin.v1.Admin.Peers:input_type -> causeway.admin.v1.PeersRequest
+	43, // 59: causeway.admin.v1.Admin.ApprovePeer:input_type -> causeway.admin.v1.ApprovePeerRequest
+	1,  // 60: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	15, // 61: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	22, // 62: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	25, // 63: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
+	32, // 64: causeway.admin.v1.Admin.Diagnose:output_type -> causeway.admin.v1.DiagnoseResponse
+	38, // 65: causeway.admin.v1.Admin.Peers:output_type -> causeway.admin.v1.PeersResponse
+	44, // 66: causeway.admin.v1.Admin.ApprovePeer:output_type -> causeway.admin.v1.ApprovePeerResponse
+	60, // [60:67] is the sub-list for method output_type
+	53, // [53:60] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -3478,7 +4117,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

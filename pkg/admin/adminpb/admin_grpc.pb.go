@@ -21,11 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_Status_FullMethodName    = "/causeway.admin.v1.Admin/Status"
-	Admin_Services_FullMethodName  = "/causeway.admin.v1.Admin/Services"
-	Admin_Addresses_FullMethodName = "/causeway.admin.v1.Admin/Addresses"
-	Admin_Observe_FullMethodName   = "/causeway.admin.v1.Admin/Observe"
-	Admin_Diagnose_FullMethodName  = "/causeway.admin.v1.Admin/Diagnose"
+	Admin_Status_FullMethodName      = "/causeway.admin.v1.Admin/Status"
+	Admin_Services_FullMethodName    = "/causeway.admin.v1.Admin/Services"
+	Admin_Addresses_FullMethodName   = "/causeway.admin.v1.Admin/Addresses"
+	Admin_Observe_FullMethodName     = "/causeway.admin.v1.Admin/Observe"
+	Admin_Diagnose_FullMethodName    = "/causeway.admin.v1.Admin/Diagnose"
+	Admin_Peers_FullMethodName       = "/causeway.admin.v1.Admin/Peers"
+	Admin_ApprovePeer_FullMethodName = "/causeway.admin.v1.Admin/ApprovePeer"
 )
 
 // AdminClient is the client API for Admin service.
@@ -44,6 +46,10 @@ type AdminClient interface {
 	Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObserveResponse], error)
 	// Diagnose says whether packets to other clusters arrive, and what is wrong.
 	Diagnose(ctx context.Context, in *DiagnoseRequest, opts ...grpc.CallOption) (*DiagnoseResponse, error)
+	// Peers says what is believed of each peer, and what was refused.
+	Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersResponse, error)
+	// ApprovePeer agrees to what a peer names outside of its claims.
+	ApprovePeer(ctx context.Context, in *ApprovePeerRequest, opts ...grpc.CallOption) (*ApprovePeerResponse, error)
 }
 
 type adminClient struct {
@@ -122,6 +128,26 @@ func (c *adminClient) Diagnose(ctx context.Context, in *DiagnoseRequest, opts ..
 	return out, nil
 }
 
+func (c *adminClient) Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PeersResponse)
+	err := c.cc.Invoke(ctx, Admin_Peers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ApprovePeer(ctx context.Context, in *ApprovePeerRequest, opts ...grpc.CallOption) (*ApprovePeerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApprovePeerResponse)
+	err := c.cc.Invoke(ctx, Admin_ApprovePeer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -138,6 +164,10 @@ type AdminServer interface {
 	Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error
 	// Diagnose says whether packets to other clusters arrive, and what is wrong.
 	Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error)
+	// Peers says what is believed of each peer, and what was refused.
+	Peers(context.Context, *PeersRequest) (*PeersResponse, error)
+	// ApprovePeer agrees to what a peer names outside of its claims.
+	ApprovePeer(context.Context, *ApprovePeerRequest) (*ApprovePeerResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -162,6 +192,12 @@ func (UnimplementedAdminServer) Observe(*ObserveRequest, grpc.ServerStreamingSer
 }
 func (UnimplementedAdminServer) Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Diagnose not implemented")
+}
+func (UnimplementedAdminServer) Peers(context.Context, *PeersRequest) (*PeersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Peers not implemented")
+}
+func (UnimplementedAdminServer) ApprovePeer(context.Context, *ApprovePeerRequest) (*ApprovePeerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApprovePeer not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -260,6 +296,42 @@ func _Admin_Diagnose_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Peers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PeersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Peers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Peers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Peers(ctx, req.(*PeersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ApprovePeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApprovePeerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ApprovePeer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ApprovePeer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ApprovePeer(ctx, req.(*ApprovePeerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -278,6 +350,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Diagnose",
 			Handler:    _Admin_Diagnose_Handler,
+		},
+		{
+			MethodName: "Peers",
+			Handler:    _Admin_Peers_Handler,
+		},
+		{
+			MethodName: "ApprovePeer",
+			Handler:    _Admin_ApprovePeer_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

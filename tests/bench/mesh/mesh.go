@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
+	"math/bits"
 	"net/netip"
 	"strconv"
 
@@ -225,9 +226,24 @@ func targetPorts() []service.Port {
 
 // address is the i-th of the cluster's, of which it has as many as workloads
 // and as much again.
-func (r Remote) address(i int) netip.Addr {
-	stride := 2 * max(r.Addresses, r.Services*r.Backends, 256*r.Nodes)
-	return offset("10.0.0.0", r.Index*stride+i)
+func (r Remote) address(i int) netip.Addr { return offset("10.0.0.0", r.Index*r.stride()+i) }
+
+func (r Remote) stride() int { return 2 * max(r.Addresses, r.Services*r.Backends, 256*r.Nodes) }
+
+// Claims are the ranges of the cluster's own addresses, of the hosts of all, and of
+// what replaces endpoints, which all have in common.
+func (r Remote) Claims() (pods, hosts, external []string) {
+	first, left := r.Index*r.stride(), r.stride()
+	for left > 0 {
+		size := 1
+		for size*2 <= left && (first&(size*2-1)) == 0 && size < 1<<24 {
+			size *= 2
+		}
+		p := netip.PrefixFrom(offset("10.0.0.0", first), 33-bits.Len(uint(size)))
+		pods = append(pods, p.String())
+		first, left = first+size, left-size
+	}
+	return pods, []string{"192.168.0.0/16"}, []string{"64.0.0.0/8", "65.0.0.0/8", "66.0.0.0/8", "67.0.0.0/8"}
 }
 
 // replacement is an address for version n of a slice, different for all slices

@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,5 +186,32 @@ func TestFitsIntoEtcd(t *testing.T) {
 	}
 	if largest > 64<<10 {
 		t.Errorf("a value has %d bytes", largest)
+	}
+}
+
+// What clusters claim is what they have: all of a cluster's addresses are in its
+// ranges, and none in another's.
+func TestClaims(t *testing.T) {
+	t.Parallel()
+	s := spec()
+	in := func(ranges []string, a netip.Addr) bool {
+		return slices.ContainsFunc(ranges, func(text string) bool { return netip.MustParsePrefix(text).Contains(a) })
+	}
+	for index := range s.Clusters {
+		r := Remote{Spec: s, Index: index}
+		pods, hosts, _ := r.Claims()
+		for other := range s.Clusters {
+			o := Remote{Spec: s, Index: other}
+			for i := range o.stride() {
+				if in(pods, o.address(i)) != (o.Index == r.Index) {
+					t.Fatalf("%s of %s, claims of %s: %v", o.address(i), o.Name(), r.Name(), pods)
+				}
+			}
+		}
+		for i := range r.Nodes {
+			if !in(hosts, r.host(i)) {
+				t.Errorf("host %s is not in %v", r.host(i), hosts)
+			}
+		}
 	}
 }
