@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -19,7 +20,7 @@ type ruleset struct {
 	sets   []set
 	chains []chain
 	// digest stands in each rule's comment: a table whose rules have it, and no
-	// others, is the same.
+	// others, has the same rules. What is in the sets is not in it.
 	digest string
 }
 
@@ -151,11 +152,18 @@ func suffix(v6 bool) string {
 	return "4"
 }
 
-// sum is over all that the table is made of.
+// equal compares all that the tables are made of.
+func (r *ruleset) equal(other *ruleset) bool {
+	return r.digest == other.digest && slices.EqualFunc(r.sets, other.sets, func(a, b set) bool {
+		return a.name == b.name && slices.Equal(a.ranges, b.ranges)
+	})
+}
+
+// sum is over all that the table is made of but the elements of its sets.
 func (r *ruleset) sum() string {
 	digest := sha256.New()
 	for _, s := range r.sets {
-		fmt.Fprintln(digest, "set", s.name, s.ranges)
+		fmt.Fprintln(digest, "set", s.name)
 	}
 	for _, c := range r.chains {
 		fmt.Fprintln(digest, "chain", c.name, c.kind, c.hookNumber(), c.priority)

@@ -2,8 +2,10 @@ package host_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -196,6 +198,66 @@ func TestGuardOfOtherVersion(t *testing.T) {
 	must(t, a.Apply(w.desired(w.a, false)))
 	if text := w.a.run(w.a.node, "nft", "list", "table", "inet", "causeway"); strings.Contains(text, "0000000000000000") || refused() != 1 {
 		t.Errorf("%v packets refused by now, by\n%s", refused(), text)
+	}
+}
+
+// TestSets: as pods and peers come and go, the sets hold what they should,
+// address by address, and nothing else of the table is made anew.
+func TestSets(t *testing.T) {
+	s := newSide(t, "a", 1)
+	h := s.openHost(host.Config{})
+	random := rand.New(rand.NewPCG(1, 2))
+	ranges := []string{"10.66.0.0/32", "10.66.0.1/32", "10.66.0.2/31", "10.66.0.4/30", "203.0.113.9/32", "fd66::/127", "fd66::2/128"}
+	handles := func() string {
+		text := s.run(s.node, "nft", "-a", "-t", "list", "table", "inet", "causeway")
+		return strings.Join(regexp.MustCompile("# handle [0-9]+").FindAllString(text, -1), " ")
+	}
+	must(t, h.Apply(host.Desired{Mesh: s.mesh}))
+	first := handles()
+	for round := range 15 {
+		d := host.Desired{Mesh: s.mesh}
+		in := map[string]bool{}
+		for _, text := range ranges {
+			if in[text] = random.IntN(2) == 0; !in[text] {
+				continue
+			}
+			p := netip.MustParsePrefix(text)
+			d.LocalPods = append(d.LocalPods, p)
+			d.Routes = append(d.Routes, host.Route{Prefix: p, Mode: route.Native})
+		}
+		if round == 7 { // what somebody else put there is in the way
+			s.run(s.node, "nft", "add", "element", "inet", "causeway", "native4", "{ 10.66.3.0-10.66.3.7, 10.99.0.0/16 }")
+		}
+		must(t, h.Apply(d), h.Apply(d))
+		for _, text := range ranges {
+			p := netip.MustParsePrefix(text)
+			for _, set := range []string{"local", "native"} {
+				family := "4"
+				if p.Addr().Is6() {
+					family = "6"
+				}
+				_, err := s.try(s.node, "nft", "get", "element", "inet", "causeway", set+family, "{ "+p.Addr().String()+" }")
+				if (err == nil) != in[text] {
+					t.Errorf("round %d: %s%s holds %s: %t, want %t", round, set, family, text, err == nil, in[text])
+				}
+			}
+		}
+		if text := s.run(s.node, "nft", "list", "set", "inet", "causeway", "native4"); strings.Contains(text, "10.99.0.0") {
+			t.Errorf("round %d: %s", round, text)
+		}
+		if now := handles(); now != first {
+			t.Errorf("round %d: handles %s, were %s", round, now, first)
+		}
+	}
+	// An interval that begins where one of ours does, and is longer.
+	must(t, h.Apply(host.Desired{Mesh: s.mesh}))
+	s.run(s.node, "nft", "add", "element", "inet", "causeway", "native4", "{ 10.66.0.0-10.66.0.15 }")
+	d := host.Desired{Mesh: s.mesh, Routes: []host.Route{{Prefix: netip.MustParsePrefix("10.66.0.0/30"), Mode: route.Native}}}
+	must(t, h.Apply(d), h.Apply(d))
+	for address, want := range map[string]bool{"10.66.0.0": true, "10.66.0.3": true, "10.66.0.4": false, "10.66.0.15": false} {
+		if _, err := s.try(s.node, "nft", "get", "element", "inet", "causeway", "native4", "{ "+address+" }"); (err == nil) != want {
+			t.Errorf("%s: %v, want it there: %t", address, err, want)
+		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -13,10 +12,6 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
-
-// elementsAtOnce keeps a message with elements of a set below what its length
-// field can say.
-const elementsAtOnce = 1000
 
 // filterTable is ours; one table has both families.
 func filterTable() *nftables.Table {
@@ -31,7 +26,7 @@ func (k *kernel) writeRuleset(r *ruleset) error {
 	k.filter.DelTable(table)
 	k.filter.AddTable(table)
 	for i := range r.sets {
-		if err := k.writeSet(table, &r.sets[i], uint32(i+1)); err != nil {
+		if err := k.writeSet(&r.sets[i], uint32(i+1)); err != nil {
 			return err
 		}
 	}
@@ -56,74 +51,32 @@ func (k *kernel) writeRuleset(r *ruleset) error {
 
 func comment(text string) []byte { return userdata.AppendString(nil, userdata.TypeComment, text) }
 
-func (k *kernel) writeSet(table *nftables.Table, s *set, id uint32) error {
-	made := &nftables.Set{Table: table, Name: s.name, ID: id, Interval: true, KeyType: nftables.TypeIPAddr}
-	if s.v6 {
-		made.KeyType = nftables.TypeIP6Addr
-	}
-	err := k.filter.AddSet(made, nil)
-	for part := range slices.Chunk(elements(s.ranges), elementsAtOnce) {
-		err = errors.Join(err, k.filter.SetAddElements(made, part))
-	}
-	if err != nil {
-		return fmt.Errorf("nftables set %s: %w", s.name, err)
-	}
-	return nil
-}
-
-// elements returns canonical prefixes as a set of intervals has them: the first
-// address of each, and the first one behind it. Those that follow each other
-// become one.
-func elements(ranges []netip.Prefix) []nftables.SetElement {
-	var all []nftables.SetElement
-	var end netip.Addr // behind the interval that is open
-	finish := func() {
-		if end.IsValid() {
-			all = append(all, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
-		}
-	}
-	for i, p := range ranges {
-		if i == 0 || p.Addr() != end {
-			finish()
-			all = append(all, nftables.SetElement{Key: p.Addr().AsSlice()})
-		}
-		end = last(p).Next() // invalid behind the last address that there is
-	}
-	finish()
-	return all
-}
-
-// last returns the last address of p.
-func last(p netip.Prefix) netip.Addr {
-	bytes := p.Addr().AsSlice()
-	for bit := p.Bits(); bit < len(bytes)*8; bit++ {
-		bytes[bit/8] |= 1 << (7 - bit%8)
-	}
-	address, _ := netip.AddrFromSlice(bytes)
-	return address
-}
-
-// holds reports whether our table is r.
-func (k *kernel) holds(r *ruleset) (bool, error) {
+// compare reports whether our table is r but for elements of its sets, and which
+// those are.
+func (k *kernel) compare(r *ruleset) (fits bool, changes []setChange, err error) {
 	chains, err := k.filter.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return false, fmt.Errorf("list nftables chains: %w", err)
+		return false, nil, fmt.Errorf("list nftables chains: %w", err)
 	}
 	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != Mark })
 	if len(chains) != len(r.chains) {
-		return false, nil
+		return false, nil, nil
 	}
 	for i := range r.chains {
 		if same, err := k.holdsChain(chains, r, &r.chains[i]); !same || err != nil {
-			return false, err
+			return false, nil, err
 		}
 	}
 	for i := range r.sets {
-		if same, err := k.holdsSet(&r.sets[i]); !same || err != nil {
-			return false, err
+		change, there, err := k.compareSet(&r.sets[i])
+		if !there || err != nil {
+			return false, nil, err
+		}
+		if len(change.add)+len(change.remove) > 0 {
+			changes = append(changes, change)
 		}
 	}
-	return true, nil
+	return true, changes, nil
 }
 
 func (k *kernel) holdsChain(chains []*nftables.Chain, r *ruleset, want *chain) (bool, error) {
@@ -149,33 +102,6 @@ func sameChain(is *nftables.Chain, want *chain) bool {
 	}
 	return is.Type == want.kind && *is.Hooknum == *want.hook && *is.Priority == want.priority &&
 		(is.Policy == nil || *is.Policy == nftables.ChainPolicyAccept)
-}
-
-func (k *kernel) holdsSet(want *set) (bool, error) {
-	made := &nftables.Set{Table: filterTable(), Name: want.name}
-	is, err := k.filter.GetSetElements(made)
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read nftables set %s: %w", want.name, err)
-	}
-	// The kernel adds an end below the first interval, and has no order.
-	key := func(e nftables.SetElement) string { return fmt.Sprintf("%x %t", e.Key, e.IntervalEnd) }
-	count := map[string]int{}
-	for _, e := range is {
-		if e.IntervalEnd && bytes.Count(e.Key, []byte{0}) == len(e.Key) {
-			continue
-		}
-		count[key(e)]++
-	}
-	wanted := elements(want.ranges)
-	for _, e := range wanted {
-		if count[key(e)] != 1 {
-			return false, nil
-		}
-	}
-	return len(count) == len(wanted), nil
 }
 
 // generation is a number that each change of any netfilter table makes another.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -111,11 +113,49 @@ func TestOldIPTables(t *testing.T) {
 	}
 }
 
+// TestBadIPTables: where the program of the old iptables fails, that is told, and
+// all that has nothing to do with it is done, the other family's rules as well.
+func TestBadIPTables(t *testing.T) {
+	s := newSide(t, "a", 1)
+	for _, program := range []string{"iptables-legacy", "ip6tables-legacy"} {
+		s.run(s.node, program, "-P", "FORWARD", "DROP")
+	}
+	real6, err := exec.LookPath("ip6tables-legacy")
+	must(t, err)
+	h := s.openHost(host.Config{})
+	path := os.Getenv("PATH")
+	programs := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(programs, "iptables-legacy"), []byte("#!/bin/sh\necho no such module >&2\nexit 3\n"), 0o700),
+		os.Symlink(real6, filepath.Join(programs, "ip6tables-legacy")))
+	t.Setenv("PATH", programs+":/usr/bin:/bin")
+	d := host.Desired{Mesh: s.mesh, Routes: []host.Route{{Prefix: netip.MustParsePrefix("10.2.0.0/16"), Mode: route.VXLAN}}}
+	must(t, h.Apply(d))
+	if problems := fmt.Sprint(h.Problems()); !strings.Contains(problems, "iptables-legacy FORWARD: ") || !strings.Contains(problems, "no such module") {
+		t.Errorf("problems %s", problems)
+	}
+	_, err = h.Remove() // says what it could not do, and does the rest
+	if err == nil || !strings.Contains(err.Error(), "no such module") {
+		t.Errorf("removed: %v", err)
+	}
+	must(t, h.Apply(d))
+	t.Setenv("PATH", path)
+	if text := s.run(s.node, "ip6tables-legacy", "-S", "FORWARD"); !strings.Contains(text, "-A FORWARD -i mesh0") {
+		t.Errorf("IPv6: %s", text)
+	}
+	if text := s.run(s.node, "ip", "route", "get", "10.2.0.1"); !strings.Contains(text, "dev mesh0") {
+		t.Errorf("routed %s", text)
+	}
+	must(t, h.Apply(host.Desired{Mesh: s.mesh, MTU: 1400}))
+	if text := s.run(s.node, "iptables-legacy", "-S", "FORWARD"); !strings.Contains(text, "-A FORWARD -i mesh0") || len(h.Problems()) != 0 {
+		t.Errorf("IPv4: %s, problems %v", text, h.Problems())
+	}
+}
+
 // TestIdle: Run has nothing to do before there is anything desired, and ends when
 // it is told to; what cannot be is refused and changes nothing.
 func TestIdle(t *testing.T) {
 	s := newSide(t, "a", 1)
-	before := s.state()
+	before := s.rested()
 	registry := prometheus.NewRegistry()
 	h := s.openHost(host.Config{Registerer: registry})
 	ctx, cancel := context.WithCancel(t.Context())

@@ -33,25 +33,41 @@ func legacies() []legacy {
 }
 
 // legacyRules is forwardRules for the old iptables, where it has a filter table.
-// It starts programs, so it does not look at each pass.
-func (w *work) legacyRules() error {
+// It starts programs, so it does not look at each pass. What goes wrong there is
+// told and tried again; all else goes on without it.
+func (w *work) legacyRules() {
 	h := w.host
 	if h.settled && time.Since(h.legacyLook) < compareInterval {
 		w.problems = append(w.problems, h.legacyProblems...)
-		return nil
+		return
 	}
 	h.legacyProblems = nil
 	err := w.kernel.inside(func() error {
 		for _, family := range legacies() {
 			if err := w.legacyFamily(family); err != nil {
-				return err
+				h.legacyProblems = append(h.legacyProblems, w.legacyProblem(family, err))
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		h.legacyProblems = append(h.legacyProblems, w.legacyProblem(legacies()[0], err))
+	}
 	h.legacyLook = time.Now()
 	w.problems = append(w.problems, h.legacyProblems...)
-	return err
+}
+
+func (w *work) legacyProblem(family legacy, err error) Problem {
+	p := Problem{
+		What:  "the old iptables is in use and cannot be looked into or changed; where it forwards nothing by policy, pods reach no peer",
+		Where: fmt.Sprintf("%s FORWARD: %s", family.program, err),
+		Do:    fmt.Sprintf("if its policy is DROP: %s -A FORWARD -i %s -j ACCEPT, and the same with -o", family.program, w.config.Device),
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		p.What = "the old iptables is in use and cannot be looked into, as its program is not here; where it forwards nothing by policy, pods reach no peer"
+		p.Where = family.program + " FORWARD"
+	}
+	return p
 }
 
 func (w *work) legacyFamily(family legacy) error {
@@ -59,14 +75,6 @@ func (w *work) legacyFamily(family legacy) error {
 		return err
 	}
 	policy, ours, err := family.look()
-	if errors.Is(err, exec.ErrNotFound) {
-		w.host.legacyProblems = append(w.host.legacyProblems, Problem{
-			What:  "the old iptables is in use and cannot be looked into, as its program is not here; where it forwards nothing by policy, pods reach no peer",
-			Where: family.program + " FORWARD",
-			Do:    fmt.Sprintf("if its policy is DROP: %s -A FORWARD -i %s -j ACCEPT, and the same with -o", family.program, w.config.Device),
-		})
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -150,29 +158,26 @@ func (l *legacy) run(args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// eachLegacy calls onRules for our rules in the old iptables.
+// eachLegacy calls onRules for our rules in the old iptables, of each family
+// whatever became of the other.
 func (k *kernel) eachLegacy(onRules func(*legacy, []string) error) error {
 	return k.inside(func() error {
+		var errs []error
 		for _, family := range legacies() {
 			used, err := family.used()
-			if err != nil {
-				return err
-			}
-			if !used {
+			if err != nil || !used {
+				errs = append(errs, err)
 				continue
 			}
 			_, ours, err := family.look()
-			if errors.Is(err, exec.ErrNotFound) {
-				continue
-			}
 			if err == nil && len(ours) > 0 {
 				err = onRules(&family, ours)
 			}
-			if err != nil {
-				return err
+			if !errors.Is(err, exec.ErrNotFound) {
+				errs = append(errs, err)
 			}
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 }
 

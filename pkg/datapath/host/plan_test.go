@@ -134,15 +134,15 @@ func TestProblemsBounded(t *testing.T) {
 	}
 }
 
-// TestElements compares intervals with membership, address by address.
+// TestElements shows prefixes as intervals: the first address, and the first one behind.
 func TestElements(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                    "",
 		"10.1.0.0/16":                         "10.1.0.0 )10.2.0.0",
-		"10.1.0.0/16 10.2.0.0/16 10.4.0.1/32": "10.1.0.0 )10.3.0.0 10.4.0.1 )10.4.0.2",
+		"10.1.0.0/16 10.2.0.0/16 10.4.0.1/32": "10.1.0.0 )10.2.0.0 10.2.0.0 )10.3.0.0 10.4.0.1 )10.4.0.2",
 		"255.255.0.0/16":                      "255.255.0.0",
 		"10.0.0.0/8 255.255.255.255/32":       "10.0.0.0 )11.0.0.0 255.255.255.255",
-		"fd00:1::/64 fd00:1:0:1::/64 fd00:2::1/128": "fd00:1:: )fd00:1:0:2:: fd00:2::1 )fd00:2::2",
+		"fd00:1::/64 fd00:1:0:1::/64 fd00:2::1/128": "fd00:1:: )fd00:1:0:1:: fd00:1:0:1:: )fd00:1:0:2:: fd00:2::1 )fd00:2::2",
 		"ffff::/16": "ffff::",
 	} {
 		var got []string
@@ -210,32 +210,31 @@ func TestValidate(t *testing.T) {
 // nothing else.
 func TestRuleset(t *testing.T) {
 	base := Desired{Port: 8473, Mesh: addrs("10.200.0.1"), LocalPods: prefixes("10.1.0.0/16")}
-	digests := map[string]string{}
-	for name, change := range map[string]func(*Desired){
-		"as it is":    func(*Desired) {},
-		"port":        func(d *Desired) { d.Port = 8474 },
-		"mesh":        func(d *Desired) { d.Mesh = addrs("10.200.0.2") },
-		"both":        func(d *Desired) { d.Mesh = addrs("10.200.0.1 fd00::1") },
-		"pods":        func(d *Desired) { d.LocalPods = prefixes("10.1.0.0/16 10.5.0.0/16") },
-		"native peer": func(d *Desired) { d.Routes = []Route{{netip.MustParsePrefix("10.2.0.0/16"), route.Native}} },
+	rules := newRuleset("mesh0", &base)
+	for name, tc := range map[string]struct {
+		change func(*Desired)
+		rules  bool // are others too
+		equal  bool
+	}{
+		"as it is":          {change: func(*Desired) {}, equal: true},
+		"port":              {change: func(d *Desired) { d.Port = 8474 }, rules: true},
+		"mesh":              {change: func(d *Desired) { d.Mesh = addrs("10.200.0.2") }, rules: true},
+		"both":              {change: func(d *Desired) { d.Mesh = addrs("10.200.0.1 fd00::1") }, rules: true},
+		"pods":              {change: func(d *Desired) { d.LocalPods = prefixes("10.1.0.0/16 10.5.0.0/16") }},
+		"native peer":       {change: func(d *Desired) { d.Routes = []Route{{netip.MustParsePrefix("10.2.0.0/16"), route.Native}} }},
+		"peer with tunnels": {change: func(d *Desired) { d.Routes = []Route{{netip.MustParsePrefix("10.2.0.0/16"), route.VXLAN}} }, equal: true},
 	} {
 		d := base
-		change(&d)
+		tc.change(&d)
 		r := newRuleset("mesh0", &d)
-		if other, ok := digests[r.digest]; ok {
-			t.Errorf("%s is the same as %s", name, other)
+		if r.equal(&rules) != tc.equal || (r.digest != rules.digest) != tc.rules {
+			t.Errorf("%s: equal %t, digest %s of %s", name, r.equal(&rules), r.digest, rules.digest)
 		}
-		digests[r.digest] = name
-		if again := newRuleset("mesh0", &d); again.digest != r.digest {
+		if again := newRuleset("mesh0", &d); !again.equal(&r) {
 			t.Errorf("%s: %s and then %s", name, r.digest, again.digest)
 		}
 	}
-	d := base
-	d.Routes = []Route{{netip.MustParsePrefix("10.2.0.0/16"), route.VXLAN}}
-	if r := newRuleset("mesh0", &d); digests[r.digest] != "as it is" {
-		t.Error("another table for another route into the tunnel")
-	}
-	if r := newRuleset("mesh1", &base); digests[r.digest] != "" {
+	if r := newRuleset("mesh1", &base); r.digest == rules.digest {
 		t.Error("the same table for another device")
 	}
 }

@@ -166,7 +166,7 @@ func TestAdopt(t *testing.T) {
 func TestRemove(t *testing.T) {
 	w := newWorld(t)
 	w.a.run(w.a.node, "iptables-nft", "-P", "FORWARD", "DROP")
-	before := w.a.state()
+	before := w.a.rested()
 	a, _ := w.join(false)
 	items, err := a.Items()
 	must(t, err)

@@ -76,9 +76,7 @@ func (w *work) pass() error {
 	if err := w.filter(); err != nil {
 		return err
 	}
-	if err := w.legacyRules(); err != nil {
-		return err
-	}
+	w.legacyRules()
 	if err := w.attach(device); err != nil {
 		return err
 	}
@@ -117,20 +115,13 @@ func (w *work) filter() error {
 	}
 	wanted := newRuleset(w.config.Device, w.desired)
 	h := w.host
-	if h.ruleset != nil && h.ruleset.digest == wanted.digest && h.generation == generation {
+	if h.ruleset != nil && h.ruleset.equal(&wanted) && h.generation == generation {
 		return nil
 	}
 	h.ruleset = nil
-	same, err := w.kernel.holds(&wanted)
+	same, err := w.writeFilter(&wanted)
 	if err != nil {
 		return err
-	}
-	if !same {
-		w.host.metrics.keep(w.kernel)
-		if err := w.kernel.writeRuleset(&wanted); err != nil {
-			return err
-		}
-		w.changed(FilterTable, "inet "+Mark)
 	}
 	if err := w.forwardRules(); err != nil {
 		return err
@@ -140,6 +131,30 @@ func (w *work) filter() error {
 		h.ruleset, h.generation = &wanted, generation
 	}
 	return nil
+}
+
+// writeFilter makes our table what is wanted and reports whether it was. Where
+// only pods and peers came and went, its counters and all else stay.
+func (w *work) writeFilter(wanted *ruleset) (same bool, err error) {
+	fits, changes, err := w.kernel.compare(wanted)
+	if err != nil || fits && len(changes) == 0 {
+		return fits, err
+	}
+	if fits {
+		if err := w.kernel.changeSets(changes); err != nil {
+			// Somebody left what ours does not fit beside: all of it is made anew.
+			w.config.Logger.Debug("nftables sets could not be changed in place", "error", err)
+			fits = false
+		}
+	}
+	if !fits {
+		w.host.metrics.keep(w.kernel)
+		if err := w.kernel.writeRuleset(wanted); err != nil {
+			return false, err
+		}
+	}
+	w.changed(FilterTable, "inet "+Mark)
+	return false, nil
 }
 
 // route makes sure of one family's routes, then of the rule that asks them, and

@@ -99,6 +99,8 @@ func newSide(t *testing.T, name string, n int) *side {
 			netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", n)), netip.MustParsePrefix(fmt.Sprintf("fd00:%d::/64", n)),
 		},
 	}
+	// Addresses that the kernel makes itself are in effect at once, nearly.
+	must(t, s.node.Set("ipv6/conf/default/accept_dad", "0"), s.pod.Set("ipv6/conf/default/accept_dad", "0"))
 	must(t, s.node.AddPair("pod0", s.pod, "eth0"))
 	for i, prefix := range s.ranges {
 		gateway := prefix.Addr().Next()
@@ -458,6 +460,21 @@ func (s *side) state() string {
 		fmt.Fprintf(&all, "# %s\n%s\n", command, s.run(s.node, args[0], args[1:]...))
 	}
 	return all.String()
+}
+
+// rested returns the state when all addresses are in effect: the kernel does that
+// by and by.
+func (s *side) rested() string {
+	s.t.Helper()
+	await(s.t, func() string {
+		addresses := s.run(s.node, "ip", "-o", "-6", "addr")
+		routes := s.run(s.node, "ip", "-6", "route", "show", "table", "local", "type", "local")
+		if strings.Contains(addresses, "tentative") || strings.Count(addresses, "\n") != strings.Count(routes, "\n") {
+			return addresses + routes
+		}
+		return ""
+	})
+	return s.state()
 }
 
 // tunnel returns the tunnel device.
