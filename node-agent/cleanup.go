@@ -49,6 +49,13 @@ func (c *cleanup) run(stdout io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
 
+	// The folder may be another one than that of the agent.
+	if pid, held, err := network.Holder(); err != nil {
+		return err
+	} else if held {
+		return fmt.Errorf("an agent that does not use %s is in charge of this node's network (process %d): stop it first, and give its --bpffs-dir", c.bpffs, pid)
+	}
+
 	verb, items, paths := "removed", network.Remove, pins.Remove
 	if c.dryRun {
 		verb, items, paths = "would remove", network.Items, pins.List

@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/datapath/host"
 	"github.com/causeway-mesh/causeway/pkg/route"
@@ -41,6 +44,36 @@ func TestCleanup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// An agent with another folder than the one that is named.
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- network.Run(ctx) }()
+	held := func(want bool) {
+		t.Helper()
+		end, tick := time.After(time.Minute), time.NewTicker(10*time.Millisecond)
+		defer tick.Stop()
+		for {
+			_, held, err := network.Holder()
+			if err == nil && held == want {
+				return
+			}
+			select {
+			case <-end:
+				t.Fatalf("held %t, %v; want %t", held, err, want)
+			case <-tick.C:
+			}
+		}
+	}
+	held(true)
+	out.Reset()
+	if err := c.run(&out); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d): stop it first", os.Getpid())) || out.Len() != 0 {
+		t.Errorf("beside an agent elsewhere: %v, %s", err, out.String())
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	held(false)
 	wanted := []string{
 		"device mesh0 (alias causeway)", "route 10.2.0.0/16 table main (protocol 203)", "nftables table inet causeway", "pin " + filepath.Join(agent.bpffs, "connect4"),
 	}

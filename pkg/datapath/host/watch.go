@@ -71,12 +71,13 @@ func (h *Host) recent() []repair {
 }
 
 // Run puts back what others change, until ctx is done. It does nothing before the
-// first Apply. It runs once.
+// first Apply. It runs once. Meanwhile the Holder of this network is this process.
 func (h *Host) Run(ctx context.Context) error {
 	heard := make(chan struct{}, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.listen(ctx, heard) })
 	g.Go(func() error { return h.watch(ctx, heard) })
+	g.Go(func() error { h.hold(ctx); return nil })
 	return g.Wait()
 }
 
