@@ -54,10 +54,11 @@ func writeDiagnosis(out io.Writer, r *adminpb.DiagnoseResponse, now time.Time) e
 			fmt.Fprintf(w, "%s\t-\t-\t-\t-\t-\t-\t-\t%s\n", n.Node, ago(n.Reported, now))
 		}
 		for _, p := range n.Peers {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Node, p.Cluster, p.State, reached(p), orDash(p.Mode),
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Node, p.Cluster, p.State, reached(p), modeOf(p),
 				roundTrips(p), mtuOf(p, n), orDash(p.Source), ago(n.Reported, now))
 		}
 	}
+	writeSpare(w, r)
 	wrong := 0
 	for _, n := range r.Nodes {
 		wrong += writeWrong(w, n, wrong == 0)
@@ -80,6 +81,26 @@ func writeDiagnosis(out io.Writer, r *adminpb.DiagnoseResponse, now time.Time) e
 	return w.Flush()
 }
 
+// writeSpare shows what there is to say of ways that are not in use, or that nobody
+// tries, which is no fault.
+func writeSpare(w io.Writer, r *adminpb.DiagnoseResponse) {
+	first := true
+	for _, n := range r.Nodes {
+		for _, p := range n.Peers {
+			for _, t := range p.Troubles {
+				if !p.Spare && p.State != stateUntried {
+					continue
+				}
+				if first {
+					fmt.Fprintln(w, "\nNOT IN USE, OR UNTRIED")
+				}
+				first = false
+				fmt.Fprintf(w, "  %s to %s, %s: %s\n    %s\n", n.Node, p.Cluster, p.Mode, troubleLine(t), t.Do)
+			}
+		}
+	}
+}
+
 // writeWrong shows what is wrong with one node, and returns how much that is.
 func writeWrong(w io.Writer, n *adminpb.NodeDiagnosis, first bool) (wrong int) {
 	say := func(format string, args ...any) {
@@ -97,6 +118,9 @@ func writeWrong(w io.Writer, n *adminpb.NodeDiagnosis, first bool) (wrong int) {
 	}
 	for _, p := range n.Peers {
 		for _, t := range p.Troubles {
+			if p.Spare || p.State == stateUntried {
+				continue
+			}
 			say("  %s to %s: %s\n    %s\n", n.Node, p.Cluster, troubleLine(t), t.Do)
 		}
 	}
@@ -115,6 +139,17 @@ func troubleLine(t *adminpb.Trouble) string {
 		text += fmt.Sprintf(", on %d ways, such as that to %s", t.Paths, t.Node)
 	}
 	return text
+}
+
+// stateUntried is that of a way that nobody tries, which is not known to be wrong.
+const stateUntried = "untried"
+
+// modeOf says which way it is, in brackets when it is not in use.
+func modeOf(p *adminpb.PeerDiagnosis) string {
+	if p.Spare {
+		return "(" + p.Mode + ")"
+	}
+	return orDash(p.Mode)
 }
 
 func reached(p *adminpb.PeerDiagnosis) string {

@@ -18,7 +18,11 @@ func TestWriteDiagnosis(t *testing.T) {
 		{
 			Node: "n1", Ok: true, Reported: before(3 * time.Second), Mtu: 1450, ItemCount: 9, Items: []*adminpb.Item{{Kind: "device", Name: "mesh0"}},
 			Peers: []*adminpb.PeerDiagnosis{
-				{Cluster: "north", Ok: true, State: "untried", Mode: "native"},
+				{Cluster: "north", Ok: true, State: "untried", Mode: "native", Troubles: []*adminpb.Trouble{{Means: "it has no probe pod", Do: "run one"}}},
+				{
+					Cluster: "south", Ok: true, State: "unreachable", Mode: "native", Spare: true, Paths: 1, Unreachable: 1,
+					Troubles: []*adminpb.Trouble{{Means: "nothing arrives", Node: "s1", Paths: 1, Do: "route it"}},
+				},
 				{Cluster: "west", Ok: true, State: "ok", Mode: "vxlan", Paths: 3, Reachable: 3, RttMin: ms(1), RttMedian: ms(2), RttMax: ms(4), Mtu: 1450, Source: "ok"},
 			},
 		},
@@ -39,11 +43,18 @@ func TestWriteDiagnosis(t *testing.T) {
 	if err := writeDiagnosis(&out, r, now); err != nil {
 		t.Fatal(err)
 	}
-	want := `NODE   PEER    STATE      REACHED   MODE     ROUND TRIP          MTU            SOURCE   ASKED
-n1     north   untried    -         native   -                   -              -        3s ago
-n1     west    ok         3 of 3    vxlan    1.00/2.00/4.00 ms   1450           ok       3s ago
-n2     west    degraded   3 of 4    vxlan    1.00/2.00/4.00 ms   1350 of 1450   ok       1s ago
-n3     -       -          -         -        -                   -              -        -
+	want := `NODE   PEER    STATE         REACHED   MODE       ROUND TRIP          MTU            SOURCE   ASKED
+n1     north   untried       -         native     -                   -              -        3s ago
+n1     south   unreachable   0 of 1    (native)   -                   -              -        3s ago
+n1     west    ok            3 of 3    vxlan      1.00/2.00/4.00 ms   1450           ok       3s ago
+n2     west    degraded      3 of 4    vxlan      1.00/2.00/4.00 ms   1350 of 1450   ok       1s ago
+n3     -       -             -         -          -                   -              -        -
+
+NOT IN USE, OR UNTRIED
+  n1 to north, native: it has no probe pod
+    run one
+  n1 to south, native: nothing arrives, on the way to s1
+    route it
 
 WRONG
   n2: a route is in the way

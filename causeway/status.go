@@ -218,6 +218,9 @@ func writeReaches(w io.Writer, r *adminpb.StatusResponse) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d of %d\n", name, orDash(p.Mode), some(p.Ranges, p.RangeCount), p.RefusedCount, pathsOf(p), p.MeshNodes, p.Nodes)
 	}
 	for _, p := range r.Reaches {
+		if p.ModeReason != "" {
+			fmt.Fprintf(w, "  %s: %s\n", p.Cluster, p.ModeReason)
+		}
 		for _, refused := range p.Refused {
 			fmt.Fprintf(w, "  %s: range %s is not used: it %s\n", p.Cluster, refused.Range, refused.Reason)
 		}

@@ -95,7 +95,7 @@ func TestWriteReaches(t *testing.T) {
 		Reaches: []*adminpb.Reach{
 			{Cluster: "east", Ranges: []string{"10.1.0.0/24"}, RangeCount: 1, MeshNodes: 1, Nodes: 1},
 			{
-				Cluster: "west", Mode: "vxlan", Ranges: []string{"10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24", "10.2.3.0/24"}, RangeCount: 70, Nodes: 3, Paths: 4, PathsOk: 3,
+				Cluster: "west", Mode: "vxlan", Ranges: []string{"10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24", "10.2.3.0/24"}, RangeCount: 70, Nodes: 3, Paths: 4, PathsOk: 3, ModeReason: "auto: vxlan, no probe pod in west",
 				Refused: []*adminpb.Refusal{{Range: "10.1.0.0/16", Reason: "overlaps 10.1.0.0/24, where this cluster has pods"}}, RefusedCount: 1,
 			},
 		},
@@ -112,6 +112,7 @@ func TestWriteReaches(t *testing.T) {
 PACKETS TO    MODE    RANGES                                            REFUSED   PATHS    NODES WITH A MESH ADDRESS
 east (here)   -       10.1.0.0/24                                       0         -        1 of 1
 west          vxlan   10.2.0.0/24,10.2.1.0/24,10.2.2.0/24 and 67 more   1         3 of 4   0 of 3
+  west: auto: vxlan, no probe pod in west
   west: range 10.1.0.0/16 is not used: it overlaps 10.1.0.0/24, where this cluster has pods
 
 AGENT   STATE     SINCE      SERVICES   FRONTENDS   BACKENDS   ADDRESSES   MESH ADDRESS             VERSION

@@ -64,7 +64,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.reservedCIDR, "reserved-cidr", nil,
 		"`ranges` where no other cluster may have pods, several with commas: this cluster's service ranges, and networks that its nodes use (default: none)")
 	f.StringVar(&c.routeMode, "route-mode", modeAuto,
-		"how packets get to other clusters, with --mesh-cidr: vxlan (a tunnel of our own), native (the network routes pods' addresses), or auto, which is vxlan at present")
+		"how packets get to other clusters, with --mesh-cidr: vxlan (a tunnel of our own), native (the network routes pods' addresses), or auto, which is native where probe pods find that this works both ways, else vxlan")
 	f.StringToStringVar(&c.peerRouteMode, "peer-route-mode", nil, "the same for one peer, `peer=mode`, several with commas")
 }
 
@@ -177,14 +177,27 @@ func routeMode(text string) (route.Mode, error) {
 	return route.ParseMode(text)
 }
 
-// modeOf returns how packets get to a peer; validate has seen all modes.
-func (c *config) modeOf(peer string) route.Mode {
-	text, ok := c.peerRouteMode[peer]
-	if !ok {
-		text = c.routeMode
+// modeText returns what the flags say of how packets get to a peer.
+func (c *config) modeText(peer string) string {
+	if text, ok := c.peerRouteMode[peer]; ok {
+		return text
 	}
-	mode, _ := routeMode(text)
-	return mode
+	return c.routeMode
+}
+
+// auto reports whether it is to be found out how packets get to a peer.
+func (c *config) auto(peer string) bool { return c.modeText(peer) == modeAuto }
+
+// wayOf returns how packets get to a peer where the flags say that, else what found
+// returns; validate has seen all modes.
+func (c *config) wayOf(found func(peer string) (route.Mode, route.Search)) func(string) (route.Mode, route.Search) {
+	return func(peer string) (route.Mode, route.Search) {
+		if c.auto(peer) {
+			return found(peer)
+		}
+		mode, _ := routeMode(c.modeText(peer))
+		return mode, route.NoSearch
+	}
 }
 
 func validAddress(address string) error {

@@ -68,13 +68,20 @@ func TestRouteModes(t *testing.T) {
 	if err := c.validate(); err != nil {
 		t.Fatal(err)
 	}
-	for peer, want := range map[string]route.Mode{"west": route.VXLAN, "north": route.VXLAN, "south": route.Native} {
-		if got := c.modeOf(peer); got != want {
-			t.Errorf("%s: %s, want %s", peer, got, want)
+	found := func(peer string) (route.Mode, route.Search) { return route.Native, route.Search("found of " + peer) }
+	type way struct {
+		mode   route.Mode
+		search route.Search
+	}
+	for peer, want := range map[string]way{
+		"west": {route.Native, "found of west"}, "north": {route.VXLAN, route.NoSearch}, "south": {route.Native, route.NoSearch},
+	} {
+		if mode, search := c.wayOf(found)(peer); (way{mode, search}) != want || c.auto(peer) != (peer == "west") {
+			t.Errorf("%s: %s, %s, want %v", peer, mode, search, want)
 		}
 	}
-	if got := parse(t).modeOf("west"); got != route.VXLAN {
-		t.Errorf("unless told otherwise: %s", got)
+	if _, search := parse(t).wayOf(found)("west"); search != "found of west" {
+		t.Errorf("unless told otherwise: %s", search)
 	}
 	for _, bad := range []string{"--route-mode=tunnel", "--peer-route-mode=west=geneve", "--peer-route-mode=WEST=vxlan"} {
 		if err := parse(t, bad).validate(); err == nil || !strings.Contains(err.Error(), bad[:12]) {

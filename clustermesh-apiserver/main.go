@@ -113,11 +113,14 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 
 	nodes := feed.NewServer(feed.ServerConfig{Logger: log, Registerer: registry})
 	engine := merge.NewEngine(cfg.clusterName, nodes)
+	paths := probe.NewServer(probe.ServerConfig{Registerer: registry})
+	modes := probe.NewChooser(probe.ChooserConfig{
+		Auto: cfg.auto, Reports: paths.Reports, Changed: engine.Reroute, Logger: log, Registerer: registry,
+	})
 	if len(meshRanges) > 0 {
-		engine.Route(merge.Routing{Mode: cfg.modeOf, Size: cfg.size(), Reserved: cfg.reserved()})
+		engine.Route(merge.Routing{Way: cfg.wayOf(modes.Way), Size: cfg.size(), Reserved: cfg.reserved()})
 	}
 	drops := observe.NewServer(observe.ServerConfig{Engine: engine, Logger: log, Registerer: registry})
-	paths := probe.NewServer(probe.ServerConfig{Registerer: registry})
 	book := trust.NewBook(meshRanges, cfg.reserved())
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),
@@ -137,7 +140,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	})
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,
-		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, Listed: publisher.Listed(),
+		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
 		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing,
 	})
@@ -152,6 +155,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Logger: log, Registerer: registry,
 	})
 
+	g.Go(func() error { return modes.Run(ctx) })
 	g.Go(func() error { return publisher.Run(ctx) })
 	g.Go(func() error { return manifests.Run(ctx) })
 	g.Go(func() error { return peers.Run(ctx) })

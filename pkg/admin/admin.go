@@ -37,6 +37,9 @@ type Config struct {
 	Agents       func() []feed.AgentStatus
 	Observe      *observe.Server
 	Probe        *probe.Server
+	// RouteReason says why packets go to a cluster as they do, "" where that was
+	// set by hand.
+	RouteReason func(cluster string) string
 	// Listed says that the source has listed everything once.
 	Listed          <-chan struct{}
 	SourceProblems  func() []source.Problem
@@ -80,7 +83,7 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 		Peers:           s.peers(counts),
 		Agents:          mergeAgents(nodes, s.cfg.Agents(), len(reaches) > 0),
 		PublishProblems: s.cfg.PublishProblems(),
-		Reaches:         withPaths(protoReaches(reaches), s.cfg.Probe.Reports(), time.Now()),
+		Reaches:         withPaths(s.withReasons(protoReaches(reaches)), s.cfg.Probe.Reports(), time.Now()),
 	}
 	if len(s.cfg.Etcd) > 0 {
 		out.Writer = s.writer()

@@ -88,7 +88,11 @@ func diagnose(name string, a feed.AgentStatus, r *probe.Report, now time.Time, p
 		d.Items = append(d.Items, &adminpb.Item{Kind: i.Kind, Name: i.Name})
 	}
 	for i := range r.Summaries {
-		if s := &r.Summaries[i]; peer == "" || peer == s.Cluster {
+		s := &r.Summaries[i]
+		if s.Spare && s.Paths == 0 {
+			continue // causeway status says why
+		}
+		if peer == "" || peer == s.Cluster {
 			p := protoPeerDiagnosis(s)
 			d.Peers = append(d.Peers, p)
 			d.Ok = d.Ok && p.Ok
@@ -101,9 +105,9 @@ func protoPeerDiagnosis(s *probe.Summary) *adminpb.PeerDiagnosis {
 	out := &adminpb.PeerDiagnosis{
 		Cluster: s.Cluster, State: peerState(s), Mode: string(s.Mode), Nodes: uint32(s.Nodes), Paths: uint32(s.Paths),
 		Reachable: uint32(s.Reachable), Degraded: uint32(s.Degraded), Unreachable: uint32(s.Unreachable),
-		Loss: s.Loss, Mtu: uint32(s.MTU), Source: string(s.Source),
+		Loss: s.Loss, Mtu: uint32(s.MTU), Source: string(s.Source), Spare: s.Spare,
 	}
-	out.Ok = out.State == stateOK || out.State == stateUntried
+	out.Ok = out.State == stateOK || out.State == stateUntried || s.Spare
 	if s.RTTMax > 0 {
 		out.RttMin, out.RttMedian, out.RttMax = durationpb.New(s.RTTMin), durationpb.New(s.RTTMedian), durationpb.New(s.RTTMax)
 	}
@@ -119,7 +123,7 @@ func protoPeerDiagnosis(s *probe.Summary) *adminpb.PeerDiagnosis {
 // peerState is that of the worst that is known.
 func peerState(s *probe.Summary) string {
 	switch {
-	case s.Mode == route.Native:
+	case s.Mode == route.Native && s.Paths == 0:
 		return stateUntried
 	case s.Paths == s.Unreachable && len(s.Troubles) > 0:
 		return string(probe.Unreachable)
@@ -142,7 +146,7 @@ func withPaths(reaches []*adminpb.Reach, reports map[string]*probe.Report, now t
 			continue
 		}
 		for _, s := range report.Summaries {
-			if r := byPeer[s.Cluster]; r != nil {
+			if r := byPeer[s.Cluster]; r != nil && !s.Spare {
 				r.Paths += uint32(s.Paths)
 				r.PathsOk += uint32(s.Reachable)
 			}

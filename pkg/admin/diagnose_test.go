@@ -73,8 +73,8 @@ func TestDiagnoseNodeOfWhichNothingIsKnown(t *testing.T) {
 func TestPeerState(t *testing.T) {
 	trouble := []probe.Trouble{{Reason: "silent"}}
 	for want, all := range map[string][]probe.Summary{
-		"ok":          {{Mode: route.VXLAN, Paths: 2, Reachable: 2}},
-		"untried":     {{Mode: route.Native}},
+		"ok":          {{Mode: route.VXLAN, Paths: 2, Reachable: 2}, {Mode: route.Native, Paths: 2, Reachable: 2}},
+		"untried":     {{Mode: route.Native}, {Mode: route.Native, Troubles: trouble}},
 		"pending":     {{Mode: route.VXLAN, Paths: 2, Reachable: 1}, {Mode: route.VXLAN}},
 		"degraded":    {{Mode: route.VXLAN, Paths: 2, Reachable: 1, Unreachable: 1, Troubles: trouble}, {Mode: route.VXLAN, Paths: 2, Reachable: 1, Degraded: 1, Troubles: trouble}},
 		"unreachable": {{Mode: route.VXLAN, Paths: 2, Unreachable: 2, Troubles: trouble}, {Mode: route.VXLAN, Nodes: 3, Troubles: trouble}},
@@ -84,6 +84,32 @@ func TestPeerState(t *testing.T) {
 				t.Errorf("%+v: %s, want %s", s, got, want)
 			}
 		}
+	}
+}
+
+// What is found of a way that is not in use counts for nothing.
+func TestDiagnoseSpare(t *testing.T) {
+	r := well()
+	r.Summaries = append(r.Summaries, probe.Summary{Cluster: "west", Mode: route.Native, Spare: true, Paths: 2, Unreachable: 2, Troubles: []probe.Trouble{{Reason: "unrouted"}}})
+	got := diagnose("n1", carrying(), r, time.Now(), "west")
+	if !got.Ok || len(got.Peers) != 2 || !got.Peers[1].Spare || got.Peers[1].State != "unreachable" || got.Peers[1].Troubles[0].Do == "" {
+		t.Errorf("%v", got)
+	}
+	r.Summaries[2].Paths = 0
+	if got := diagnose("n1", carrying(), r, time.Now(), "west"); !got.Ok || len(got.Peers) != 1 {
+		t.Errorf("that nobody tries: %v", got)
+	}
+	reaches := withPaths([]*adminpb.Reach{{Cluster: "west"}}, map[string]*probe.Report{"n1": r}, time.Now())
+	if reaches[0].Paths != 3 || reaches[0].PathsOk != 3 {
+		t.Errorf("%v", reaches)
+	}
+}
+
+func TestReasonsOfReaches(t *testing.T) {
+	s := New(Config{RouteReason: func(cluster string) string { return "auto: " + cluster }})
+	got := s.withReasons([]*adminpb.Reach{{Cluster: "east"}, {Cluster: "west", Mode: "vxlan"}})
+	if got[0].ModeReason != "" || got[1].ModeReason != "auto: west" {
+		t.Errorf("%v", got)
 	}
 }
 

@@ -47,6 +47,16 @@ func protoReaches(reaches []merge.Reach) []*adminpb.Reach {
 	return out
 }
 
+// withReasons says of each peer why packets go there as they do.
+func (s *Server) withReasons(reaches []*adminpb.Reach) []*adminpb.Reach {
+	for _, r := range reaches {
+		if r.Mode != "" {
+			r.ModeReason = s.cfg.RouteReason(r.Cluster)
+		}
+	}
+	return reaches
+}
+
 func protoMesh(m *feed.Mesh) *adminpb.AgentMesh {
 	if m == nil {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed/feedpb"
+	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
@@ -109,6 +110,13 @@ func (s *State) Range(p netip.Prefix) (*route.Range, error) {
 	return r, err
 }
 
+// Identity returns what a number stands for, nil when nobody has said so.
+func (s *State) Identity(n identity.Number) (*identity.Identity, error) {
+	v, err := s.find(identityKey(n))
+	i, _ := v.(*identity.Identity)
+	return i, err
+}
+
 // HasOwner reports whether an address is anybody's.
 func (s *State) HasOwner(p netip.Prefix) bool {
 	k := addressKey(p)
@@ -179,7 +187,7 @@ func rangeKey(p netip.Prefix) key { return key{Range, addressKey(p).text} }
 type rangeName netip.Prefix
 
 func encodePeer(p *route.Peer) ([]byte, error) {
-	m := &feedpb.Peer{Cluster: p.Cluster, Id: uint32(p.ID), Mode: string(p.Mode), Size: uint32(p.Size)}
+	m := &feedpb.Peer{Cluster: p.Cluster, Id: uint32(p.ID), Mode: string(p.Mode), Size: uint32(p.Size), Search: string(p.Search)}
 	return marshal(&feedpb.Resource{Resource: &feedpb.Resource_Peer{Peer: m}})
 }
 
@@ -192,7 +200,7 @@ func encodeRange(r *route.Range) ([]byte, error) {
 func decodeReach(r *feedpb.Resource) (resource, error) {
 	switch r := r.Resource.(type) {
 	case *feedpb.Resource_Peer:
-		p := &route.Peer{Cluster: r.Peer.GetCluster(), ID: cluster.ID(r.Peer.GetId()), Mode: route.Mode(r.Peer.GetMode()), Size: cluster.Size(r.Peer.GetSize())}
+		p := &route.Peer{Cluster: r.Peer.GetCluster(), ID: cluster.ID(r.Peer.GetId()), Mode: route.Mode(r.Peer.GetMode()), Size: cluster.Size(r.Peer.GetSize()), Search: route.Search(r.Peer.GetSearch())}
 		return resource{peerKey(p.Cluster), p.Cluster, p}, nil
 	case *feedpb.Resource_DeletedPeer:
 		return resource{peerKey(r.DeletedPeer), r.DeletedPeer, nil}, nil

@@ -27,7 +27,7 @@ func reachable() merge.Delta {
 			Addresses: []node.Address{{Type: node.CiliumInternalIP, IP: netip.MustParseAddr("10.200.0.1")}},
 		}},
 		Addresses: map[netip.Prefix]*endpoint.Owner{host6: {Cluster: "west", Identity: 6}},
-		Peers:     map[string]*route.Peer{"west": {Cluster: "west", ID: 2, Size: 511, Mode: route.VXLAN}},
+		Peers:     map[string]*route.Peer{"west": {Cluster: "west", ID: 2, Size: 511, Mode: route.VXLAN, Search: route.Fit}},
 		Ranges: map[netip.Prefix]*route.Range{
 			range4: {Prefix: range4, Cluster: "west"}, host6: {Prefix: host6, Cluster: "west"},
 		},

@@ -18,7 +18,7 @@ func BenchmarkReach(b *testing.B) {
 		b.Run(kind, func(b *testing.B) {
 			s := New("east")
 			if kind != "off" {
-				s.Route(Routing{Mode: func(string) route.Mode { return route.VXLAN }})
+				s.Route(Routing{Way: func(string) (route.Mode, route.Search) { return route.VXLAN, route.NoSearch }})
 			}
 			const addresses = 250_000
 			at := func(i int) netip.Prefix {

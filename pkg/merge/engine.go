@@ -36,6 +36,14 @@ func (e *Engine) Route(r Routing) {
 	e.state.Route(r)
 }
 
+// Reroute looks anew at how packets go to a cluster, and hands what that changes for
+// the nodes to the sink before it returns.
+func (e *Engine) Reroute(cluster string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.give(e.state.Reroute(cluster))
+}
+
 // Apply takes a change of one cluster's state and hands what it changes for
 // the nodes to the sink before it returns.
 func (e *Engine) Apply(cluster string, u Update) {

@@ -12,8 +12,9 @@ import (
 
 // Routing says how the own cluster's nodes reach the others.
 type Routing struct {
-	// Mode returns how packets go to a cluster. It must say the same each time.
-	Mode func(cluster string) route.Mode
+	// Way returns how packets go to a cluster. Reroute is called when it says
+	// something else than before.
+	Way func(cluster string) (route.Mode, route.Search)
 	// Size is the mesh's.
 	Size cluster.Size
 	// Reserved are ranges of the own cluster that hold no pods; no other cluster
@@ -25,7 +26,7 @@ type Routing struct {
 // but for a node's range that comes or goes: the addresses of its cluster are
 // looked at then.
 type routing struct {
-	mode   func(string) route.Mode
+	way    func(string) (route.Mode, route.Search)
 	size   cluster.Size
 	ranges *ranges
 	sides  map[string]*side
@@ -46,7 +47,7 @@ type side struct {
 }
 
 func newRouting(local string, r Routing) *routing {
-	out := &routing{mode: r.Mode, size: r.Size, ranges: newRanges(local), sides: map[string]*side{}, peers: map[string]route.Peer{}}
+	out := &routing{way: r.Way, size: r.Size, ranges: newRanges(local), sides: map[string]*side{}, peers: map[string]route.Peer{}}
 	for _, p := range r.Reserved {
 		out.ranges.claim(p.Masked(), reserved)
 	}
@@ -247,7 +248,8 @@ func (r *routing) peer(cluster string, s *side, m *member, delta *Delta) {
 	was, had := r.peers[cluster]
 	var now *route.Peer
 	if len(m.nodes) > 0 {
-		now = &route.Peer{Cluster: cluster, ID: s.id, Size: r.size, Mode: r.mode(cluster)}
+		now = &route.Peer{Cluster: cluster, ID: s.id, Size: r.size}
+		now.Mode, now.Search = r.way(cluster)
 	}
 	if now == nil && !had || now != nil && had && *now == was {
 		return
@@ -258,6 +260,16 @@ func (r *routing) peer(cluster string, s *side, m *member, delta *Delta) {
 	} else {
 		r.peers[cluster] = *now
 	}
+}
+
+// Reroute looks anew at how packets go to a cluster, and returns what that changes
+// for the nodes.
+func (s *State) Reroute(cluster string) (delta Delta) {
+	s.rulings = nil
+	if m := s.clusters[cluster]; m != nil && s.routing != nil {
+		s.routing.peer(cluster, s.routing.side(cluster), m, &delta)
+	}
+	return delta
 }
 
 // Reach is how the own cluster's nodes reach another one.

@@ -18,7 +18,7 @@ import (
 
 func routed(local string, reserved ...string) *State {
 	s := New(local)
-	r := Routing{Mode: func(string) route.Mode { return route.VXLAN }}
+	r := Routing{Way: func(string) (route.Mode, route.Search) { return route.VXLAN, route.NoSearch }}
 	for _, text := range reserved {
 		r.Reserved = append(r.Reserved, netip.MustParsePrefix(text))
 	}
@@ -350,4 +350,26 @@ func drawReach(random *rand.Rand) Update {
 		u.Addresses[netip.PrefixFrom(addr(), 32)] = a
 	}
 	return u
+}
+
+// TestReroute: what is found out later of the way to a cluster reaches the nodes, once.
+func TestReroute(t *testing.T) {
+	s := New("east")
+	mode, search := route.VXLAN, route.Unfit
+	s.Route(Routing{Way: func(string) (route.Mode, route.Search) { return mode, search }})
+	w := newReachWorld(t, s)
+	w.nodes("west", map[string]*node.Node{"w1": machine("10.2.0.0/24")})
+	mode, search = route.Native, route.Fit
+	d := s.Reroute("west")
+	if p := d.Peers["west"]; p == nil || p.Mode != route.Native || p.Search != route.Fit || len(d.Ranges) > 0 {
+		t.Errorf("%+v", d)
+	}
+	for _, cluster := range []string{"west", "north", "east"} {
+		if d := s.Reroute(cluster); !d.Empty() {
+			t.Errorf("%s again: %+v", cluster, d)
+		}
+	}
+	if d := New("east").Reroute("west"); !d.Empty() {
+		t.Errorf("where nobody asked for routes: %+v", d)
+	}
 }

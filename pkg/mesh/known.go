@@ -30,8 +30,12 @@ type known struct {
 	// What the programs were given.
 	given  map[node.Key]packet.Node
 	placed map[netip.Prefix]cluster.ID
-	// local are the addresses of pods on this node among them.
-	local map[netip.Addr]struct{}
+	// local are the addresses of pods on this node among them, probes those of
+	// probe pods of all clusters.
+	local  map[netip.Addr]struct{}
+	probes map[netip.Addr]probeAt
+	// probed says that probes are others than Neighbours was told of.
+	probed bool
 	// problems are what is wrong with nodes.
 	problems []string
 }
@@ -45,6 +49,7 @@ func newKnown(cluster, node string) known {
 // forget says that the programs have nothing.
 func (k *known) forget() {
 	k.given, k.placed, k.local = map[node.Key]packet.Node{}, map[netip.Prefix]cluster.ID{}, map[netip.Addr]struct{}{}
+	k.probes, k.probed = map[netip.Addr]probeAt{}, true
 }
 
 // sort makes within anew.
@@ -145,6 +150,7 @@ func (k *known) desired(self *route.Self, port uint16) host.Desired {
 			d.Routes = append(d.Routes, host.Route{Prefix: p, Mode: peer.Mode})
 		}
 	}
+	d.Routes = k.exceptProbes(d.Routes)
 	slices.SortFunc(d.Routes, func(a, b host.Route) int { return route.Compare(a.Prefix, b.Prefix) })
 	nodes := map[netip.Addr]struct{}{}
 	for _, n := range k.given {

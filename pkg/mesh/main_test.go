@@ -20,6 +20,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/datapath/packet"
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/route"
@@ -34,12 +35,14 @@ type told struct {
 	peers     map[string]*route.Peer
 	ranges    map[netip.Prefix]*route.Range
 	addresses map[netip.Prefix]*endpoint.Owner
+	labels    map[identity.Number]identity.Labels
 }
 
 func newTold() *told {
 	return &told{
 		nodes: map[node.Key]*node.Node{}, peers: map[string]*route.Peer{},
 		ranges: map[netip.Prefix]*route.Range{}, addresses: map[netip.Prefix]*endpoint.Owner{},
+		labels: map[identity.Number]identity.Labels{},
 	}
 }
 
@@ -68,6 +71,15 @@ func (s *told) Owner(p netip.Prefix) (*endpoint.Owner, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.addresses[p], nil
+}
+
+func (s *told) Identity(n identity.Number) (*identity.Identity, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if labels, ok := s.labels[n]; ok {
+		return &identity.Identity{Number: n, Labels: labels}, nil
+	}
+	return nil, nil
 }
 
 func (s *told) Owners(fn func(map[netip.Prefix]*endpoint.Owner) error) error {

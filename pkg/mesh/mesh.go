@@ -24,6 +24,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/datapath/packet"
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/retry"
@@ -36,6 +37,7 @@ type State interface {
 	Ranges() (map[netip.Prefix]*route.Range, error)
 	Range(netip.Prefix) (*route.Range, error)
 	Owner(netip.Prefix) (*endpoint.Owner, error)
+	Identity(identity.Number) (*identity.Identity, error)
 	Owners(func(map[netip.Prefix]*endpoint.Owner) error) error
 }
 

@@ -17,10 +17,10 @@ func (m *Mesh) tell(n *news, self *route.Self) {
 	}
 	k := &m.known
 	pods := k.pods()
-	if !n.all && !n.nodes && len(n.ranges) == 0 && slices.Equal(pods, m.pods) {
+	if !n.all && !n.nodes && len(n.ranges) == 0 && slices.Equal(pods, m.pods) && !k.probed {
 		return
 	}
-	m.pods = pods
+	m.pods, k.probed = pods, false
 	m.config.Neighbours(k.neighbours(self, pods))
 }
 
@@ -30,12 +30,15 @@ func (k *known) neighbours(self *route.Self, pods []netip.Addr) *probe.Neighbour
 	for key, n := range k.given {
 		byPeer[key.Cluster] = append(byPeer[key.Cluster], probe.Node{Name: key.Name, Mesh: n.Mesh})
 	}
-	out := &probe.Neighbours{Cluster: k.cluster, Node: k.node, Mesh: self.Mesh, Pods: pods}
+	out := &probe.Neighbours{Cluster: k.cluster, Node: k.node, Mesh: self.Mesh, Pods: pods, ID: self.ID, Probes: k.ownProbes(self)}
+	probes := k.peerProbes()
 	for name, p := range k.peers {
 		if name != k.cluster {
 			nodes := byPeer[name]
 			slices.SortFunc(nodes, func(a, b probe.Node) int { return cmp.Compare(a.Name, b.Name) })
-			out.Peers = append(out.Peers, probe.Peer{Cluster: name, Mode: p.Mode, Nodes: nodes})
+			out.Peers = append(out.Peers, probe.Peer{
+				Cluster: name, Mode: p.Mode, Nodes: nodes, ID: p.ID, Search: p.Search, Probes: k.onNodes(name, probes[name]),
+			})
 		}
 	}
 	slices.SortFunc(out.Peers, func(a, b probe.Peer) int { return cmp.Compare(a.Cluster, b.Cluster) })

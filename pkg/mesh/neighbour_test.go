@@ -22,8 +22,8 @@ func TestNeighbours(t *testing.T) {
 		}
 		return out
 	}
-	want := &probe.Neighbours{Cluster: "east", Node: "e1", Mesh: addrs("10.200.1.1"), Pods: addrs("10.1.0.5"), Peers: []probe.Peer{
-		{Cluster: "west", Mode: route.VXLAN, Nodes: []probe.Node{{Name: "w1", Mesh: addrs("10.200.2.1")}}},
+	want := &probe.Neighbours{Cluster: "east", Node: "e1", Mesh: addrs("10.200.1.1"), Pods: addrs("10.1.0.5"), ID: 1, Peers: []probe.Peer{
+		{Cluster: "west", Mode: route.VXLAN, ID: 2, Nodes: []probe.Node{{Name: "w1", Mesh: addrs("10.200.2.1")}}},
 	}}
 	is := func(when string) {
 		t.Helper()

@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/datapath/packet"
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
@@ -196,16 +197,19 @@ func (m *Mesh) give(some map[netip.Prefix]*endpoint.Owner, self *route.Self) err
 		return nil
 	}
 	var c packet.Change
+	label := labels{state: m.config.State, known: map[identity.Number]bool{}}
 	for p, owner := range some {
 		if a, ok := m.known.address(p, owner, self); ok {
 			c.Addresses = append(c.Addresses, a)
 			m.known.here(a, self)
+			m.known.probe(a.Addr, owner, label.probe(a.Identity))
 		} else if p.IsSingleIP() {
 			c.GoneAddresses = append(c.GoneAddresses, p.Addr())
 			delete(m.known.local, p.Addr())
+			m.known.probe(p.Addr(), nil, false)
 		}
 	}
-	return m.packets.Apply(c)
+	return errors.Join(label.failed, m.packets.Apply(c))
 }
 
 // prune deletes, once, what the programs have from earlier times and nobody wants.

@@ -63,7 +63,7 @@ func (a *answerer) know(n *Neighbours) {
 // take returns the answer to what came from an address, nil for none.
 func (a *answerer) take(from netip.Addr, data []byte) []byte {
 	m, ok := decode(data)
-	if !ok || m.kind == kindAnswer {
+	if !ok || m.kind != kindAsk && m.kind != kindMark {
 		a.metrics.answered("malformed")
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -32,12 +33,12 @@ type asker struct {
 	token   uint64
 	conn    Conn
 	number  uint16
+	through through
 	result  round
 }
 
 // ask returns what comes of asking at the target once. known is the MTU that
-// passed before, and pod the address for a packet like a pod's, if any. It takes
-// at most some 15 s.
+// passed before. It takes at most some 15 s.
 func ask(ctx context.Context, network Network, t target, n *Neighbours, known int) round {
 	a := &asker{network: network, target: t, token: rand.Uint64()}
 	a.result.from = t.from
@@ -46,7 +47,11 @@ func ask(ctx context.Context, network Network, t target, n *Neighbours, known in
 }
 
 func (a *asker) run(ctx context.Context, n *Neighbours, known int) error {
-	conn, err := a.network.Ask(ctx, a.target.from, a.target.to)
+	open := a.network.Ask
+	if a.target.native {
+		open = func(ctx context.Context, pod, _ netip.Addr) (Conn, error) { return a.network.Pod(ctx, pod) }
+	}
+	conn, err := open(ctx, a.target.from, a.target.to)
 	if err != nil {
 		return err
 	}
@@ -54,7 +59,11 @@ func (a *asker) run(ctx context.Context, n *Neighbours, known int) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	a.conn = conn
-	if pod := ofFamily(n.Pods, a.target.to); pod.IsValid() {
+	if a.target.native {
+		if err := a.greet(ctx, n); err != nil {
+			return err
+		}
+	} else if pod := ofFamily(n.Pods, a.target.to); pod.IsValid() {
 		if a.network.Mark(ctx, pod, a.target.to, message{kind: kindMark, token: a.token}.encode(0)) == nil {
 			a.result.pod = pod
 		}
@@ -70,17 +79,32 @@ func (a *asker) run(ctx context.Context, n *Neighbours, known int) error {
 			continue
 		}
 		a.result.answered++
-		a.result.rtt, a.result.seen, a.result.marked = time.Since(start), answer.seen, answer.marked
+		a.result.rtt, a.result.seen, a.result.marked, a.result.says = time.Since(start), answer.seen, answer.marked, answer.says
 		a.large(ctx, known)
+		if a.target.native && !a.result.marked.IsValid() {
+			_ = a.passes(ctx, 0) // the mark has a way of its own, and may come last
+		}
 		return nil
 	}
 	return nil
 }
 
+// device returns the MTU of the device that packets begin at, 0 when it is not known.
+func (a *asker) device() int {
+	if a.target.native {
+		return a.through.mtu
+	}
+	mtu, err := a.network.MTU()
+	if err != nil {
+		return 0
+	}
+	return mtu
+}
+
 // large finds out how large packets may be.
 func (a *asker) large(ctx context.Context, known int) {
-	device, err := a.network.MTU()
-	if err != nil || device <= 0 {
+	device := a.device()
+	if device <= 0 {
 		return
 	}
 	a.result.device = device
@@ -117,7 +141,7 @@ func (a *asker) passes(ctx context.Context, size int) bool {
 			return false
 		}
 		if answer != nil {
-			a.result.marked = answer.marked // the mark may have come meanwhile
+			a.result.marked, a.result.says = answer.marked, answer.says // the mark may have come meanwhile
 			return true
 		}
 	}
@@ -133,9 +157,21 @@ func (a *asker) exchange(ctx context.Context, size int, wait time.Duration) (*me
 	if err := errors.Join(a.conn.SetReadDeadline(deadline), ctx.Err()); err != nil {
 		return nil, err
 	}
-	data := message{kind: kindAsk, number: a.number, token: a.token}.encode(size)
+	return a.send(ctx, a.question(size), kindAnswer, deadline)
+}
+
+// question returns what is sent to ask with so many bytes.
+func (a *asker) question(size int) []byte {
+	if a.target.native {
+		return a.relayed(size)
+	}
+	return message{kind: kindAsk, number: a.number, token: a.token}.encode(size)
+}
+
+// send sends and waits for what is of that kind, as exchange does.
+func (a *asker) send(ctx context.Context, data []byte, kind byte, deadline time.Time) (*message, error) {
 	_, err := a.conn.Write(data)
-	if errors.Is(err, syscall.ECONNREFUSED) { // of an earlier one, instead of sending
+	if refused(err) { // of an earlier one, instead of sending
 		a.result.refused = true
 		_, err = a.conn.Write(data)
 	}
@@ -148,7 +184,7 @@ func (a *asker) exchange(ctx context.Context, size int, wait time.Duration) (*me
 	buffer := make([]byte, 2*messageSize)
 	for {
 		n, err := a.conn.Read(buffer)
-		if errors.Is(err, syscall.ECONNREFUSED) {
+		if refused(err) {
 			a.result.refused = true
 			continue
 		}
@@ -161,8 +197,15 @@ func (a *asker) exchange(ctx context.Context, size int, wait time.Duration) (*me
 		if err != nil {
 			return nil, nil
 		}
-		if m, ok := decode(buffer[:n]); ok && m.kind == kindAnswer && m.token == a.token && m.number == a.number {
+		m, ok := decode(buffer[:n])
+		if ok && m.kind == kindClosed && m.token == a.token {
+			a.result.refused = true
+		}
+		if ok && m.kind == kind && m.token == a.token && (m.number == a.number || kind == kindCookie) {
 			return &m, nil
 		}
 	}
 }
+
+// refused reports whether the kernel says that nobody listens there.
+func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

@@ -51,6 +51,8 @@ type wire struct {
 	becomes map[netip.Addr]netip.Addr
 	asked   int
 	failed  error
+	// pods is how the network itself carries packets between probe pods.
+	pods podWire
 }
 
 func (w *wire) set(change func()) {

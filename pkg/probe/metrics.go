@@ -17,7 +17,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		paths: promauto.With(r).NewGaugeVec(prometheus.GaugeOpts{
 			Name: "causeway_probe_paths",
-			Help: "Addresses of other clusters' nodes that are asked now, by state: reachable, degraded, unreachable or pending (not known yet).",
+			Help: "Addresses of other clusters' nodes, or probe pods where packets are left to the network, that are asked now, by state: reachable, degraded, unreachable or pending (not known yet).",
 		}, []string{"state"}),
 		rounds: promauto.With(r).NewCounter(prometheus.CounterOpts{
 			Name: "causeway_probe_rounds_total", Help: "How often an address was asked.",

@@ -8,18 +8,21 @@
 //   - Only nodes of peers are answered, a bounded number of times a second, and
 //     never with more bytes than were asked with.
 //   - A node asks at most PerPeer nodes of a peer and Paths addresses in all,
-//     whatever the size of the mesh.
-//   - Nothing that is found here changes what is done with packets.
+//     whatever the size of the mesh, and as many probe pods.
+//   - What is found between probe pods decides, where the operator leaves that to
+//     us, whether packets go by tunnel or are left to the network, see Chooser.
+//     Nothing else that is found here changes what is done with packets.
 package probe
 
 import (
 	"net/netip"
 	"time"
 
+	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
 
-// Port is the UDP port at mesh addresses where agents answer.
+// Port is the UDP port where agents answer, at mesh addresses, and probe pods.
 const Port = 8475
 
 // How many nodes of one peer, and addresses in all, a node asks.
@@ -28,6 +31,13 @@ const (
 	Paths   = 64
 )
 
+// MaxProbes is how many probe pods of one cluster are looked at: those with the
+// least addresses.
+const MaxProbes = 256
+
+// PodLabel is the label, with the value "true", that makes a pod a probe pod.
+const PodLabel = "causeway.io/probe-pod"
+
 // Neighbours are this node and the other clusters' nodes that it may ask.
 type Neighbours struct {
 	Cluster, Node string
@@ -35,8 +45,12 @@ type Neighbours struct {
 	Mesh []netip.Addr
 	// Pods are addresses of pods on this node, at most one a family: packets with
 	// such a source are tried as well.
-	Pods  []netip.Addr
-	Peers []Peer
+	Pods []netip.Addr
+	// ID is our cluster's number. Probes are the addresses of this node's probe
+	// pod, at most one a family.
+	ID     cluster.ID
+	Probes []netip.Addr
+	Peers  []Peer
 }
 
 // Peer is another cluster.
@@ -44,6 +58,30 @@ type Peer struct {
 	Cluster string
 	Mode    route.Mode
 	Nodes   []Node
+	// ID is its number, Search what is known of leaving packets to it to the
+	// network, and Probes its probe pods, MaxProbes at most.
+	ID     cluster.ID
+	Search route.Search
+	Probes []ProbePod
+}
+
+// tries reports whether probe pods are asked.
+func (p *Peer) tries() bool { return p.route().Tries() }
+
+// says returns what ours thinks of leaving packets to it to the network.
+func (p *Peer) says() opinion {
+	if p.route().Agrees() {
+		return willing
+	}
+	return against
+}
+
+func (p *Peer) route() *route.Peer { return &route.Peer{Mode: p.Mode, Search: p.Search} }
+
+// ProbePod is an address of a peer's probe pod, and the node that it is on.
+type ProbePod struct {
+	Node string
+	Addr netip.Addr
 }
 
 // Node is a node of a peer; without mesh addresses it can not be asked.
@@ -91,6 +129,10 @@ type Summary struct {
 	// MTU is the least of the largest packets, in bytes, that pass; 0 when that is
 	// not known.
 	MTU int
+	// Spare says that packets do not go this way at present: it is tried so that it
+	// can be chosen. Against counts the paths whose other side keeps to its tunnel.
+	Spare   bool
+	Against int
 	// Source says whether the other side saw packets come from where they did.
 	Source   Source
 	Troubles []Trouble

@@ -12,13 +12,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-mesh/causeway/pkg/retry"
+	"github.com/causeway-mesh/causeway/pkg/route"
 )
 
 const (
 	// interval is how often a path is asked, soon how often while it is not known
 	// to be good.
 	interval = 10 * time.Second
-	soon     = 2 * time.Second
+	soon     = 2 * time.Second // also that of native paths
 	// maxMessage is how much is read of a message; the rest is padding.
 	maxMessage = 2 * messageSize
 	// maxDrops is how many dropped packets are remembered of one round.
@@ -173,7 +174,7 @@ func (p *Prober) forget(targets []target) {
 	}
 	for _, t := range targets {
 		if p.tracks[t] == nil {
-			p.tracks[t] = &track{}
+			p.tracks[t] = &track{native: t.native}
 		}
 	}
 	p.count()
@@ -188,7 +189,7 @@ func (p *Prober) follow(ctx context.Context, t target) {
 		if ctx.Err() != nil {
 			return
 		}
-		if (r.answered == 0 || r.pod.IsValid() && !r.marked.IsValid()) && !retry.Sleep(ctx, settle) {
+		if !t.native && (r.answered == 0 || r.pod.IsValid() && !r.marked.IsValid()) && !retry.Sleep(ctx, settle) {
 			return
 		}
 		pause = p.note(t, r, hash)
@@ -234,17 +235,27 @@ func (p *Prober) note(t target, r round, hash uint64) time.Duration {
 		p.metrics.rtt.Observe(r.rtt.Seconds())
 	}
 	p.count()
-	if track.failed > 0 || track.loss >= lossy || track.unmarked > 0 && track.unmarked < lostMarks {
+	if t.native || track.failed > 0 || track.loss >= lossy || track.unmarked > 0 && track.unmarked < lostMarks {
 		return soon
 	}
 	// Nine to eleven tenths, each path its own, so that they do not stay together.
 	return interval*9/10 + time.Duration(hash%uint64(interval/5))
 }
 
-// count brings the gauges up to date. The caller holds p.mu.
+// count brings the gauges up to date, which are of the ways in use. The caller holds
+// p.mu.
 func (p *Prober) count() {
 	states, wrong := map[State]int{}, 0
-	for _, t := range p.tracks {
+	natives := map[string]bool{}
+	if p.neighbours != nil {
+		for _, peer := range p.neighbours.Peers {
+			natives[peer.Cluster] = peer.Mode == route.Native
+		}
+	}
+	for target, t := range p.tracks {
+		if t.native && !natives[target.cluster] {
+			continue
+		}
 		state, troubles := t.state()
 		states[state]++
 		wrong += len(troubles)

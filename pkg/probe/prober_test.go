@@ -46,9 +46,15 @@ func (mute) Listen(ctx context.Context, _ netip.Addr) (net.PacketConn, error) {
 // that took; at most within.
 func (b *bed) await(within time.Duration, state State, reason string) (Summary, time.Duration) {
 	b.t.Helper()
+	return b.awaitOf(0, within, state, reason)
+}
+
+// awaitOf is await of the summary with that index.
+func (b *bed) awaitOf(i int, within time.Duration, state State, reason string) (Summary, time.Duration) {
+	b.t.Helper()
 	start := time.Now()
 	for {
-		s := b.prober.Report().Summaries[0]
+		s := b.prober.Report().Summaries[i]
 		counts := map[State]int{Reachable: s.Reachable, Degraded: s.Degraded, Unreachable: s.Unreachable}
 		if counts[state] == 1 && (reason == "" && len(s.Troubles) == 0 || len(s.Troubles) > 0 && s.Troubles[0].Reason == reason) {
 			return s, time.Since(start)

@@ -13,8 +13,9 @@ import (
 const (
 	// maxText is how much is taken of a text, in bytes.
 	maxText = 256
-	// maxPeers is how many summaries are taken: no mesh has more clusters.
-	maxPeers = 511
+	// maxPeers is how many summaries are taken: no mesh has more clusters, each with
+	// two ways.
+	maxPeers = 2 * 511
 )
 
 func reportToProto(r *Report) *probepb.ReportRequest {
@@ -27,7 +28,7 @@ func reportToProto(r *Report) *probepb.ReportRequest {
 			Cluster: s.Cluster, Mode: string(s.Mode), Nodes: uint32(s.Nodes), Paths: uint32(s.Paths),
 			Reachable: uint32(s.Reachable), Degraded: uint32(s.Degraded), Unreachable: uint32(s.Unreachable),
 			RttMin: int64(s.RTTMin), RttMedian: int64(s.RTTMedian), RttMax: int64(s.RTTMax),
-			Loss: s.Loss, Mtu: uint32(s.MTU), Source: string(s.Source),
+			Loss: s.Loss, Mtu: uint32(s.MTU), Source: string(s.Source), Spare: s.Spare, Against: uint32(s.Against),
 		}
 		for _, t := range s.Troubles {
 			m.Troubles = append(m.Troubles, &probepb.Trouble{Reason: t.Reason, Detail: t.Detail, Node: t.Node, Paths: uint32(t.Paths)})
@@ -50,7 +51,7 @@ func reportFromProto(m *probepb.ReportRequest, now time.Time) *Report {
 			Paths:     int(min(s.GetPaths(), Paths)),
 			Reachable: int(min(s.GetReachable(), Paths)), Degraded: int(min(s.GetDegraded(), Paths)), Unreachable: int(min(s.GetUnreachable(), Paths)),
 			RTTMin: time.Duration(s.GetRttMin()), RTTMedian: time.Duration(s.GetRttMedian()), RTTMax: time.Duration(s.GetRttMax()),
-			MTU: int(s.GetMtu()), Source: Source(clean(s.GetSource())),
+			MTU: int(s.GetMtu()), Source: Source(clean(s.GetSource())), Spare: s.GetSpare(), Against: int(min(s.GetAgainst(), Paths)),
 		}
 		if loss := s.GetLoss(); !math.IsNaN(loss) {
 			out.Loss = min(max(loss, 0), 1)

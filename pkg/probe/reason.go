@@ -20,10 +20,64 @@ const (
 	reasonNoMesh  = "no_mesh_address"
 	reasonFamily  = "family"
 	reasonNoNodes = "no_nodes"
+	// Those of the network's own way, tried between probe pods.
+	reasonNoPeerPod  = "no_peer_probe_pod"
+	reasonNoPod      = "no_probe_pod"
+	reasonPodFamily  = "probe_pod_family"
+	reasonMute       = "probe_pod_mute"
+	reasonAway       = "probe_pod_away"
+	reasonUnrouted   = "unrouted"
+	reasonMasquerade = "masquerade"
+	reasonOneWay     = "one_way"
+	reasonNarrow     = "narrow"
 )
 
 // Reasons returns all there are, in a fixed order.
-func Reasons() []Reason {
+func Reasons() []Reason { return append(tunnelReasons(), nativeReasons()...) }
+
+// nativeReasons are those of the network's own way.
+func nativeReasons() []Reason {
+	return []Reason{
+		{
+			reasonNoPeerPod, "it has no probe pod, so the network's own way there is untried",
+			"run a probe pod on its nodes: docs/operations.md, Probe pods",
+		},
+		{
+			reasonNoPod, "this node has no probe pod, so the network's own way is untried from here",
+			"run a probe pod on this cluster's nodes: docs/operations.md, Probe pods",
+		},
+		{
+			reasonPodFamily, "the probe pods of the two clusters have no address of the same family",
+			"give them addresses of one family, IPv4 or IPv6, or leave packets to the tunnel",
+		},
+		{
+			reasonMute, "the probe pod of this node does not answer its agent",
+			"see whether it runs (node-agent probe-pod), and whether the node's packets to UDP port 8475 of it are let through",
+		},
+		{
+			reasonAway, "packets arrive there, but no probe pod answers",
+			"see whether that pod runs node-agent probe-pod",
+		},
+		{
+			reasonUnrouted, "the network does not carry packets between the clusters' pods",
+			"leave them to the tunnel (--peer-route-mode PEER=auto or vxlan); or have the network route the pod ranges of both clusters, and let UDP port 8475 of probe pods through",
+		},
+		{
+			reasonMasquerade, "the source address of packets is changed on the network's own way, so native routing is of no use",
+			"leave them to the tunnel; or except the other cluster's pod ranges from the NAT, which is that of the CNI (its option for ranges that are not masqueraded) or of a router between the clusters",
+		},
+		{
+			reasonOneWay, "what its pods send of themselves does not arrive on the network's own way, only answers do",
+			"let connections from the other cluster's pod ranges through the firewalls and security groups of both clusters",
+		},
+		{
+			reasonNarrow, "the network's own way loses large packets",
+			"leave them to the tunnel; or give the pods of both clusters the MTU that the network between them carries",
+		},
+	}
+}
+
+func tunnelReasons() []Reason {
 	return []Reason{
 		{
 			reasonSilent, "nothing comes back from its nodes",

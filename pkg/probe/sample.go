@@ -10,24 +10,34 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/route"
 )
 
-// target is one path: from an address of ours to one of a peer's node.
+// target is one path: from an address of ours to one of a peer's node. A native one
+// is from the probe pod of this node to one of a peer's.
 type target struct {
 	cluster, node string
 	from, to      netip.Addr
+	native        bool
 }
 
-// sample chooses whom a node asks: of each peer the nodes with the least hashes
+// sample chooses whom a node asks by tunnels and, apart from that, natively: of each
+// peer the nodes with the least hashes
 // together with ours (rendezvous hashing: when nodes come and go, few others are
 // chosen anew, and each node of ours asks others), one of each peer in turn
 // until there are enough.
 func sample(n *Neighbours) []target {
-	var each [][]target
+	var tunnels, natives [][]target
 	for _, p := range n.Peers {
 		if p.Mode == route.VXLAN {
-			each = append(each, chosen(n, p))
+			tunnels = append(tunnels, chosen(n, p))
+		}
+		if p.tries() {
+			natives = append(natives, chosenPods(n, p))
 		}
 	}
-	var out []target
+	return append(inTurn(tunnels), inTurn(natives)...)
+}
+
+// inTurn returns some of each list, at most Paths.
+func inTurn(each [][]target) (out []target) {
 	for i := 0; len(out) < Paths; i++ {
 		before := len(out)
 		for _, some := range each {
@@ -60,8 +70,26 @@ func chosen(n *Neighbours, p Peer) []target {
 	var out []target
 	for _, r := range order[:min(len(order), PerPeer)] {
 		for _, pair := range pairs(n.Mesh, r.node.Mesh) {
-			out = append(out, target{p.Cluster, r.node.Name, pair[0], pair[1]})
+			out = append(out, target{cluster: p.Cluster, node: r.node.Name, from: pair[0], to: pair[1]})
 		}
+	}
+	return out
+}
+
+// chosenPods returns the paths between probe pods to a peer, at most PerPeer a
+// family.
+func chosenPods(n *Neighbours, p Peer) (out []target) {
+	for _, from := range n.Probes {
+		var to []target
+		for _, pod := range p.Probes {
+			if pod.Addr.Is6() == from.Is6() {
+				to = append(to, target{cluster: p.Cluster, node: pod.Node, from: from, to: pod.Addr, native: true})
+			}
+		}
+		slices.SortFunc(to, func(a, b target) int {
+			return cmp.Or(cmp.Compare(rank(n.Cluster, n.Node, p.Cluster, a.to.String()), rank(n.Cluster, n.Node, p.Cluster, b.to.String())), a.to.Compare(b.to))
+		})
+		out = append(out, to[:min(len(to), PerPeer)]...)
 	}
 	return out
 }
@@ -105,7 +133,18 @@ func mix(x uint64) uint64 {
 	return x ^ x>>33
 }
 
+// order has false before true.
+func order(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
 // compare orders targets.
 func (t target) compare(o target) int {
-	return cmp.Or(cmp.Compare(t.cluster, o.cluster), cmp.Compare(t.node, o.node), t.to.Compare(o.to), t.from.Compare(o.from))
+	return cmp.Or(cmp.Compare(t.cluster, o.cluster), cmp.Compare(t.node, o.node), t.to.Compare(o.to), t.from.Compare(o.from), order(t.native, o.native))
 }

@@ -91,7 +91,11 @@ func TestSampleOfFamiliesAndModes(t *testing.T) {
 		{Cluster: "native", Mode: route.Native, Nodes: []Node{{Name: "n", Mesh: []netip.Addr{theirMesh}}}},
 		{Cluster: "six", Mode: route.VXLAN, Nodes: []Node{{Name: "s", Mesh: []netip.Addr{their6}}, {Name: "none"}}},
 	}}
-	want := []target{{"both", "b", ourMesh, theirMesh}, {"six", "s", our6, their6}, {"both", "b", our6, their6}}
+	want := []target{
+		{cluster: "both", node: "b", from: ourMesh, to: theirMesh},
+		{cluster: "six", node: "s", from: our6, to: their6},
+		{cluster: "both", node: "b", from: our6, to: their6},
+	}
 	if diff := cmp.Diff(want, sample(n), cmp.AllowUnexported(target{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -164,7 +164,7 @@ func TestSummaryOfPeersThatCanNotBeAsked(t *testing.T) {
 		}
 		got = append(got, s.Cluster+" "+reason)
 	}
-	if diff := cmp.Diff([]string{"a no_nodes", "b no_mesh_address", "c family", "d "}, got); diff != "" {
+	if diff := cmp.Diff([]string{"a no_nodes", "b no_mesh_address", "c family", "d no_peer_probe_pod"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -23,6 +23,8 @@ type Network interface {
 	Listen(ctx context.Context, at netip.Addr) (net.PacketConn, error)
 	// Mark sends one datagram from an address that need not be this process's.
 	Mark(ctx context.Context, from, to netip.Addr, data []byte) error
+	// Pod opens the way to the probe pod of this node.
+	Pod(ctx context.Context, pod netip.Addr) (Conn, error)
 	// MTU returns the MTU of the tunnel device in bytes.
 	MTU() (int, error)
 }
@@ -61,6 +63,12 @@ func (s Sockets) Ask(ctx context.Context, from, to netip.Addr) (Conn, error) {
 func (s Sockets) Listen(ctx context.Context, at netip.Addr) (net.PacketConn, error) {
 	config := net.ListenConfig{Control: control(freely)}
 	return config.ListenPacket(ctx, "udp", net.JoinHostPort(at.String(), strconv.Itoa(Port)))
+}
+
+// Pod implements Network.
+func (s Sockets) Pod(ctx context.Context, pod netip.Addr) (Conn, error) {
+	dialer := net.Dialer{Control: control(whole)}
+	return dialer.DialContext(ctx, "udp", netip.AddrPortFrom(pod, Port).String())
 }
 
 // Mark implements Network.

@@ -20,27 +20,40 @@ type path struct {
 
 // summarize says how the peers are reached, by cluster.
 func summarize(n *Neighbours, paths []path) []Summary {
-	byPeer := map[string][]path{}
+	type way struct {
+		cluster string
+		native  bool
+	}
+	byWay := map[way][]path{}
 	for _, p := range paths {
-		byPeer[p.target.cluster] = append(byPeer[p.target.cluster], p)
+		at := way{p.target.cluster, p.target.native}
+		byWay[at] = append(byWay[at], p)
 	}
 	var out []Summary
 	for _, p := range n.Peers {
-		out = append(out, summarizePeer(n, p, byPeer[p.Cluster]))
+		if p.Mode != route.Native {
+			out = append(out, summarizePeer(n, p, byWay[way{p.Cluster, false}]))
+		}
+		if p.tries() {
+			out = append(out, summarizeNative(n, p, byWay[way{p.Cluster, true}]))
+		}
 	}
-	slices.SortFunc(out, func(a, b Summary) int { return cmp.Compare(a.Cluster, b.Cluster) })
+	slices.SortStableFunc(out, func(a, b Summary) int { return cmp.Compare(a.Cluster, b.Cluster) })
 	return out
 }
 
 func summarizePeer(n *Neighbours, p Peer, paths []path) Summary {
 	s := Summary{Cluster: p.Cluster, Mode: p.Mode, Nodes: len(p.Nodes)}
-	if p.Mode != route.VXLAN {
-		return s // its mesh addresses say nothing about what the network routes
-	}
 	if t, ok := never(n, p); ok {
 		s.Troubles = []Trouble{t}
 		return s
 	}
+	s.count(paths)
+	return s
+}
+
+// count takes in what is known of the paths.
+func (s *Summary) count(paths []path) {
 	s.Paths = len(paths)
 	var rtts []time.Duration
 	for i := range paths {
@@ -71,7 +84,6 @@ func summarizePeer(n *Neighbours, p Peer, paths []path) Summary {
 	if slices.Sort(rtts); len(rtts) > 0 {
 		s.RTTMin, s.RTTMedian, s.RTTMax = rtts[0], rtts[len(rtts)/2], rtts[len(rtts)-1]
 	}
-	return s
 }
 
 // add counts a trouble of a path with others of its kind; the first one is the
@@ -113,7 +125,7 @@ func same(a, b *Report) bool {
 		slices.EqualFunc(a.Summaries, b.Summaries, func(x, y Summary) bool {
 			return x.Cluster == y.Cluster && x.Mode == y.Mode && x.Nodes == y.Nodes && x.Paths == y.Paths &&
 				x.Reachable == y.Reachable && x.Degraded == y.Degraded && x.Unreachable == y.Unreachable &&
-				x.MTU == y.MTU && x.Source == y.Source && slices.EqualFunc(x.Troubles, y.Troubles, func(t, u Trouble) bool {
+				x.MTU == y.MTU && x.Source == y.Source && x.Spare == y.Spare && x.Against == y.Against && slices.EqualFunc(x.Troubles, y.Troubles, func(t, u Trouble) bool {
 				return t.Reason == u.Reason && t.Paths == u.Paths
 			})
 		})

@@ -39,8 +39,11 @@ type round struct {
 	device, passes int
 	// pod is the address by which a packet was sent as a pod does, and marked the
 	// source that the other side saw of it; either may be the zero Addr.
+	// For a path between probe pods, pod is the other one, which sent by itself.
 	pod, marked netip.Addr
 	podDropped  drop
+	// says is what the other side thinks of leaving packets to the network.
+	says opinion
 }
 
 // drop is a packet that our own programs dropped.
@@ -49,13 +52,16 @@ type drop struct {
 	source netip.Addr // what it had by then
 }
 
-// track is what is known of a path. The zero value knows nothing.
+// track is what is known of a path. One without rounds knows nothing.
 type track struct {
+	native bool
 	last   round
 	rounds int
 	// failed counts the latest rounds that had no answer, unmarked those in which
 	// the pod's packet did not arrive while the node's did.
 	failed, unmarked int
+	// narrow counts those in which not all sizes passed, of a path between probe pods.
+	narrow int
 	rtt              time.Duration
 	loss             float64
 }
@@ -90,11 +96,18 @@ func (t *track) note(r round) {
 	case r.answered > 0:
 		t.unmarked++
 	}
+	t.narrow++
+	if r.answered == 0 || r.passes >= r.device {
+		t.narrow = 0
+	}
 	t.last = r
 }
 
 // state says how good the path is, and what is wrong with it, the worst first.
 func (t *track) state() (State, []Trouble) {
+	if t.native {
+		return t.nativeState()
+	}
 	var troubles []Trouble
 	add := func(reason, format string, args ...any) {
 		troubles = append(troubles, Trouble{Reason: reason, Detail: fmt.Sprintf(format, args...)})
@@ -154,6 +167,9 @@ func (t *track) silence(add func(reason, format string, args ...any)) {
 // source says what the other side saw.
 func (t *track) source() Source {
 	r := &t.last
+	if t.native && (r.answered == 0 || !r.marked.IsValid()) {
+		return ""
+	}
 	changed := func(now, was netip.Addr) bool { return now.IsValid() && now != was }
 	switch {
 	case changed(r.seen, r.from), changed(r.dropped.source, r.from), changed(r.marked, r.pod), changed(r.podDropped.source, r.pod):

@@ -16,8 +16,8 @@ import (
 // Mode says how packets reach a peer.
 type Mode string
 
-// The modes. There is none that is found out by looking: whoever makes a Peer
-// has decided.
+// The modes. There is none that stands for looking for one: whoever makes a Peer
+// has decided for now.
 const (
 	// VXLAN puts packets into a tunnel of our own, from node to node.
 	VXLAN Mode = "vxlan"
@@ -26,14 +26,36 @@ const (
 	Native Mode = "native"
 )
 
+// Search says what is known of the way by which the network may carry packets to
+// a peer itself, where the mode is found out.
+type Search string
+
+// What may be known.
+const (
+	// NoSearch is of a peer whose mode was set by hand.
+	NoSearch Search = ""
+	// Unfit says that packets do not arrive that way, or are not known to.
+	Unfit Search = "unfit"
+	// Fit says that they do, both ways and unchanged.
+	Fit Search = "fit"
+)
+
 // Peer is another cluster as the nodes of ours reach it. It is comparable.
 type Peer struct {
 	Cluster string
 	ID      cluster.ID
 	// Size is the mesh's: it says how identities are divided.
-	Size cluster.Size
-	Mode Mode
+	Size   cluster.Size
+	Mode   Mode
+	Search Search
 }
+
+// Tries reports whether nodes try the way by which the network carries packets to
+// p itself.
+func (p *Peer) Tries() bool { return p.Mode == Native || p.Search != NoSearch }
+
+// Agrees reports whether our side would leave packets to p to the network.
+func (p *Peer) Agrees() bool { return p.Search == Fit || p.Search == NoSearch && p.Mode == Native }
 
 // Range says whose the addresses of a prefix are: the pod range of a node, or a
 // host prefix for an address outside of its cluster's ranges. It overlaps none of
@@ -65,6 +87,8 @@ type Self struct {
 var (
 	// ErrMode is returned for a mode that is neither vxlan nor native.
 	ErrMode = errors.New("the mode of a route is vxlan or native")
+	// ErrSearch is returned for a Search that is none of this package's.
+	ErrSearch = errors.New("a search finds a way fit or unfit")
 	// ErrPrefix is returned for a prefix that no cluster may have its pods in.
 	ErrPrefix = errors.New("not a range for pods")
 	// ErrOrder is returned for prefixes or addresses that are not in their one order.
@@ -177,6 +201,9 @@ func (p *Peer) Validate() error {
 	}
 	if _, err := ParseMode(string(p.Mode)); err != nil {
 		return fmt.Errorf("peer %s: %w", p.Cluster, err)
+	}
+	if p.Search != NoSearch && p.Search != Unfit && p.Search != Fit {
+		return fmt.Errorf("peer %s: %q: %w", p.Cluster, p.Search, ErrSearch)
 	}
 	return nil
 }

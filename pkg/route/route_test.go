@@ -98,6 +98,8 @@ func TestPeer(t *testing.T) {
 		{func(p *route.Peer) { p.ID = 256 }, cluster.ErrID},
 		{func(p *route.Peer) { p.Size = 0 }, cluster.ErrSize},
 		{func(p *route.Peer) { p.Mode = "auto" }, route.ErrMode},
+		{func(p *route.Peer) { p.Search = route.Fit }, nil},
+		{func(p *route.Peer) { p.Search = "fine" }, route.ErrSearch},
 	} {
 		bad := good
 		test.change(&bad)
@@ -159,6 +161,25 @@ func TestSelf(t *testing.T) {
 		}
 		if bad.Equal(&good) {
 			t.Errorf("%+v equals %+v", bad, good)
+		}
+	}
+}
+
+// What is found out is tried all the time; what was set by hand only as far as it
+// is in use.
+func TestSearch(t *testing.T) {
+	for _, test := range []struct {
+		peer          route.Peer
+		tries, agrees bool
+	}{
+		{route.Peer{Mode: route.VXLAN}, false, false},
+		{route.Peer{Mode: route.Native}, true, true},
+		{route.Peer{Mode: route.VXLAN, Search: route.Unfit}, true, false},
+		{route.Peer{Mode: route.VXLAN, Search: route.Fit}, true, true},
+		{route.Peer{Mode: route.Native, Search: route.Fit}, true, true},
+	} {
+		if test.peer.Tries() != test.tries || test.peer.Agrees() != test.agrees {
+			t.Errorf("%+v: tries %t, agrees %t", test.peer, test.peer.Tries(), test.peer.Agrees())
 		}
 	}
 }

@@ -198,8 +198,10 @@ type Reach struct {
 	MeshNodes uint32 `protobuf:"varint,7,opt,name=mesh_nodes,json=meshNodes,proto3" json:"mesh_nodes,omitempty"`
 	Nodes     uint32 `protobuf:"varint,8,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	// Of so many paths that nodes try now, how many are good.
-	Paths         uint32 `protobuf:"varint,9,opt,name=paths,proto3" json:"paths,omitempty"`
-	PathsOk       uint32 `protobuf:"varint,10,opt,name=paths_ok,json=pathsOk,proto3" json:"paths_ok,omitempty"`
+	Paths   uint32 `protobuf:"varint,9,opt,name=paths,proto3" json:"paths,omitempty"`
+	PathsOk uint32 `protobuf:"varint,10,opt,name=paths_ok,json=pathsOk,proto3" json:"paths_ok,omitempty"`
+	// Why the mode is what it is, where that was found out; else empty.
+	ModeReason    string `protobuf:"bytes,11,opt,name=mode_reason,json=modeReason,proto3" json:"mode_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -302,6 +304,13 @@ func (x *Reach) GetPathsOk() uint32 {
 		return x.PathsOk
 	}
 	return 0
+}
+
+func (x *Reach) GetModeReason() string {
+	if x != nil {
+		return x.ModeReason
+	}
+	return ""
 }
 
 // Refusal is a range that is not in use.
@@ -2795,8 +2804,11 @@ type PeerDiagnosis struct {
 	Mtu uint32 `protobuf:"varint,14,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// Whether the other side saw packets' own source: ok, other, or empty when not
 	// known.
-	Source        string     `protobuf:"bytes,15,opt,name=source,proto3" json:"source,omitempty"`
-	Troubles      []*Trouble `protobuf:"bytes,16,rep,name=troubles,proto3" json:"troubles,omitempty"`
+	Source   string     `protobuf:"bytes,15,opt,name=source,proto3" json:"source,omitempty"`
+	Troubles []*Trouble `protobuf:"bytes,16,rep,name=troubles,proto3" json:"troubles,omitempty"`
+	// Packets do not go this way at present, so it counts for nothing; it is tried so
+	// that it can be chosen.
+	Spare         bool `protobuf:"varint,17,opt,name=spare,proto3" json:"spare,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2941,6 +2953,13 @@ func (x *PeerDiagnosis) GetTroubles() []*Trouble {
 		return x.Troubles
 	}
 	return nil
+}
+
+func (x *PeerDiagnosis) GetSpare() bool {
+	if x != nil {
+		return x.Spare
+	}
+	return false
 }
 
 // Trouble is what is wrong on some paths, and what to do.
@@ -3659,7 +3678,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x10publish_problems\x18\b \x03(\tR\x0fpublishProblems\x121\n" +
 	"\x06writer\x18\t \x01(\v2\x19.causeway.admin.v1.WriterR\x06writer\x122\n" +
 	"\areaches\x18\n" +
-	" \x03(\v2\x18.causeway.admin.v1.ReachR\areaches\"\xaf\x02\n" +
+	" \x03(\v2\x18.causeway.admin.v1.ReachR\areaches\"\xd0\x02\n" +
 	"\x05Reach\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x16\n" +
@@ -3673,7 +3692,9 @@ const file_admin_proto_rawDesc = "" +
 	"\x05nodes\x18\b \x01(\rR\x05nodes\x12\x14\n" +
 	"\x05paths\x18\t \x01(\rR\x05paths\x12\x19\n" +
 	"\bpaths_ok\x18\n" +
-	" \x01(\rR\apathsOk\"7\n" +
+	" \x01(\rR\apathsOk\x12\x1f\n" +
+	"\vmode_reason\x18\v \x01(\tR\n" +
+	"modeReason\"7\n" +
 	"\aRefusal\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\tR\x05range\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe6\x01\n" +
@@ -3876,7 +3897,7 @@ const file_admin_proto_rawDesc = "" +
 	"\bproblems\x18\a \x03(\tR\bproblems\x12-\n" +
 	"\x05items\x18\b \x03(\v2\x17.causeway.admin.v1.ItemR\x05items\x12\x1d\n" +
 	"\n" +
-	"item_count\x18\t \x01(\rR\titemCount\"\x83\x04\n" +
+	"item_count\x18\t \x01(\rR\titemCount\"\x99\x04\n" +
 	"\rPeerDiagnosis\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x14\n" +
@@ -3895,7 +3916,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x04loss\x18\r \x01(\x01R\x04loss\x12\x10\n" +
 	"\x03mtu\x18\x0e \x01(\rR\x03mtu\x12\x16\n" +
 	"\x06source\x18\x0f \x01(\tR\x06source\x126\n" +
-	"\btroubles\x18\x10 \x03(\v2\x1a.causeway.admin.v1.TroubleR\btroubles\"\x89\x01\n" +
+	"\btroubles\x18\x10 \x03(\v2\x1a.causeway.admin.v1.TroubleR\btroubles\x12\x14\n" +
+	"\x05spare\x18\x11 \x01(\bR\x05spare\"\x89\x01\n" +
 	"\aTrouble\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05means\x18\x02 \x01(\tR\x05means\x12\x16\n" +

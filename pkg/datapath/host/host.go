@@ -69,7 +69,8 @@ type Desired struct {
 	// contain: they are led into the tunnel like routes of mode vxlan.
 	MeshRanges []netip.Prefix
 	// Routes are the peers' ranges. Of one with mode native only the source of
-	// packets is kept.
+	// packets is kept; a single address of that mode stays out of what leads into
+	// the tunnel.
 	Routes []Route
 	// LocalPods are the ranges that addresses of this cluster's pods are in.
 	LocalPods []netip.Prefix

@@ -20,10 +20,9 @@ import (
 
 // place decides in which table our routes stand, and what they are.
 func (w *work) place(v6 bool, leads []netip.Prefix, device *netlink.Vxlan, routes []netlink.Route, rules []netlink.Rule) plan {
-	nodes := slices.DeleteFunc(slices.Clone(w.desired.Nodes), func(a netip.Addr) bool { return a.Is6() != v6 })
 	pods := slices.DeleteFunc(slices.Clone(w.desired.LocalPods), func(p netip.Prefix) bool { return p.Addr().Is6() != v6 })
 	in := func(table int) plan {
-		p := planRoutes(leads, pods, nodes, w.others(v6, table, device, routes, rules))
+		p := planRoutes(leads, pods, w.desired.around(v6), w.others(v6, table, device, routes, rules))
 		p.table = table
 		return p
 	}

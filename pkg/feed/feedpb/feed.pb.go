@@ -2110,7 +2110,10 @@ type Peer struct {
 	// vxlan or native.
 	Mode string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
 	// How many clusters the mesh has room for, 255 or 511.
-	Size          uint32 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Size uint32 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// What is known of the way by which the network carries packets itself, where
+	// the mode is found out: unfit or fit; else empty.
+	Search        string `protobuf:"bytes,5,opt,name=search,proto3" json:"search,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2171,6 +2174,13 @@ func (x *Peer) GetSize() uint32 {
 		return x.Size
 	}
 	return 0
+}
+
+func (x *Peer) GetSearch() string {
+	if x != nil {
+		return x.Search
+	}
+	return ""
 }
 
 // Range says whose the addresses of a prefix are. It overlaps none of another
@@ -2421,12 +2431,13 @@ const file_feed_proto_rawDesc = "" +
 	"\bidentity\x18\x03 \x01(\rR\bidentity\x12\x17\n" +
 	"\ahost_ip\x18\x04 \x01(\fR\x06hostIp\x12\x1c\n" +
 	"\tnamespace\x18\x05 \x01(\tR\tnamespace\x12\x10\n" +
-	"\x03pod\x18\x06 \x01(\tR\x03pod\"X\n" +
+	"\x03pod\x18\x06 \x01(\tR\x03pod\"p\n" +
 	"\x04Peer\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x12\n" +
 	"\x04mode\x18\x03 \x01(\tR\x04mode\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\rR\x04size\"S\n" +
+	"\x04size\x18\x04 \x01(\rR\x04size\x12\x16\n" +
+	"\x06search\x18\x05 \x01(\tR\x06search\"S\n" +
 	"\x05Range\x120\n" +
 	"\x06prefix\x18\x01 \x01(\v2\x18.causeway.feed.v1.PrefixR\x06prefix\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\",\n" +

@@ -148,8 +148,12 @@ type Summary struct {
 	// Bytes; 0 when not known.
 	Mtu uint32 `protobuf:"varint,12,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// "ok", "other", or "" when not known.
-	Source        string     `protobuf:"bytes,13,opt,name=source,proto3" json:"source,omitempty"`
-	Troubles      []*Trouble `protobuf:"bytes,14,rep,name=troubles,proto3" json:"troubles,omitempty"`
+	Source   string     `protobuf:"bytes,13,opt,name=source,proto3" json:"source,omitempty"`
+	Troubles []*Trouble `protobuf:"bytes,14,rep,name=troubles,proto3" json:"troubles,omitempty"`
+	// Packets do not go this way at present; it is tried so that it can be chosen.
+	Spare bool `protobuf:"varint,15,opt,name=spare,proto3" json:"spare,omitempty"`
+	// Paths whose other side keeps to its tunnel.
+	Against       uint32 `protobuf:"varint,16,opt,name=against,proto3" json:"against,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -280,6 +284,20 @@ func (x *Summary) GetTroubles() []*Trouble {
 		return x.Troubles
 	}
 	return nil
+}
+
+func (x *Summary) GetSpare() bool {
+	if x != nil {
+		return x.Spare
+	}
+	return false
+}
+
+func (x *Summary) GetAgainst() uint32 {
+	if x != nil {
+		return x.Against
+	}
+	return 0
 }
 
 type Trouble struct {
@@ -413,7 +431,7 @@ const file_probe_proto_rawDesc = "" +
 	"\x05items\x18\x03 \x03(\v2\x17.causeway.probe.v1.ItemR\x05items\x12\x1d\n" +
 	"\n" +
 	"item_count\x18\x04 \x01(\rR\titemCount\"\x10\n" +
-	"\x0eReportResponse\"\x86\x03\n" +
+	"\x0eReportResponse\"\xb6\x03\n" +
 	"\aSummary\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x14\n" +
@@ -430,7 +448,9 @@ const file_probe_proto_rawDesc = "" +
 	"\x04loss\x18\v \x01(\x01R\x04loss\x12\x10\n" +
 	"\x03mtu\x18\f \x01(\rR\x03mtu\x12\x16\n" +
 	"\x06source\x18\r \x01(\tR\x06source\x126\n" +
-	"\btroubles\x18\x0e \x03(\v2\x1a.causeway.probe.v1.TroubleR\btroubles\"c\n" +
+	"\btroubles\x18\x0e \x03(\v2\x1a.causeway.probe.v1.TroubleR\btroubles\x12\x14\n" +
+	"\x05spare\x18\x0f \x01(\bR\x05spare\x12\x18\n" +
+	"\aagainst\x18\x10 \x01(\rR\aagainst\"c\n" +
 	"\aTrouble\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x12\n" +
