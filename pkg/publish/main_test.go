@@ -24,6 +24,10 @@ func openEtcd(t *testing.T) *kvstore.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
+	eventually(t, func() error { // a slow machine may not connect at the first attempt
+		_, _, err := client.Get(t.Context(), "any")
+		return err
+	})
 	return client
 }
 

@@ -19,17 +19,11 @@ import (
 
 const electionKey = "causeway/election"
 
-// elected is an election that runs until the test ends, or it is stopped.
+// elected is an election that runs until the test ends, or it is stopped. Its lease
+// is the usual one: long enough for a machine that stands still for a while.
 func elected(t *testing.T, etcd *kvstore.Client, name string) (e *kvstore.Election, stop func()) {
 	t.Helper()
-	return electedFor(t, etcd, name, 0) // long enough for a machine that stands still for a while
-}
-
-// electedFor is one with a lease of ttl, a quarter of which it takes to hear that
-// it was deposed.
-func electedFor(t *testing.T, etcd *kvstore.Client, name string, ttl time.Duration) (e *kvstore.Election, stop func()) {
-	t.Helper()
-	e = kvstore.NewElection(kvstore.ElectionConfig{Client: etcd, Name: name, TTL: ttl, Logger: quiet()})
+	e = kvstore.NewElection(kvstore.ElectionConfig{Client: etcd, Name: name, Logger: quiet()})
 	return e, run(t, e.Run)
 }
 
@@ -223,7 +217,7 @@ func TestReplicasAgree(t *testing.T) {
 	defer cancel()
 	results := make([]map[identity.Labels]identity.Number, 3)
 	for i := range results {
-		e, _ := electedFor(t, etcd, fmt.Sprint("r", i), 2*time.Second)
+		e, _ := elected(t, etcd, fmt.Sprint("r", i))
 		a := testAllocator(t, etcd, time.Now, func(c *Config) { c.Election = e })
 		random := rand.New(rand.NewPCG(3, uint64(i)))
 		results[i] = map[identity.Labels]identity.Number{}
@@ -252,7 +246,7 @@ func TestReplicasAgree(t *testing.T) {
 	go func() { defer close(done); group.Wait() }()
 	deadline := time.After(2 * time.Minute)
 	// On a slow machine a turn takes longer than a replica has: the last is left to it.
-	for depose, turns := time.NewTicker(700*time.Millisecond), 20; ; {
+	for depose, turns := time.NewTicker(700*time.Millisecond), 6; ; {
 		select {
 		case <-done:
 			depose.Stop()
