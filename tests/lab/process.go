@@ -23,6 +23,9 @@ const maxPage = 16 << 20
 // tailLines is how much of a log an error shows.
 const tailLines = 20
 
+// fetchTimeout bounds one request to a process.
+const fetchTimeout = 20 * time.Second
+
 // pollInterval is how often something is asked for that tells nothing by itself.
 const pollInterval = 20 * time.Millisecond
 
@@ -285,7 +288,7 @@ func (p *Process) AwaitHTTP(ctx context.Context, url string) error {
 // fetch returns the body of a page; a status other than 200 is an error that
 // quotes it.
 func fetch(ctx context.Context, client *http.Client, url string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

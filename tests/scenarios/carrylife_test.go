@@ -28,7 +28,8 @@ const upgradedCapacity = "--map-capacity=131072"
 // between pods of two clusters none is lost and none fails, and no connection that
 // stands ends, while agents and API servers are killed and come back, are replaced
 // by those of another build, and while a node's address becomes another. No node is
-// without a route or a program meanwhile.
+// without a route or a program meanwhile, also when its routes have to stand
+// elsewhere.
 func TestCarriedThroughout(t *testing.T) {
 	labtest.RequireRoot(t)
 	t.Parallel()
@@ -77,6 +78,14 @@ func TestCarriedThroughout(t *testing.T) {
 		check(t, api.Again(t.Context()))
 		p.awaitReady(t)
 		on(fmt.Sprintf("the API server of %s is upgraded", c.Name))
+	}
+	// Somebody else's rule makes the routes move to a table of their own.
+	for _, n := range []*lab.Node{client.On, web.On} {
+		for _, ip := range nobody() {
+			check(t, n.Space().AddRule(netspace.Rule{Priority: 3000, From: single(ip), Table: 77}))
+		}
+		awaitTrue(t, func(context.Context) error { return hasRules(n) })
+		loads.on(t, fmt.Sprintf("%s has rules of somebody's", n))
 	}
 	for _, s := range streams {
 		s.check(t)

@@ -14,16 +14,18 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/tests/lab"
 )
 
-// The agents' table of routes, and the priority of the rule that leads to it.
+// routeProtocol is by what routes and rules are known to be the agents', and
+// rulePriority where the rules stand.
 const (
-	meshTable    = 8473
-	rulePriority = 100
+	routeProtocol = 203
+	rulePriority  = 100
 )
 
 // guard sees to it that a node is never without what carries packets, and drops
@@ -42,6 +44,9 @@ type guard struct {
 func newGuard(t *testing.T, node *lab.Node) *guard {
 	t.Helper()
 	g := &guard{node: node, links: programLinks(t, node), dropped: dropped(t, node)}
+	if n := meshRoutes(t, node); n == 0 {
+		t.Fatalf("%s has no route of the agent's", node)
+	}
 	check(t, node.Space().Do(func() (err error) {
 		g.socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
 			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
@@ -84,31 +89,66 @@ func (g *guard) watch(ctx context.Context) {
 
 // taken says what of the agent's a message of the kernel takes away, if it does.
 func taken(kind uint16, data []byte) string {
-	var header int
 	switch kind {
-	case unix.RTM_DELROUTE, unix.RTM_DELRULE:
-		header = unix.SizeofRtMsg
+	case unix.RTM_DELROUTE:
+		if nl.DeserializeRtMsg(data).Protocol == routeProtocol {
+			return "a route"
+		}
+	case unix.RTM_DELRULE:
+		if protocol := attribute(data[unix.SizeofRtMsg:], nl.FRA_PROTOCOL); len(protocol) > 0 && protocol[0] == routeProtocol {
+			return "a rule"
+		}
 	case unix.RTM_DELLINK:
-		header = unix.SizeofIfInfomsg
-	default:
-		return ""
-	}
-	attributes, err := nl.ParseRouteAttr(data[header:])
-	if err != nil {
-		return "word of what happens: " + err.Error()
-	}
-	for _, a := range attributes {
-		number := func() uint32 { return nl.NativeEndian().Uint32(a.Value) }
-		switch {
-		case kind == unix.RTM_DELROUTE && a.Attr.Type == unix.RTA_TABLE && number() == meshTable:
-			return fmt.Sprintf("a route of table %d", meshTable)
-		case kind == unix.RTM_DELRULE && a.Attr.Type == nl.FRA_PRIORITY && number() == rulePriority:
-			return fmt.Sprintf("a rule of priority %d", rulePriority)
-		case kind == unix.RTM_DELLINK && a.Attr.Type == unix.IFLA_IFNAME && string(bytes.TrimRight(a.Value, "\x00")) == meshDevice:
+		if string(bytes.TrimRight(attribute(data[unix.SizeofIfInfomsg:], unix.IFLA_IFNAME), "\x00")) == meshDevice {
 			return meshDevice
 		}
 	}
 	return ""
+}
+
+func attribute(data []byte, kind uint16) []byte {
+	list, err := nl.ParseRouteAttr(data)
+	if err != nil {
+		return nil
+	}
+	for _, a := range list {
+		if a.Attr.Type == kind {
+			return a.Value
+		}
+	}
+	return nil
+}
+
+// meshRoutes is how many routes there are of the agent's.
+func meshRoutes(t *testing.T, node *lab.Node) (count int) {
+	t.Helper()
+	check(t, node.Space().Do(func() error {
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+			if err != nil {
+				return err
+			}
+			count += len(routes)
+		}
+		return nil
+	}))
+	return count
+}
+
+// hasRules returns an error until the agent has rules of its own in both families.
+func hasRules(node *lab.Node) error {
+	return node.Space().Do(func() error {
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			rules, err := netlink.RuleList(family)
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Priority == rulePriority }) {
+				return fmt.Errorf("%s has no rule of priority %d", node, rulePriority)
+			}
+		}
+		return nil
+	})
 }
 
 // check looks at what is there. Nothing may have been taken away since the last
