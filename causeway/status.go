@@ -120,8 +120,11 @@ func writeStatus(out io.Writer, r *adminpb.StatusResponse, now time.Time) error 
 func writeConditions(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 	for _, c := range r.Conditions {
 		state := "ready"
-		if !c.Ready {
+		switch {
+		case !c.Ready:
 			state = "not ready: " + c.Reason
+		case c.Reason != "":
+			state = "ready: " + c.Reason
 		}
 		fmt.Fprintf(w, "  %s\t%s\n", c.Name, state)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -38,6 +39,8 @@ type config struct {
 	reservedCIDR         []string
 	routeMode            string
 	peerRouteMode        map[string]string
+	agentTTL             time.Duration
+	peerTTL              time.Duration
 }
 
 func (c *config) flags(f *pflag.FlagSet) {
@@ -65,8 +68,14 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"`ranges` where no other cluster may have pods, several with commas: this cluster's service ranges, and networks that its nodes use (default: none)")
 	f.StringVar(&c.routeMode, "route-mode", modeAuto,
 		"how packets get to other clusters, with --mesh-cidr: vxlan (a tunnel of our own), native (the network routes pods' addresses), or auto, which is native where probe pods find that this works both ways, else vxlan")
+	f.DurationVar(&c.agentTTL, "agent-certificate-ttl", 7*24*time.Hour, "for how long agents' certificates are signed; they renew them at two thirds of it")
+	f.DurationVar(&c.peerTTL, "peer-certificate-ttl", 30*24*time.Hour, "the same for peers' certificates")
 	f.StringToStringVar(&c.peerRouteMode, "peer-route-mode", nil, "the same for one peer, `peer=mode`, several with commas")
 }
+
+// minTTL leaves a few seconds to try a renewal again; what runs for long wants
+// days.
+const minTTL = 10 * time.Second
 
 // modeAuto is the mode that is chosen for the operator.
 const modeAuto = "auto"
@@ -114,6 +123,11 @@ func (c *config) validate() error {
 	}
 	if err := c.validateStore(); err != nil {
 		return err
+	}
+	for flag, ttl := range map[string]time.Duration{"agent": c.agentTTL, "peer": c.peerTTL} {
+		if ttl < minTTL {
+			return fmt.Errorf("--%s-certificate-ttl: at least %s", flag, minTTL)
+		}
 	}
 	if c.etcdQuota < 16<<20 {
 		return errors.New("--etcd-quota-bytes: at least 16777216 (16 MiB)")

@@ -138,11 +138,12 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	peers := peer.New(peer.Config{
 		Cluster: cfg.cluster(), Dir: cfg.peers(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
 	})
+	renewals := newRenewals(cfg, authority, log, registry)
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
 		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
-		Etcd: cfg.etcdEndpoints, Writer: election.Standing,
+		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
 	door := gateway.New(gateway.Config{
 		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: server, Etcd: etcd.Etcd().ActiveConnection(),
@@ -150,6 +151,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 			nodes.Register(r)
 			drops.Register(r)
 			paths.Register(r)
+			renewals.Register(r)
 			adminServer.Register(r)
 		},
 		Logger: log, Registerer: registry,

@@ -21,6 +21,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/process"
+	"github.com/causeway-mesh/causeway/pkg/renewal"
 )
 
 const name = "node-agent"
@@ -52,6 +53,10 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	keeper := renewal.NewKeeper(renewal.KeeperConfig{
+		Files: cfg.files, Cluster: cfg.cluster, Report: true, Logger: log, Metrics: renewal.NewMetrics(registry),
+	})
+	keeper.Look()
 	plane, err := datapath.Open(datapath.Config{
 		BPFFS: cfg.bpffs, Cgroup: cfg.cgroup, MapCapacity: cfg.mapCapacity, Reverse: cfg.reverse(),
 		Logger: log, Registerer: registry,
@@ -94,7 +99,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	})
 	client = feed.NewClient(feed.ClientConfig{
 		Target: cfg.apiServer, TLS: tls, Node: cfg.node, Version: process.Version(),
-		State: last, Sink: routed{sink, carrier}, Watch: carrier.Watch, Beside: beside(observer.Serve, prober.Serve), Logger: log, Registerer: registry,
+		State: last, Sink: routed{sink, carrier}, Watch: carrier.Watch, Beside: beside(observer.Serve, prober.Serve, keeper.Serve), Logger: log, Registerer: registry,
 	})
 
 	g, ctx := errgroup.WithContext(ctx)

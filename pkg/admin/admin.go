@@ -50,6 +50,8 @@ type Config struct {
 	// Writer says which of the replicas that share it writes.
 	Etcd   []string
 	Writer func() kvstore.Standing
+	// Certificates are those that are renewed by themselves.
+	Certificates func() []Certificate
 }
 
 // Server implements the admin service.
@@ -92,7 +94,7 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 	for _, c := range s.cfg.Status.Conditions() {
 		out.Conditions = append(out.Conditions, &adminpb.Condition{Name: c.Name, Ready: c.Reason == "", Reason: c.Reason})
 	}
-	out.Conditions = append(out.Conditions, condition("publishing", s.cfg.Writes()))
+	out.Conditions = append(out.Conditions, condition("publishing", s.cfg.Writes()), certificates(s.cfg.Certificates(), time.Now()))
 	for _, p := range s.cfg.Peers.Problems() {
 		out.PeerProblems = append(out.PeerProblems, &adminpb.PeerProblem{File: p.File, Message: p.Message})
 	}

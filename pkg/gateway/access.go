@@ -22,9 +22,9 @@ var errEnded = errors.New("certificate ended")
 func allowed(role pki.Role) []string {
 	switch role {
 	case pki.RolePeer:
-		return []string{"/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch"}
+		return []string{"/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch", "/causeway.renewal.v1.Renewal/Renew"}
 	case pki.RoleAgent:
-		return []string{"/causeway.feed.", "/causeway.observe.", "/causeway.probe."}
+		return []string{"/causeway.feed.", "/causeway.observe.", "/causeway.probe.", "/causeway.renewal."}
 	case pki.RoleAdmin:
 		return []string{"/causeway.admin."}
 	default:
@@ -54,15 +54,15 @@ func (a *access) admit(ctx context.Context, method string) (context.Context, con
 		return nil, nil, a.refusals.refuse(ctx, reasonAnonymous, codes.Unauthenticated,
 			"this call needs a client certificate of this cluster's authority")
 	}
-	if !time.Now().Before(c.until) {
+	if c.left() <= 0 {
 		return nil, nil, a.refusals.refuse(ctx, reasonCertificate, codes.Unauthenticated,
-			"the client certificate %s ended at %s", c.subject, c.until.UTC().Format(time.RFC3339))
+			"the client certificate %s ended at %s", c.subject, c.end().UTC().Format(time.RFC3339))
 	}
 	if !mayCall(c.subject.Role, method) {
 		return nil, nil, a.refusals.refuse(ctx, reasonRole, codes.PermissionDenied,
 			"%s may not call %s", c.subject, method)
 	}
-	ctx, cancel := context.WithDeadlineCause(pki.ContextWithSubject(ctx, c.subject), c.until, errEnded)
+	ctx, cancel := c.lasting(pki.ContextWithSubject(ctx, c.subject))
 	return ctx, cancel, nil
 }
 

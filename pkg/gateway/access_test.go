@@ -40,6 +40,7 @@ func TestEachRoleAndCall(t *testing.T) {
 		"/causeway.observe.v1.Observe/Who", "/causeway.observe.v1.Observe/None",
 		"/causeway.probe.v1.Probe/Who", "/causeway.probe.v1.Probe/None",
 		"/causeway.admin.v1.Admin/Who", "/causeway.admin.v1.Admin/None",
+		"/causeway.renewal.v1.Renewal/Renew", "/causeway.renewal.v1.Renewal/Report",
 		"/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "//", "/x")
 	// What is let through to a service; everything else has one answer a role.
 	let := map[pki.Role]map[string]codes.Code{
@@ -47,6 +48,8 @@ func TestEachRoleAndCall(t *testing.T) {
 			// An empty request is let through, and is none that is offered.
 			"/etcdserverpb.KV/Range":    codes.PermissionDenied,
 			"/etcdserverpb.Watch/Watch": codes.InvalidArgument,
+			// An empty request is none.
+			"/causeway.renewal.v1.Renewal/Renew": codes.InvalidArgument,
 		},
 		pki.RoleAgent: {
 			"/causeway.feed.v1.Feed/Who":  codes.OK,
@@ -57,6 +60,9 @@ func TestEachRoleAndCall(t *testing.T) {
 
 			"/causeway.probe.v1.Probe/Who":  codes.OK,
 			"/causeway.probe.v1.Probe/None": codes.Unimplemented,
+
+			"/causeway.renewal.v1.Renewal/Renew":  codes.InvalidArgument,
+			"/causeway.renewal.v1.Renewal/Report": codes.OK,
 		},
 		pki.RoleAdmin: {
 			"/causeway.admin.v1.Admin/Who":  codes.OK,

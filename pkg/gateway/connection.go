@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +33,10 @@ type connection struct {
 	subject pki.Subject
 	// until is the end of the certificate.
 	until time.Time
+	// certificate is the caller's, nil while it is not known. renewed is the end of
+	// one that it was given since, on this connection.
+	certificate *x509.Certificate
+	renewed     atomic.Pointer[time.Time]
 	// watches is how many are open in all streams of the connection.
 	watches atomic.Int64
 }
@@ -137,6 +142,7 @@ func (h *handshaker) identify(info credentials.AuthInfo) (*connection, error) {
 		return nil, fmt.Errorf("certificate %s: %w", subject, pki.ErrWrongCluster)
 	}
 	c.known, c.subject, c.until = true, subject, chain[0].NotAfter
+	c.certificate = chain[0]
 	return c, nil
 }
 

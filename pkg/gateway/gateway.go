@@ -4,7 +4,8 @@
 //
 // Each call is authorised by the role in the caller's certificate, and each
 // request inside a watch stream by its key range besides. A stream ends with
-// the certificate that it was opened with.
+// the certificate that it was opened with, or with one that its connection was
+// given since.
 //
 // etcd's part is a pass-through of our own, not etcd's grpcproxy. That one
 // answers serializable reads, which is how the reference lists, from a cache

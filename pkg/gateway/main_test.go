@@ -22,6 +22,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/renewal"
 )
 
 // patience is how long a test waits for something that must happen.
@@ -100,6 +101,10 @@ func (b *bed) config() Config {
 			r.RegisterService(whoService("causeway.observe.v1.Observe"), nil)
 			r.RegisterService(whoService("causeway.probe.v1.Probe"), nil)
 			r.RegisterService(whoService("causeway.admin.v1.Admin"), nil)
+			renewal.NewServer(renewal.ServerConfig{
+				Authority: b.authority, AgentTTL: time.Hour, PeerTTL: time.Hour,
+				Certificate: CertificateOf, Extend: Extend, Logger: slog.New(slog.DiscardHandler),
+			}).Register(r)
 		},
 		Logger: slog.New(slog.DiscardHandler), Registerer: b.registry,
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
+	"github.com/causeway-mesh/causeway/pkg/renewal"
 )
 
 // metrics are counted by peer; forget removes a peer's series.
@@ -12,6 +13,7 @@ type metrics struct {
 	changed     *prometheus.CounterVec
 	refusedKeys *prometheus.CounterVec
 	waiting     *prometheus.GaugeVec
+	renewal     *renewal.Metrics
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -27,6 +29,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			"Keys of the peer that were not taken over, by reason.")), []string{"cluster", "reason"}),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("waiting_ranges",
 			"Ranges that the peer names outside of its claims, which wait for approval.")), []string{"cluster"}),
+		renewal: renewal.NewMetrics(r),
 	}
 	if r != nil {
 		r.MustRegister(m.synced, m.changed, m.refusedKeys, m.waiting)
@@ -58,4 +61,5 @@ func (m *metrics) forget(peer string) {
 	m.changed.DeletePartialMatch(labels)
 	m.refusedKeys.DeletePartialMatch(labels)
 	m.waiting.DeletePartialMatch(labels)
+	m.renewal.Forget(peer)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/renewal"
 	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
@@ -67,6 +68,7 @@ type session struct {
 	lastState  State
 	lastWhy    retry.Reason // that was logged last
 	endpoints  []string
+	keeper     *renewal.Keeper // of the certificate; nil before the first session
 	lastChange time.Time
 	heartbeat  time.Time
 	markers    map[wire.Kind]bool
@@ -181,6 +183,10 @@ func (s *session) run(ctx context.Context, file File) {
 		return client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Proof: wire.HeartbeatKey, Handler: (*control)(s), Logger: s.log})
 	})
 	g.Go(func() error { return s.followData(ctx, client) })
+	g.Go(func() error {
+		s.keepCertificate(ctx, file, client)
+		return nil
+	})
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		s.log.Error("peer session ended", "error", err)
 	}

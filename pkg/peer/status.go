@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/renewal"
 )
 
 // Status is where the session with a peer stands.
@@ -18,6 +19,8 @@ type Status struct {
 	Reason    string
 	Since     time.Time
 	Endpoints []string
+	// Certificate is how ours stands, by which the peer is read.
+	Certificate renewal.Standing
 	// LastChange is when the peer last said something new, Heartbeat when its
 	// sign of life last came; zero for never in this process.
 	LastChange time.Time
@@ -50,6 +53,9 @@ func (s *session) status() Status {
 	}
 	if conflicts > 0 {
 		out.Refused[reasonConflict] += conflicts
+	}
+	if s.keeper != nil {
+		out.Certificate = s.keeper.Standing()
 	}
 	if s.facts.config != nil {
 		out.ID = s.facts.config.ID

@@ -25,6 +25,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/renewal"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
@@ -118,7 +119,13 @@ func (r *remote) start() {
 	}
 	door := gateway.New(gateway.Config{
 		Cluster: r.name, Listen: r.address, TLS: tls, Etcd: etcd.Etcd().ActiveConnection(),
-		Register: func(grpc.ServiceRegistrar) {}, Logger: quiet(),
+		Register: func(s grpc.ServiceRegistrar) {
+			renewal.NewServer(renewal.ServerConfig{
+				Authority: r.ca, AgentTTL: time.Hour, PeerTTL: renewedFor,
+				Certificate: gateway.CertificateOf, Extend: gateway.Extend, Logger: quiet(),
+			}).Register(s)
+		},
+		Logger: quiet(),
 	})
 	stopDoor := run(r.t, door.Run)
 	select {

@@ -63,7 +63,22 @@ type credentials struct {
 	caDoc   string
 }
 
-func (f ClientFiles) load() (*credentials, error) {
+// load reads the files. Where certificate and key do not belong together a renewal
+// was broken off, and the next key is the certificate's; or one is at work, and
+// another look, of which each renewal spoils one at most, finds both.
+func (f ClientFiles) load() (c *credentials, err error) {
+	for range 3 {
+		if c, err = f.read(f.KeyFile); !errors.Is(err, ErrKey) {
+			return c, err
+		}
+		if next, err := f.read(f.nextKey()); err == nil {
+			return next, nil
+		}
+	}
+	return c, err
+}
+
+func (f ClientFiles) read(keyFile string) (*credentials, error) {
 	caPEM, err := os.ReadFile(f.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("read trusted certificates: %w", err)
@@ -72,7 +87,7 @@ func (f ClientFiles) load() (*credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read client certificate: %w", err)
 	}
-	keyPEM, err := os.ReadFile(f.KeyFile)
+	keyPEM, err := os.ReadFile(keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read client key: %w", err)
 	}

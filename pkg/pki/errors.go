@@ -23,6 +23,8 @@ var (
 	// ErrNotYetValid is returned for a certificate whose time has not begun,
 	// which nearly always means that a clock is wrong.
 	ErrNotYetValid = errors.New("certificate not yet valid")
+	// ErrBusy is returned while another process renews the same certificate.
+	ErrBusy = errors.New("another process renews it")
 	// ErrUntrusted is returned for a certificate that was not signed by the
 	// authority that is trusted.
 	ErrUntrusted = errors.New("certificate signed by another authority")

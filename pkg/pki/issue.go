@@ -28,6 +28,9 @@ type Request struct {
 	// TTL is how long the certificate is valid from now on, more than 0. It
 	// ends with the authority at the latest.
 	TTL time.Duration
+	// NotBefore is the earliest time at which it may begin; zero for any, which
+	// dates it back for clocks that are behind.
+	NotBefore time.Time
 	// DNSNames and IPs are what a server is dialled by besides its mesh names
 	// and localhost; other roles have none.
 	DNSNames []string
@@ -119,6 +122,9 @@ func (a *Authority) template(r Request, now time.Time) (*x509.Certificate, error
 		NotAfter:              now.Add(r.TTL),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,
+	}
+	if template.NotBefore.Before(r.NotBefore) {
+		template.NotBefore = r.NotBefore
 	}
 	if template.NotAfter.After(a.cert.NotAfter) {
 		template.NotAfter = a.cert.NotAfter

@@ -55,7 +55,7 @@ func (p *serverPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if p.current != nil && now.Before(renewAt(p.current)) && !now.Before(p.current.Leaf.NotBefore) {
+	if p.current != nil && now.Before(RenewAt(p.current.Leaf)) && !now.Before(p.current.Leaf.NotBefore) {
 		return p.current, nil
 	}
 	renewed, err := p.authority.issue(p.request)
@@ -67,10 +67,4 @@ func (p *serverPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	p.current = renewed
 	return renewed, nil
-}
-
-// renewAt is two thirds into the certificate's time.
-func renewAt(cert *tls.Certificate) time.Time {
-	whole := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
-	return cert.Leaf.NotBefore.Add(whole / 3 * 2)
 }

@@ -1,0 +1,169 @@
+package pki
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// RenewAt is when a certificate is to be renewed: at two thirds of its life. By
+// how much its beginning was put back for the clocks of others is no part of that.
+func RenewAt(cert *x509.Certificate) time.Time {
+	life := cert.NotAfter.Sub(cert.NotBefore)
+	if life > backdate {
+		life -= backdate
+	}
+	return cert.NotAfter.Add(-life / 3)
+}
+
+// Certificate returns the client's own certificate, whatever its time.
+func (f ClientFiles) Certificate() (*x509.Certificate, error) {
+	text, err := os.ReadFile(f.CertFile)
+	if err != nil {
+		return nil, fmt.Errorf("read client certificate: %w", err)
+	}
+	return parseCertificate("client certificate "+f.CertFile, text)
+}
+
+// nextKey is where the key of a certificate lies before that replaces the old
+// one, and after it when the process ended before it was done.
+func (f ClientFiles) nextKey() string { return f.hidden(".next") }
+
+// hidden returns a path beside the key's. Directories of peer files are passed
+// over by name: their readers take nothing that begins with a dot.
+func (f ClientFiles) hidden(suffix string) string {
+	dir, name := filepath.Split(f.KeyFile)
+	return filepath.Join(dir, "."+name+suffix)
+}
+
+// Renew replaces certificate and key with a new pair for the same subject when
+// their time has come by now, and says whether it did. sign answers a PEM signing
+// request with a PEM chain; it is not asked when the answer could not be kept.
+// Whenever this is broken off, the files hold a pair that load finds. One process
+// does so at a time; others get ErrBusy.
+func (f ClientFiles) Renew(now time.Time, sign func(csrPEM []byte) (chainPEM []byte, err error)) (bool, error) {
+	if old, err := f.due(now); old == nil {
+		return false, err
+	}
+	unlock, err := f.lock()
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	old, err := f.due(now) // another process may have been quicker
+	if old == nil {
+		return false, err
+	}
+	mode, err := f.keyMode()
+	if err != nil {
+		return false, err
+	}
+	keyPEM, csrPEM, err := NewSigningRequest()
+	if err != nil {
+		return false, err
+	}
+	if err := writeFile(f.nextKey(), keyPEM, mode); err != nil {
+		return false, err
+	}
+	chainPEM, err := sign(csrPEM)
+	if err == nil {
+		err = checkRenewed(old, chainPEM, keyPEM, now)
+	}
+	if err != nil {
+		return false, errors.Join(err, os.Remove(f.nextKey()))
+	}
+	if err := writeFile(f.CertFile, chainPEM, 0o644); err != nil {
+		return false, err
+	}
+	return true, f.finish()
+}
+
+// due finishes an earlier renewal, and returns the certificate if it has to be
+// renewed and can be.
+func (f ClientFiles) due(now time.Time) (*x509.Certificate, error) {
+	if err := f.finish(); err != nil {
+		return nil, err
+	}
+	cert, err := f.Certificate()
+	if err != nil || now.Before(RenewAt(cert)) {
+		return nil, err
+	}
+	if err := checkTime("client certificate "+f.CertFile, cert, now); err != nil {
+		return nil, err
+	}
+	return cert, nil
+}
+
+// lock does not wait: who has it asks somebody over a network.
+func (f ClientFiles) lock() (unlock func(), err error) {
+	file, err := os.OpenFile(f.hidden(".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("renew the client certificate: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrBusy
+		}
+		return nil, errors.Join(fmt.Errorf("lock %q: %w", file.Name(), err), file.Close())
+	}
+	return func() { _ = file.Close() }, nil
+}
+
+// finish puts the next key in its place if the certificate is already its own.
+func (f ClientFiles) finish() error {
+	next, err := os.ReadFile(f.nextKey())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var certPEM []byte
+	if err == nil {
+		certPEM, err = os.ReadFile(f.CertFile)
+	}
+	if err != nil {
+		return fmt.Errorf("finish an earlier renewal: %w", err)
+	}
+	if _, err := tls.X509KeyPair(certPEM, next); err != nil {
+		return nil //nolint:nilerr // one that was broken off before, which Renew begins anew
+	}
+	// Another process may finish the same at the same time.
+	if err := os.Rename(f.nextKey(), f.KeyFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replace the client key: %w", err)
+	}
+	if err := syncDir(filepath.Dir(f.KeyFile)); err != nil {
+		return fmt.Errorf("replace the client key: %w", err)
+	}
+	return nil
+}
+
+// keyMode is that of the present key, without what everybody may.
+func (f ClientFiles) keyMode() (os.FileMode, error) {
+	info, err := os.Stat(f.KeyFile)
+	if err != nil {
+		return 0, fmt.Errorf("read client key: %w", err)
+	}
+	return info.Mode().Perm() &^ 0o007, nil
+}
+
+// checkRenewed refuses an answer that would be worse than what is there.
+func checkRenewed(old *x509.Certificate, chainPEM, keyPEM []byte, now time.Time) error {
+	const what = "the renewed certificate"
+	pair, err := tls.X509KeyPair(chainPEM, keyPEM)
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", what, ErrCertificate, err)
+	}
+	want, err := SubjectOf(old)
+	if err != nil {
+		return err
+	}
+	if got, err := SubjectOf(pair.Leaf); err != nil || got != want {
+		return fmt.Errorf("%s is for %q, not for %q: %w", what, pair.Leaf.URIs, want, ErrSubject)
+	}
+	return checkTime(what, pair.Leaf, now)
+}

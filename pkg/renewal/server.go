@@ -1,0 +1,175 @@
+// Package renewal gives holders of a cluster's certificates the next one over the
+// connection that they have: peers and agents ask at two thirds of a
+// certificate's life, and nothing is restarted or watched anew for it.
+//
+// Who still has a valid certificate gets another one for the same subject. Who
+// has none any more is a stranger, and needs what strangers need.
+package renewal
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/renewal/renewalpb"
+)
+
+// maxProblem is how much is taken of what an agent reports, in bytes.
+const maxProblem = 512
+
+// ErrRole is returned for a caller whose certificate is not renewed so.
+var ErrRole = errors.New("certificates of peers and agents are renewed here, no others")
+
+// ServerConfig is what NewServer needs. All fields are required.
+type ServerConfig struct {
+	Authority *pki.Authority
+	// AgentTTL and PeerTTL are for how long certificates are signed. One that is
+	// good for longer is renewed for as long as it is.
+	AgentTTL, PeerTTL time.Duration
+	// Certificate returns that of who makes a call. Extend lets the connection of
+	// a call go on until a time.
+	Certificate func(context.Context) (*x509.Certificate, bool)
+	Extend      func(context.Context, time.Time)
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer
+}
+
+// Standing is how a certificate stands.
+type Standing struct {
+	// Ends is zero when it is not known.
+	Ends time.Time
+	// Problem is why it is not renewed though it should be, "" for nothing.
+	Problem string
+}
+
+// Server signs. Its methods are safe for concurrent use.
+type Server struct {
+	cfg    ServerConfig
+	signed *prometheus.CounterVec
+
+	mu     sync.Mutex
+	agents map[string]Standing // by node, whose names come from certificates
+}
+
+// NewServer returns a Server that knows of no agent.
+func NewServer(cfg ServerConfig) *Server {
+	s := &Server{cfg: cfg, agents: map[string]Standing{}}
+	s.signed = promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
+		Name: "causeway_renewal_signed_total", Help: "Certificates that were signed for who had one, by role.",
+	}, []string{"role"})
+	for _, role := range []pki.Role{pki.RolePeer, pki.RoleAgent} {
+		s.signed.WithLabelValues(string(role))
+	}
+	return s
+}
+
+// Register adds the service to a gRPC server. Calls must carry the pki.Subject of
+// who makes them.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	renewalpb.RegisterRenewalServer(r, &rpc{server: s})
+}
+
+// Agent returns how the certificate of a node's agent stands by its last report.
+func (s *Server) Agent(node string) Standing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.agents[node]
+}
+
+// rpc keeps the generated methods off Server.
+type rpc struct {
+	renewalpb.UnimplementedRenewalServer
+	server *Server
+}
+
+// Renew implements the service.
+func (r *rpc) Renew(ctx context.Context, m *renewalpb.RenewRequest) (*renewalpb.RenewResponse, error) {
+	s := r.server
+	subject, _ := pki.SubjectFromContext(ctx)
+	old, ok := s.cfg.Certificate(ctx)
+	ttl := s.ttl(subject.Role)
+	if !ok || ttl == 0 {
+		return nil, status.Error(codes.PermissionDenied, ErrRole.Error())
+	}
+	// It begins no earlier than the old one: what took certificates back from
+	// before a time holds for it, too.
+	request := pki.Request{Role: subject.Role, Name: subject.Name, TTL: max(ttl, time.Until(old.NotAfter)), NotBefore: old.NotBefore}
+	chain, err := s.cfg.Authority.Sign(request, m.GetRequest())
+	if errors.Is(err, pki.ErrRequest) {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	var until time.Time
+	if err == nil {
+		until, err = endOf(chain)
+	}
+	if err != nil {
+		s.cfg.Logger.Error("certificate is not renewed", "subject", subject.String(), "error", err)
+		return nil, status.Error(codes.Internal, "the certificate could not be signed; the API server's log says why")
+	}
+	s.cfg.Extend(ctx, until)
+	s.signed.WithLabelValues(string(subject.Role)).Inc()
+	s.cfg.Logger.Info("certificate renewed", "subject", subject.String(), "ends", until)
+	return &renewalpb.RenewResponse{Chain: chain}, nil
+}
+
+// ttl is 0 for roles that get none here.
+func (s *Server) ttl(role pki.Role) time.Duration {
+	switch role {
+	case pki.RoleAgent:
+		return s.cfg.AgentTTL
+	case pki.RolePeer:
+		return s.cfg.PeerTTL
+	default:
+		return 0
+	}
+}
+
+func endOf(chain []byte) (time.Time, error) {
+	block, _ := pem.Decode(chain)
+	if block == nil {
+		return time.Time{}, fmt.Errorf("read the signed certificate: %w", pki.ErrCertificate)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the signed certificate: %w", err)
+	}
+	return cert.NotAfter, nil
+}
+
+// Report implements the service.
+func (r *rpc) Report(ctx context.Context, m *renewalpb.ReportRequest) (*renewalpb.ReportResponse, error) {
+	subject, ok := pki.SubjectFromContext(ctx)
+	if !ok || subject.Role != pki.RoleAgent {
+		return nil, status.Error(codes.PermissionDenied, "reports are taken from agents")
+	}
+	s := r.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.agents[subject.Name] = Standing{Ends: time.Unix(m.GetEnds(), 0), Problem: clean(m.GetProblem())}
+	return &renewalpb.ReportResponse{}, nil
+}
+
+// clean takes no text that a terminal would take for a command.
+func clean(text string) string {
+	text = strings.ToValidUTF8(text[:min(len(text), maxProblem)], "")
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, text)
+}
