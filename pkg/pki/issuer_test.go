@@ -204,6 +204,7 @@ func TestOpenIssuersRefuses(t *testing.T) {
 		"no key":          func() { write(t, path, []byte("x")) },
 		"no certificate":  func() { write(t, path, pem.EncodeToMemory(block)) },
 	} {
+		write(t, path, good)
 		damage()
 		_, err := OpenAuthority(a.dir, "east")
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "remove it") {
