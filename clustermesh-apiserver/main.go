@@ -27,7 +27,6 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
-	"github.com/causeway-mesh/causeway/pkg/probe"
 	"github.com/causeway-mesh/causeway/pkg/process"
 	"github.com/causeway-mesh/causeway/pkg/publish"
 	"github.com/causeway-mesh/causeway/pkg/source"
@@ -99,7 +98,6 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	if err != nil {
 		return err
 	}
-
 	g, ctx := errgroup.WithContext(ctx)
 	election := store.election(cfg, etcd, registry)
 	claimed := make(chan struct{})
@@ -112,14 +110,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g.Go(func() error { return election.Run(ctx) })
 
 	nodes := feed.NewServer(feed.ServerConfig{Logger: log, Registerer: registry})
-	engine := merge.NewEngine(cfg.clusterName, nodes)
-	paths := probe.NewServer(probe.ServerConfig{Registerer: registry})
-	modes := probe.NewChooser(probe.ChooserConfig{
-		Auto: cfg.auto, Reports: paths.Reports, Changed: engine.Reroute, Logger: log, Registerer: registry,
-	})
-	if len(meshRanges) > 0 {
-		engine.Route(merge.Routing{Way: cfg.wayOf(modes.Way), Size: cfg.size(), Reserved: cfg.reserved()})
-	}
+	engine, paths, modes := newEngine(cfg, nodes, len(meshRanges) > 0, log, registry)
 	drops := observe.NewServer(observe.ServerConfig{Engine: engine, Logger: log, Registerer: registry})
 	book := trust.NewBook(meshRanges, cfg.reserved())
 	publisher := publish.New(publish.Config{

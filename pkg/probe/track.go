@@ -62,8 +62,8 @@ type track struct {
 	failed, unmarked int
 	// narrow counts those in which not all sizes passed, of a path between probe pods.
 	narrow int
-	rtt              time.Duration
-	loss             float64
+	rtt    time.Duration
+	loss   float64
 }
 
 // note takes a round into account.

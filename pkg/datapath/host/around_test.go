@@ -14,8 +14,10 @@ func TestAround(t *testing.T) {
 	d := Desired{
 		Nodes: addrs("192.0.2.21 2001:db8::21"),
 		Routes: []Route{
-			{netip.MustParsePrefix("10.2.0.0/16"), route.VXLAN}, {netip.MustParsePrefix("10.2.1.20/32"), route.Native},
-			{netip.MustParsePrefix("10.3.0.0/16"), route.Native}, {netip.MustParsePrefix("fd00:2::20/128"), route.Native},
+			{netip.MustParsePrefix("10.2.0.0/16"), route.VXLAN},
+			{netip.MustParsePrefix("10.2.1.20/32"), route.Native},
+			{netip.MustParsePrefix("10.3.0.0/16"), route.Native},
+			{netip.MustParsePrefix("fd00:2::20/128"), route.Native},
 		},
 	}
 	if got, want := d.around(false), addrs("192.0.2.21 10.2.1.20"); !slices.Equal(got, want) {
