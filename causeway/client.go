@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -50,6 +51,15 @@ func dial(opts *options) (adminpb.AdminClient, io.Closer, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)
+	}
+	return adminpb.NewAdminClient(conn), conn, nil
+}
+
+// dialAgent connects to the agent at a unix socket. The caller closes the connection.
+func dialAgent(socket string) (adminpb.AdminClient, io.Closer, error) {
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", socket, err)
 	}
 	return adminpb.NewAdminClient(conn), conn, nil
 }

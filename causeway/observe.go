@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -23,6 +24,7 @@ const lastShown = 20
 func newObserveCommand(opts *options) *cobra.Command {
 	var request adminpb.ObserveRequest
 	var reasons bool
+	var socket string
 	cmd := &cobra.Command{
 		Use:   "observe",
 		Short: "Show packets between clusters that nodes dropped, and why",
@@ -34,7 +36,7 @@ func newObserveCommand(opts *options) *cobra.Command {
 			if request.Follow && !cmd.Flags().Changed("last") {
 				request.Last = 0
 			}
-			return showDrops(cmd, opts, &request)
+			return showDrops(cmd, opts, socket, &request)
 		},
 	}
 	f := cmd.Flags()
@@ -45,6 +47,7 @@ func newObserveCommand(opts *options) *cobra.Command {
 	f.StringSliceVar(&request.Reasons, "reason", nil, "only what was dropped for these reasons, with commas")
 	f.StringVar(&request.From, "from", "", "only from this address, prefix, or pod as namespace/name")
 	f.StringVar(&request.To, "to", "", "only to this address, prefix, or pod as namespace/name")
+	f.StringVar(&socket, "agent-socket", "", "ask the agent of this node by its unix `socket` instead of an API server, which may be away: observe.sock in the agent's --state-dir; as root")
 	f.BoolVar(&reasons, "reasons", false, "list the reasons, what they mean and what to do, and nothing else")
 	return cmd
 }
@@ -75,15 +78,19 @@ type reason struct {
 	Events bool `json:"events"`
 }
 
-// showDrops shows what the API server says until that ends, or the caller ends
-// it, which is no error.
-func showDrops(cmd *cobra.Command, opts *options, request *adminpb.ObserveRequest) error {
+// showDrops shows what the API server says, or the agent at a socket, until that
+// ends, or the caller ends it, which is no error.
+func showDrops(cmd *cobra.Command, opts *options, socket string, request *adminpb.ObserveRequest) error {
 	if _, err := observe.ParseFilter(observe.FilterText{
 		Direction: request.Direction, Reasons: request.Reasons, From: request.From, To: request.To,
 	}); err != nil {
 		return err
 	}
-	client, conn, err := dial(opts)
+	who, open := "API server", func() (adminpb.AdminClient, io.Closer, error) { return dial(opts) }
+	if socket != "" {
+		who, open = "agent", func() (adminpb.AdminClient, io.Closer, error) { return dialAgent(socket) }
+	}
+	client, conn, err := open()
 	if err != nil {
 		return err
 	}
@@ -94,7 +101,7 @@ func showDrops(cmd *cobra.Command, opts *options, request *adminpb.ObserveReques
 		ctx, cancel = context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 	}
-	show := &drops{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: opts.output == "json", follow: request.Follow, zone: time.Local}
+	show := &drops{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: opts.output == "json", follow: request.Follow, agent: socket != "", zone: time.Local}
 	stream, err := client.Observe(ctx, request)
 	for err == nil {
 		var m *adminpb.ObserveResponse
@@ -110,7 +117,7 @@ func showDrops(cmd *cobra.Command, opts *options, request *adminpb.ObserveReques
 	if cmd.Context().Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("ask the API server: %s", status.Convert(err).Message())
+	return fmt.Errorf("ask the %s: %s", who, status.Convert(err).Message())
 }
 
 // drops shows what comes, a line each. Whatever is no event or loss goes to
@@ -118,6 +125,7 @@ func showDrops(cmd *cobra.Command, opts *options, request *adminpb.ObserveReques
 type drops struct {
 	out, notes   io.Writer
 	json, follow bool
+	agent        bool // it is an agent that says it
 	zone         *time.Location
 	any          bool
 }
@@ -156,11 +164,15 @@ func (d *drops) observed(o *adminpb.Observed, only string) error {
 	switch {
 	case len(o.Nodes) > 0 && len(o.Others) == 0:
 		return nil
+	case d.agent && only != "" && !slices.Contains(o.Others, only):
+		return fmt.Errorf("this is not the agent of node %s", only)
 	case len(o.Nodes) > 0:
 		return d.note(fmt.Sprintf("not seen: %s, whose agents carry no packets between clusters or are not connected to this API server", strings.Join(short(o.Others), ", ")))
 	}
 	text := "no agent carries packets between clusters, so there is nothing to see: is --mesh-cidr set, and are the agents connected to this API server? See causeway status"
 	switch {
+	case d.agent:
+		text = "the agent carries no packets between clusters, so there is nothing to see: does this node have a mesh address (--mesh-cidr of the API server)? See causeway status"
 	case only != "" && len(o.Others) == 0:
 		text = fmt.Sprintf("the cluster has no node %q", only)
 	case only != "":

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -217,6 +218,56 @@ func TestObserveCommand(t *testing.T) {
 				t.Errorf("notes %q, want %q", notes.String(), test.note)
 			}
 		})
+	}
+}
+
+// TestObserveAgent asks an agent at its socket.
+func TestObserveAgent(t *testing.T) {
+	dir, err := os.MkdirTemp("", "agent") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	for name, test := range map[string]struct {
+		args      []string
+		says      []*adminpb.ObserveResponse
+		want, out string
+	}{
+		"a drop":       {nil, append(observed([]string{"n1"}, nil), said()[1]), "", "n1 from_mesh dropped"},
+		"no mesh":      {nil, observed(nil, []string{"n1"}), "the agent carries no packets between clusters", ""},
+		"another node": {[]string{"--node", "n9"}, observed(nil, nil), "this is not the agent of node n9", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
+			listener, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			agent := &apiServer{says: test.says, asked: make(chan *adminpb.ObserveRequest, 8)}
+			server := grpc.NewServer()
+			adminpb.RegisterAdminServer(server, agent)
+			var group sync.WaitGroup
+			group.Go(func() { _ = server.Serve(listener) })
+			defer group.Wait()
+			defer server.Stop()
+			var out bytes.Buffer
+			cmd := newCommand(&out)
+			cmd.SetErr(&bytes.Buffer{})
+			cmd.SetArgs(append([]string{"observe", "--agent-socket", socket}, test.args...))
+			err = cmd.ExecuteContext(t.Context())
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want one that says %q", err, test.want)
+			}
+			if !strings.Contains(out.String(), test.out) {
+				t.Errorf("%q does not say %q", out.String(), test.out)
+			}
+		})
+	}
+	cmd := newCommand(&bytes.Buffer{})
+	cmd.SetErr(&bytes.Buffer{})
+	cmd.SetArgs([]string{"observe", "--agent-socket", filepath.Join(dir, "nobody")})
+	if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "ask the agent") {
+		t.Errorf("without an agent: %v", err)
 	}
 }
 

@@ -111,7 +111,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 
 	nodes := feed.NewServer(feed.ServerConfig{Logger: log, Registerer: registry})
 	engine, paths, modes := newEngine(cfg, nodes, len(meshRanges) > 0, log, registry)
-	drops := observe.NewServer(observe.ServerConfig{Engine: engine, Logger: log, Registerer: registry})
+	drops := observe.NewServer(observe.ServerConfig{Read: observe.BookOf(engine), Logger: log, Registerer: registry})
 	book := trust.NewBook(meshRanges, cfg.reserved())
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -29,6 +30,7 @@ type config struct {
 	meshDevice    string
 	meshPort      uint16
 	attach        string
+	observeSocket string
 }
 
 // defaultBPFFS is where agents have their pins.
@@ -48,6 +50,17 @@ func (c *config) reverse() datapath.Reverse {
 	return datapath.ReverseUDP
 }
 
+// socket returns the path of the socket for causeway observe, "" for none.
+func (c *config) socket() string {
+	switch {
+	case c.observeSocket == "none", c.observeSocket == "" && c.stateDir == "":
+		return ""
+	case c.observeSocket == "":
+		return filepath.Join(c.stateDir, "observe.sock")
+	}
+	return c.observeSocket
+}
+
 func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.node, "node-name", "", "`name` of this node, as its certificate says (required)")
 	f.StringVar(&c.cluster, "cluster-name", "", "`name` of the cluster that this node belongs to (required)")
@@ -63,6 +76,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.meshDevice, "mesh-device", host.DefaultDevice, "`name` of the tunnel device to other clusters, made where the node has a mesh address (--mesh-cidr of the API server)")
 	f.Uint16Var(&c.meshPort, "mesh-port", host.DefaultPort, "UDP `port` of the tunnels, the same in all clusters and no other tunnel's")
 	f.StringVar(&c.attach, "attach-method", string(packet.Auto), "`method` by which programs are attached to the tunnel device: tcx (Linux 6.6), clsact, or auto: tcx where the kernel has it")
+	f.StringVar(&c.observeSocket, "observe-socket", "", "unix `socket` for causeway observe --agent-socket on this node, none for none (default observe.sock in --state-dir)")
 	f.StringVar(&c.listenHTTP, "listen-http", "", "`address:port` for /healthz, /readyz and /metrics (none when not given)")
 	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")
 }

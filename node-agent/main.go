@@ -79,6 +79,10 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Dir: cfg.stateDir, Cluster: cfg.cluster, Boot: bootID(), Logger: log, Registerer: registry,
 	})
 	observer := observe.NewAgent(observe.AgentConfig{Logger: log, Registerer: registry})
+	desk := &desk{
+		node: cfg.node, socket: cfg.socket(), log: log,
+		server: observe.NewServer(observe.ServerConfig{Read: book{cfg.cluster, last}.read, Logger: log, Registerer: registry}),
+	}
 	prober := probe.NewProber(probe.ProberConfig{
 		Network: probe.Sockets{Device: cfg.meshDevice}, Items: items(cfg.meshDevice), Logger: log, Registerer: registry,
 	})
@@ -109,6 +113,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return sink.Run(ctx) })
 	g.Go(func() error { return carrier.Run(ctx) })
 	g.Go(func() error { return prober.Run(ctx) })
+	g.Go(func() error { return desk.run(ctx, observer) })
 	g.Go(func() error { return client.Run(ctx) })
 	return g.Wait()
 }

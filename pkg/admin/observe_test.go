@@ -74,7 +74,7 @@ func newDoor(t *testing.T) *door {
 		}},
 	})
 	quiet := slog.New(slog.DiscardHandler)
-	d := &door{t: t, authority: authority, drops: observe.NewServer(observe.ServerConfig{Engine: engine, Logger: quiet, Registerer: prometheus.NewRegistry()})}
+	d := &door{t: t, authority: authority, drops: observe.NewServer(observe.ServerConfig{Read: observe.BookOf(engine), Logger: quiet, Registerer: prometheus.NewRegistry()})}
 	d.paths = probe.NewServer(probe.ServerConfig{Registerer: prometheus.NewRegistry()})
 	server := New(Config{
 		Cluster: cluster.Config{Name: "east"}, Engine: engine, Observe: d.drops, Probe: d.paths,

@@ -60,6 +60,7 @@ type Agent struct {
 	queue   []Event
 	lost    uint64
 	recalls []recall
+	tap     *tap // nil while no Server attends
 	// some has one element when there is something to send.
 	some chan struct{}
 	// on says that there is a source of events; turned is closed, and replaced,
@@ -127,6 +128,9 @@ func (a *Agent) note(e Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.past.add(e)
+	if a.tap != nil {
+		a.tap.add(e)
+	}
 	if !slices.ContainsFunc(a.filters, func(f Filter) bool { return f.allows(e) }) {
 		return
 	}

@@ -90,7 +90,7 @@ func (b *bed) start() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.server = NewServer(ServerConfig{Engine: newEngine(), Logger: logger(b.t), Registerer: prometheus.NewRegistry()})
+	b.server = NewServer(ServerConfig{Read: BookOf(newEngine()), Logger: logger(b.t), Registerer: prometheus.NewRegistry()})
 	door := gateway.New(gateway.Config{
 		Cluster: "east", Listen: b.target, TLS: config, Etcd: etcd,
 		Register: func(r grpc.ServiceRegistrar) { b.server.Register(r) },

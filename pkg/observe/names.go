@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/identity"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/node"
@@ -15,9 +16,21 @@ import (
 // make it takes a look at all of them.
 const nodesFor = 10 * time.Second
 
+// Book says who is who; a merge.State is one.
+type Book interface {
+	// Local is the name of the own cluster.
+	Local() string
+	// AllNodes are those of all clusters, in a map that is the caller's.
+	AllNodes() map[node.Key]*node.Node
+	// Owner says whose an address is.
+	Owner(netip.Addr) (endpoint.Owner, bool)
+	// Labels are what an identity stands for, "" when that is not known.
+	Labels(identity.Number) identity.Labels
+}
+
 // names says who is who.
 type names struct {
-	engine *merge.Engine
+	read func(func(Book))
 
 	mu    sync.Mutex
 	nodes *nodeIndex
@@ -70,12 +83,12 @@ func (n *names) resolve(name string, events []Event) []*Seen {
 	defer n.mu.Unlock()
 	if n.nodes == nil || time.Since(n.made) > nodesFor {
 		var nodes map[node.Key]*node.Node
-		n.engine.Read(func(s *merge.State) { nodes = s.AllNodes() })
+		n.read(func(b Book) { nodes = b.AllNodes() })
 		n.nodes, n.made = newNodeIndex(nodes), time.Now()
 	}
 	out := make([]*Seen, 0, len(events))
 	means := map[identity.Number]identity.Labels{}
-	n.engine.Read(func(s *merge.State) {
+	n.read(func(s Book) {
 		for _, e := range events {
 			out = append(out, n.see(s, name, e))
 			means[e.Identity], means[e.Known] = s.Labels(e.Identity), s.Labels(e.Known)
@@ -92,7 +105,7 @@ func (n *names) resolve(name string, events []Event) []*Seen {
 	return out
 }
 
-func (n *names) see(s *merge.State, name string, e Event) *Seen {
+func (n *names) see(s Book, name string, e Event) *Seen {
 	seen := &Seen{Event: e, Node: name, Cluster: n.nodes.clusters[e.ClusterID]}
 	here, there := s.Local(), seen.Cluster
 	if e.Direction == FromMesh {
@@ -107,7 +120,7 @@ func (n *names) see(s *merge.State, name string, e Event) *Seen {
 }
 
 // party says who has an address that is likely to be of a cluster.
-func (n *names) party(s *merge.State, a netip.Addr, likely string) Party {
+func (n *names) party(s Book, a netip.Addr, likely string) Party {
 	if !a.IsValid() {
 		return Party{}
 	}

@@ -20,7 +20,7 @@ type seen struct {
 }
 
 func TestNames(t *testing.T) {
-	n := names{engine: newEngine()}
+	n := names{read: BookOf(newEngine())}
 	in, out, host, nobody := dropped(80), dropped(80), dropped(80), Event{Direction: ToMesh}
 	out.Direction, out.Source, out.Destination = ToMesh, in.Destination, in.Source
 	host.Source = netip.MustParseAddrPort("192.0.2.2:1")
@@ -45,10 +45,11 @@ func TestNames(t *testing.T) {
 // An address of two nodes is one's only in its cluster; nodes that come later
 // are known later.
 func TestNodesThatChange(t *testing.T) {
-	n := names{engine: newEngine()}
+	engine := newEngine()
+	n := names{read: BookOf(engine)}
 	e := dropped(80)
 	e.Tunnel = netip.MustParseAddr("192.0.2.1")
-	n.engine.Apply("north", merge.Update{Nodes: map[string]*node.Node{
+	engine.Apply("north", merge.Update{Nodes: map[string]*node.Node{
 		"twin": {ClusterID: 3, Addresses: []node.Address{{Type: node.InternalIP, IP: e.Tunnel}}},
 	}})
 	tunnel := func(id cluster.ID) string {
@@ -58,7 +59,7 @@ func TestNodesThatChange(t *testing.T) {
 	if got := []string{tunnel(0), tunnel(2)}; !cmp.Equal(got, []string{"", "n1"}) {
 		t.Errorf("the twins are %q", got)
 	}
-	n.engine.Apply("west", merge.Update{Nodes: map[string]*node.Node{"n1": nil}})
+	engine.Apply("west", merge.Update{Nodes: map[string]*node.Node{"n1": nil}})
 	if got := tunnel(2); got != "n1" {
 		t.Errorf("at once: %q", got)
 	}

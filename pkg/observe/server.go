@@ -42,10 +42,16 @@ var (
 	ErrNotAgent = errors.New("events are taken from agents: call with a certificate of role agent")
 )
 
+// BookOf returns the Read of a ServerConfig for what an API server knows.
+func BookOf(e *merge.Engine) func(func(Book)) {
+	return func(use func(Book)) { e.Read(func(s *merge.State) { use(s) }) }
+}
+
 // ServerConfig is what a Server needs.
 type ServerConfig struct {
-	// Engine says who is who.
-	Engine     *merge.Engine
+	// Read lends what says who is who to the function that it is given, until that
+	// returns. It may be called from any goroutine.
+	Read       func(func(Book))
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -76,7 +82,7 @@ type agent struct {
 // NewServer returns a server without agents. It starts nothing.
 func NewServer(cfg ServerConfig) *Server {
 	return &Server{
-		log: cfg.Logger, metrics: newServerMetrics(cfg.Registerer), names: names{engine: cfg.Engine},
+		log: cfg.Logger, metrics: newServerMetrics(cfg.Registerer), names: names{read: cfg.Read},
 		agents: map[string]*agent{}, listeners: map[uint64]*Listener{},
 	}
 }

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 
 // TestCarriedByClsact: as TestCarried, with the programs attached as on a kernel
 // without tcx. The agents of before had them attached by tcx, and one of them lost
-// its pins.
+// its pins. In the end an agent is asked itself what it dropped.
 func TestCarriedByClsact(t *testing.T) {
 	labtest.RequireRoot(t)
 	t.Parallel()
@@ -44,6 +45,30 @@ func TestCarriedByClsact(t *testing.T) {
 	if leaked := p.leaks(t); leaked > 0 {
 		t.Errorf("%d packets with addresses of pods between the clusters, outside of the tunnels", leaked)
 	}
+	p.asksAgent(t)
+}
+
+// asksAgent sends a packet to an address that nobody has, and asks the agent itself what
+// became of it, while its API server is away.
+func (p *peers) asksAgent(t *testing.T) {
+	t.Helper()
+	client := sitePod(t, p.west, "client")
+	check(t, p.west.APIServer().Kill())
+	socket := filepath.Join(client.On.StateDir(), "observe.sock")
+	awaitTrue(t, func(ctx context.Context) error {
+		conn, err := client.Dial(ctx, "udp", "10.1.2.99:9")
+		if err != nil {
+			return err
+		}
+		if _, err := conn.Write([]byte("nobody")); err != nil {
+			return err
+		}
+		out, err := p.west.Causeway(ctx, "observe", "--agent-socket", socket, "--reason", "destination")
+		if err == nil && !strings.Contains(string(out), "west/shop/client 10.2.1.10:") {
+			err = fmt.Errorf("the agent does not tell of it: %s", out)
+		}
+		return errors.Join(err, conn.Close())
+	})
 }
 
 // losesPins removes what an agent pinned for its programs: it is put back, and told.
