@@ -18,7 +18,7 @@ import (
 var errEnded = errors.New("certificate ended")
 
 // allowed returns the methods, or the beginnings of methods where they end in
-// a dot, that a role may call.
+// a dot or a slash, that a role may call.
 func allowed(role pki.Role) []string {
 	switch role {
 	case pki.RolePeer:
@@ -26,7 +26,9 @@ func allowed(role pki.Role) []string {
 	case pki.RoleAgent:
 		return []string{"/causeway.feed.", "/causeway.observe.", "/causeway.probe.", "/causeway.renewal."}
 	case pki.RoleAdmin:
-		return []string{"/causeway.admin."}
+		return []string{"/causeway.admin.", "/causeway.join.v1.Membership/"}
+	case roleNone: // who joins has no certificate yet; the service asks for a secret
+		return []string{"/causeway.join.v1.Join/Authority", "/causeway.join.v1.Join/Join"}
 	default:
 		return nil
 	}
@@ -34,7 +36,8 @@ func allowed(role pki.Role) []string {
 
 func mayCall(role pki.Role, method string) bool {
 	for _, m := range allowed(role) {
-		if m == method || strings.HasSuffix(m, ".") && strings.HasPrefix(method, m) {
+		whole := !strings.HasSuffix(m, ".") && !strings.HasSuffix(m, "/")
+		if m == method || !whole && strings.HasPrefix(method, m) {
 			return true
 		}
 	}
@@ -44,12 +47,17 @@ func mayCall(role pki.Role, method string) bool {
 // access decides about each call, before any service sees it.
 type access struct {
 	refusals *refusals
+	excluded *Exclusions
 }
 
 // admit returns the context of a call that the caller may make: it knows the
 // subject, and ends with the certificate.
 func (a *access) admit(ctx context.Context, method string) (context.Context, context.CancelFunc, error) {
 	c, ok := connectionOf(ctx)
+	if ok && !c.known && mayCall(roleNone, method) {
+		ctx, cancel := context.WithCancel(ctx)
+		return ctx, cancel, nil
+	}
 	if !ok || !c.known {
 		return nil, nil, a.refusals.refuse(ctx, reasonAnonymous, codes.Unauthenticated,
 			"this call needs a client certificate of this cluster's authority")
@@ -57,6 +65,12 @@ func (a *access) admit(ctx context.Context, method string) (context.Context, con
 	if c.left() <= 0 {
 		return nil, nil, a.refusals.refuse(ctx, reasonCertificate, codes.Unauthenticated,
 			"the client certificate %s ended at %s", c.subject, c.end().UTC().Format(time.RFC3339))
+	}
+	if since, out := a.excluded.since(c); out {
+		time.AfterFunc(farewell, c.cut)
+		return nil, nil, a.refusals.refuse(ctx, reasonExcluded, codes.Unauthenticated,
+			"the client certificate %s was taken back at %s: cluster %s put its holder out, which needs a new invitation to come back",
+			c.subject, since.UTC().Format(time.RFC3339), c.subject.Cluster)
 	}
 	if !mayCall(c.subject.Role, method) {
 		return nil, nil, a.refusals.refuse(ctx, reasonRole, codes.PermissionDenied,

@@ -19,7 +19,7 @@ import (
 )
 
 // roleNone is the metric's label for a connection without a certificate.
-const roleNone = "none"
+const roleNone pki.Role = "none"
 
 var errTooMany = errors.New("too many connections")
 
@@ -31,8 +31,10 @@ type connection struct {
 	// known is false without a certificate; subject and until are zero then.
 	known   bool
 	subject pki.Subject
-	// until is the end of the certificate.
-	until time.Time
+	// from and until are the time of the certificate.
+	from, until time.Time
+	// cut closes the connection.
+	cut func()
 	// certificate is the caller's, nil while it is not known. renewed is the end of
 	// one that it was given since, on this connection.
 	certificate *x509.Certificate
@@ -48,17 +50,19 @@ type handshaker struct {
 
 	cluster  string
 	refusals *refusals
+	excluded *Exclusions
 	crowd    *crowd
 	byRole   *prometheus.GaugeVec
 }
 
 func newHandshaker(
-	cluster string, config *tls.Config, refusals *refusals, registerer prometheus.Registerer,
+	cluster string, config *tls.Config, refusals *refusals, excluded *Exclusions, registerer prometheus.Registerer,
 ) *handshaker {
 	h := &handshaker{
 		TransportCredentials: credentials.NewTLS(config),
 		cluster:              cluster,
 		refusals:             refusals,
+		excluded:             excluded,
 		crowd:                newCrowd(),
 		byRole: promauto.With(registerer).NewGaugeVec(prometheus.GaugeOpts{
 			Name: "causeway_gateway_connections",
@@ -100,12 +104,15 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 	}
 	role := roleNone
 	if c.known {
-		role = string(c.subject.Role)
+		role = c.subject.Role
 	}
-	gauge := h.byRole.WithLabelValues(role)
+	gauge := h.byRole.WithLabelValues(string(role))
 	gauge.Inc()
+	c.cut = sync.OnceFunc(func() { _ = raw.Close() }) // without TLS's farewell, which may wait for a reader
+	forget := h.excluded.enter(c)
 	return &countedConn{Conn: conn, closed: sync.OnceFunc(func() {
 		gauge.Dec()
+		forget()
 		leave()
 	})}, c, nil
 }
@@ -141,7 +148,7 @@ func (h *handshaker) identify(info credentials.AuthInfo) (*connection, error) {
 	if subject.Cluster != h.cluster {
 		return nil, fmt.Errorf("certificate %s: %w", subject, pki.ErrWrongCluster)
 	}
-	c.known, c.subject, c.until = true, subject, chain[0].NotAfter
+	c.known, c.subject, c.from, c.until = true, subject, chain[0].NotBefore, chain[0].NotAfter
 	c.certificate = chain[0]
 	return c, nil
 }

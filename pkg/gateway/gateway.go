@@ -17,6 +17,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -66,7 +67,7 @@ const (
 	maxIdle = 5 * time.Minute
 )
 
-// Config is what New needs. All fields are required.
+// Config is what New needs. All fields but Exclusions are required.
 type Config struct {
 	// Cluster is the name of our own cluster.
 	Cluster string
@@ -78,6 +79,8 @@ type Config struct {
 	Etcd grpc.ClientConnInterface
 	// Register adds the services of agents and of the command line.
 	Register func(grpc.ServiceRegistrar)
+	// Exclusions say whose certificates were taken back; nil: nobody's.
+	Exclusions *Exclusions
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -85,21 +88,23 @@ type Config struct {
 
 // Gateway is the port. Its methods are safe for concurrent use.
 type Gateway struct {
-	listen    string
-	server    *grpc.Server
-	log       *slog.Logger
-	listening chan struct{}
-	addr      atomic.Pointer[net.Addr]
+	listen     string
+	server     *grpc.Server
+	log        *slog.Logger
+	exclusions *Exclusions
+	listening  chan struct{}
+	addr       atomic.Pointer[net.Addr]
 }
 
 // New returns a Gateway that serves nothing before Run.
 func New(cfg Config) *Gateway {
 	log := cfg.Logger.With("cluster", cfg.Cluster)
 	refusals := newRefusals(log, cfg.Registerer)
-	access := &access{refusals: refusals}
-	g := &Gateway{listen: cfg.Listen, log: log, listening: make(chan struct{})}
+	excluded := cmp.Or(cfg.Exclusions, NewExclusions(log))
+	access := &access{refusals: refusals, excluded: excluded}
+	g := &Gateway{listen: cfg.Listen, log: log, exclusions: excluded, listening: make(chan struct{})}
 	g.server = grpc.NewServer(
-		grpc.Creds(newHandshaker(cfg.Cluster, cfg.TLS, refusals, cfg.Registerer)),
+		grpc.Creds(newHandshaker(cfg.Cluster, cfg.TLS, refusals, excluded, cfg.Registerer)),
 		grpc.UnaryInterceptor(access.unary),
 		grpc.StreamInterceptor(access.stream),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {

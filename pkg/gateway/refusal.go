@@ -24,6 +24,8 @@ const (
 	reasonCertificate reason = "certificate"
 	// reasonAnonymous is a call without any certificate.
 	reasonAnonymous reason = "anonymous"
+	// reasonExcluded is a call with a certificate that was taken back.
+	reasonExcluded reason = "excluded"
 	// reasonRole is a call that the caller's role has no right to.
 	reasonRole reason = "role"
 	// reasonMethod is a call that is offered to nobody.
@@ -38,7 +40,7 @@ const (
 
 func reasons() []reason {
 	return []reason{
-		reasonHandshake, reasonCertificate, reasonAnonymous, reasonRole,
+		reasonHandshake, reasonCertificate, reasonAnonymous, reasonExcluded, reasonRole,
 		reasonMethod, reasonRange, reasonRequest, reasonLimit,
 	}
 }
