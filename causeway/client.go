@@ -32,27 +32,37 @@ const (
 // maxAnswer is in bytes; all services of a large mesh are tens of megabytes.
 const maxAnswer = 256 << 20
 
-// dial connects to the cluster that the admin file names. The caller closes the
-// connection.
+// dial connects to the admin service of the cluster that the admin file names. The
+// caller closes the connection.
 func dial(opts *options) (adminpb.AdminClient, io.Closer, error) {
-	if opts.adminFile == "" {
-		return nil, nil, errors.New("no cluster is named: give --admin-file, or set CAUSEWAY_ADMIN_FILE, to <data-dir>/admin.yaml of an API server")
-	}
-	file, err := pki.ReadAdmin(opts.adminFile)
+	conn, err := dialGateway(opts.adminFile)
 	if err != nil {
 		return nil, nil, err
 	}
+	return adminpb.NewAdminClient(conn), conn, nil
+}
+
+// dialGateway connects to the gateway that an admin file names. The caller closes
+// the connection.
+func dialGateway(adminFile string) (*grpc.ClientConn, error) {
+	if adminFile == "" {
+		return nil, errors.New("no cluster is named: give --admin-file, or set CAUSEWAY_ADMIN_FILE, to <data-dir>/admin.yaml of an API server")
+	}
+	file, err := pki.ReadAdmin(adminFile)
+	if err != nil {
+		return nil, err
+	}
 	tls, err := file.ClientConfig()
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)
+		return nil, fmt.Errorf("%s: %w", adminFile, err)
 	}
 	conn, err := grpc.NewClient("passthrough:///"+file.Endpoint, grpc.WithTransportCredentials(credentials.NewTLS(tls)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", opts.adminFile, err)
+		return nil, fmt.Errorf("%s: %w", adminFile, err)
 	}
-	return adminpb.NewAdminClient(conn), conn, nil
+	return conn, nil
 }
 
 // dialAgent connects to the agent at a unix socket. The caller closes the connection.

@@ -1,5 +1,5 @@
-// causeway is the command line: it asks a cluster's API server what there is and
-// shows it to a person, or to a program with --output json.
+// causeway is the command line: it asks a cluster's API server what there is, joins
+// clusters, and shows that to a person, or to a program with --output json.
 package main
 
 import (
@@ -42,7 +42,7 @@ func newCommand(out io.Writer) *cobra.Command {
 	var opts options
 	root := &cobra.Command{
 		Use:           "causeway",
-		Short:         "Look at a cluster of a Causeway mesh",
+		Short:         "Look at the clusters of a Causeway mesh, and join them",
 		Version:       process.Version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -58,6 +58,7 @@ func newCommand(out io.Writer) *cobra.Command {
 		"file that names the cluster and lets you in, <data-dir>/admin.yaml of its API server (default $CAUSEWAY_ADMIN_FILE)")
 	root.PersistentFlags().StringVarP(&opts.output, "output", "o", "table", `"table" or "json"`)
 	root.AddCommand(newStatusCommand(&opts), newServicesCommand(&opts), newObserveCommand(&opts), newDiagnoseCommand(&opts), newPeersCommand(&opts), newBPFCommand(&opts))
+	root.AddCommand(newInviteCommand(&opts), newJoinCommand(&opts), newConnectCommand(&opts), newDisconnectCommand(&opts))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"github.com/causeway-mesh/causeway/pkg/admin"
 	"github.com/causeway-mesh/causeway/pkg/feed"
@@ -127,7 +126,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Sink: publisher, Logger: log, Registerer: registry,
 	})
 	peers := peer.New(peer.Config{
-		Cluster: cfg.cluster(), Dir: cfg.peers(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
+		Cluster: cfg.cluster(), Dir: cfg.peers(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
 	})
 	renewals := newRenewals(cfg, authority, log, registry)
 	adminServer := admin.New(admin.Config{
@@ -136,23 +135,17 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
-	door := gateway.New(gateway.Config{
-		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: server, Etcd: etcd.Etcd().ActiveConnection(),
-		Register: func(r grpc.ServiceRegistrar) {
-			nodes.Register(r)
-			drops.Register(r)
-			paths.Register(r)
-			renewals.Register(r)
-			adminServer.Register(r)
-		},
-		Logger: log, Registerer: registry,
-	})
+	door, members, err := newDoor(cfg, authority, server, etcd, engine, peers, log, registry, nodes, drops, paths, renewals, adminServer)
+	if err != nil {
+		return err
+	}
 
 	g.Go(func() error { return modes.Run(ctx) })
 	g.Go(func() error { return publisher.Run(ctx) })
 	g.Go(func() error { return manifests.Run(ctx) })
-	g.Go(func() error { return peers.Run(ctx) })
-	g.Go(func() error { return door.Run(ctx) })
+	g.Go(func() error { return members.Run(ctx) })
+	g.Go(func() error { return runAfter(ctx, members.Loaded(), peers.Run) })
+	g.Go(func() error { return runAfter(ctx, members.Loaded(), door.Run) })
 	g.Go(func() error { return openFeed(ctx, nodes, publisher, peers, listed, seeded) })
 	g.Go(func() error { return welcome(ctx, cfg, authority, door, open, log) })
 	return g.Wait()

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/causeway-mesh/causeway/pkg/join"
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+)
+
+// connectTTL is how long the invitations are good that connect makes and uses.
+const connectTTL = 5 * time.Minute
+
+// reachCallTimeout is for a look from one cluster at the addresses of another.
+const reachCallTimeout = 20 * time.Second
+
+func newConnectCommand(opts *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "connect ADMIN-FILE ADMIN-FILE...",
+		Short: "Join all of several clusters with each other, where you have the admin file of each",
+		Long: `Join all of several clusters with each other: each reads every other. A cluster is
+named by its admin file, <data-dir>/admin.yaml of its API server, or by the directory
+that this is in. All that speaks against it is said at once, before anything changes.
+What is joined already stays as it is; what broke off half-way is finished by doing it
+again.`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), joinTimeout)
+			defer cancel()
+			show := func(s step) { showStep(cmd.OutOrStdout(), opts, s) }
+			err := connect(ctx, args, show)
+			if err != nil && opts.output == "json" {
+				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(step{Error: err.Error()})
+			}
+			return err
+		},
+	}
+}
+
+// side is a cluster that is to be joined with others.
+type side struct {
+	client  joinpb.MembershipClient
+	conn    io.Closer
+	facts   join.Facts
+	print   []byte
+	members map[string]*joinpb.Member
+}
+
+func connect(ctx context.Context, files []string, show func(step)) error {
+	sides, err := openSides(ctx, files)
+	defer func() {
+		for _, s := range sides {
+			_ = s.conn.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	if wrong := checkSides(ctx, sides); len(wrong) > 0 {
+		return fmt.Errorf("nothing was changed:\n  %s", strings.Join(wrong, "\n  "))
+	}
+	show(step{Step: fmt.Sprintf("%d clusters fit together and reach each other", len(sides))})
+	for i, a := range sides {
+		for _, b := range sides[i+1:] {
+			if err := connectPair(ctx, a, b, show); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// openSides asks all clusters at the same time, as their clocks are compared.
+func openSides(ctx context.Context, files []string) ([]*side, error) {
+	var sides []*side
+	var asked errgroup.Group
+	for _, file := range files {
+		conn, err := dialGateway(adminFileOf(file))
+		if err != nil {
+			return sides, err
+		}
+		s := &side{client: joinpb.NewMembershipClient(conn), conn: conn}
+		sides = append(sides, s)
+		asked.Go(func() error {
+			if err := s.describe(ctx); err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			return nil
+		})
+	}
+	return sides, asked.Wait()
+}
+
+// adminFileOf is the file itself, or the one in a data directory.
+func adminFileOf(path string) string {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return filepath.Join(path, "admin.yaml")
+	}
+	return path
+}
+
+func (s *side) describe(ctx context.Context) error {
+	asked := time.Now()
+	answer, err := ask(ctx, s.client.Describe, &joinpb.DescribeRequest{})
+	if err != nil {
+		return err
+	}
+	if s.facts, err = join.ParseFacts(answer.Facts); err != nil {
+		return err
+	}
+	// As of the call, which may have taken a while.
+	s.facts.Time = s.facts.Time.Add(-time.Since(asked))
+	s.print, s.members = answer.Fingerprint, map[string]*joinpb.Member{}
+	for _, m := range answer.Members {
+		s.members[m.Name] = m
+	}
+	return nil
+}
+
+// checkSides returns all that speaks against joining the clusters.
+func checkSides(ctx context.Context, sides []*side) (wrong []string) {
+	for i, a := range sides {
+		for _, b := range sides[i+1:] {
+			wrong = append(wrong, join.Compare(a.facts, b.facts)...)
+		}
+	}
+	names := map[string]bool{}
+	for _, s := range sides {
+		names[s.facts.Name] = true
+	}
+	for _, s := range sides {
+		for _, m := range s.members {
+			for _, other := range sides {
+				if other != s && m.Origin != "" && m.Id == uint32(other.facts.ID) && m.Name != other.facts.Name && !names[m.Name] {
+					wrong = append(wrong, fmt.Sprintf("%s has the id %d, as has %s, which is a peer of %s: every cluster of a mesh has an id of its own (--cluster-id)",
+						other.facts.Name, m.Id, m.Name, s.facts.Name))
+				}
+			}
+		}
+	}
+	if len(names) < len(sides) { // nobody could say who reaches whom
+		return wrong
+	}
+	return append(wrong, unreached(ctx, sides)...)
+}
+
+// unreached asks every cluster whether it reaches every other, all at once.
+func unreached(ctx context.Context, sides []*side) (wrong []string) {
+	var group errgroup.Group
+	found := make([]string, len(sides)*len(sides))
+	for i, from := range sides {
+		for j, to := range sides {
+			if i != j {
+				group.Go(func() error {
+					found[i*len(sides)+j] = from.unreached(ctx, to)
+					return nil
+				})
+			}
+		}
+	}
+	_ = group.Wait()
+	for _, text := range found {
+		if text != "" {
+			wrong = append(wrong, text)
+		}
+	}
+	return wrong
+}
+
+func (s *side) unreached(ctx context.Context, to *side) string {
+	ctx, cancel := context.WithTimeout(ctx, reachCallTimeout)
+	defer cancel()
+	answer, err := s.client.Reach(ctx, &joinpb.ReachRequest{Name: to.facts.Name, Fingerprint: to.print, Addresses: to.facts.Addresses})
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%s was not asked whether it reaches %s: %v", s.facts.Name, to.facts.Name, plain(err))
+	case len(answer.Reached) == 0:
+		return fmt.Sprintf("%s does not reach %s: %s; give %s's API server the addresses by which others do with --advertise",
+			s.facts.Name, to.facts.Name, strings.Join(answer.Problems, ", "), to.facts.Name)
+	}
+	return ""
+}
+
+// connectPair joins two clusters unless each reads the other.
+func connectPair(ctx context.Context, a, b *side, show func(step)) error {
+	if a.reads(b) && b.reads(a) {
+		show(step{Step: fmt.Sprintf("%s and %s read each other already", a.facts.Name, b.facts.Name)})
+		return nil
+	}
+	invitation, err := ask(ctx, a.client.Invite, &joinpb.InviteRequest{Ttl: durationpb.New(connectTTL), Peer: b.facts.Name})
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.facts.Name, err)
+	}
+	accept := func(ctx context.Context, client joinpb.MembershipClient) (grpc.ServerStreamingClient[joinpb.Step], error) {
+		return client.Accept(ctx, &joinpb.AcceptRequest{Invitation: invitation.Invitation})
+	}
+	err = follow(ctx, b.client, accept, func(s step) {
+		s.Cluster = b.facts.Name
+		show(s)
+	})
+	if err != nil {
+		return fmt.Errorf("join %s with %s: %w", b.facts.Name, a.facts.Name, err)
+	}
+	return nil
+}
+
+// reads reports whether a cluster reads another one well, so that nothing is to do.
+func (s *side) reads(other *side) bool {
+	m := s.members[other.facts.Name]
+	return m != nil && m.State == "synced"
+}

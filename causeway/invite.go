@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+)
+
+func newInviteCommand(opts *options) *cobra.Command {
+	var ttl time.Duration
+	var request joinpb.InviteRequest
+	var list bool
+	cmd := &cobra.Command{
+		Use:   "invite",
+		Short: "Print an invitation, by which one other cluster can join this one once",
+		Long: `Print an invitation: one line of text that holds where this cluster is reached, the
+fingerprint of its authority, and a secret. It goes to whoever runs the other
+cluster, by a way that nobody else reads; there "causeway join INVITATION" makes the
+two read each other.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conn, err := dialGateway(opts.adminFile)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = conn.Close() }()
+			client := joinpb.NewMembershipClient(conn)
+			if list {
+				answer, err := ask(cmd.Context(), client.Describe, &joinpb.DescribeRequest{})
+				if err != nil {
+					return err
+				}
+				return showInvitations(cmd.OutOrStdout(), opts, answer, time.Now())
+			}
+			request.Ttl = durationpb.New(ttl)
+			answer, err := ask(cmd.Context(), client.Invite, &request)
+			if err != nil {
+				return err
+			}
+			if opts.output == "json" {
+				return printJSON(cmd.OutOrStdout(), answer)
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "For one use until %s, by whoever has it; the other cluster has to reach %s:\n",
+				answer.Expires.AsTime().Local().Format("Jan _2 15:04 MST"), strings.Join(answer.Addresses, " or "))
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), answer.Invitation)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.DurationVar(&ttl, "ttl", 24*time.Hour, "how long it is good, 1s to 720h")
+	f.StringVar(&request.Peer, "peer", "", "only the cluster of this `name` may use it; needed where that is a peer already (default: any that is none yet)")
+	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise or --listen)")
+	f.BoolVar(&list, "list", false, "show the invitations of this cluster and who used them instead")
+	cmd.MarkFlagsMutuallyExclusive("list", "peer")
+	cmd.MarkFlagsMutuallyExclusive("list", "address")
+	cmd.MarkFlagsMutuallyExclusive("list", "ttl")
+	return cmd
+}
+
+// showInvitations shows those of a cluster, without the secrets, which nobody has.
+func showInvitations(out io.Writer, opts *options, r *joinpb.DescribeResponse, now time.Time) error {
+	if opts.output == "json" {
+		return printJSON(out, &joinpb.DescribeResponse{Invitations: r.Invitations})
+	}
+	if len(r.Invitations) == 0 {
+		_, err := fmt.Fprintln(out, "No invitations.")
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(w, "INVITATION\tFOR\tMADE\tSTATE")
+	for _, i := range r.Invitations {
+		peer := i.Peer
+		if peer == "" {
+			peer = "any"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", i.Id, peer, ago(i.Created, now), invitationState(i, now))
+	}
+	return w.Flush()
+}
+
+func invitationState(i *joinpb.Invitation, now time.Time) string {
+	end := i.Expires.AsTime().Local().Format("Jan _2 15:04 MST")
+	switch {
+	case i.Used != nil:
+		return fmt.Sprintf("used by %s, %s", i.UsedBy, ago(i.Used, now))
+	case now.After(i.Expires.AsTime()):
+		return "ended at " + end
+	}
+	return "good until " + end
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+)
+
+func TestInvitationText(t *testing.T) {
+	for arg, want := range map[string]string{"line": "line", "-": "from the pipe"} {
+		if got, err := invitationText(strings.NewReader(" from the pipe\n"), arg); err != nil || got != want {
+			t.Errorf("%q: %q, %v", arg, got, err)
+		}
+	}
+}
+
+func TestShowStep(t *testing.T) {
+	for _, tc := range []struct {
+		output string
+		step   step
+		want   string
+	}{
+		{"table", step{Step: "a key was made"}, "ok  a key was made\n"},
+		{"table", step{Cluster: "east", Step: "remove the file", Warning: true}, "!!  east: remove the file\n"},
+		{"json", step{Step: "a key was made"}, `{"step":"a key was made","warning":false}` + "\n"},
+		{"json", step{Error: "it ended"}, `{"warning":false,"error":"it ended"}` + "\n"},
+	} {
+		var out bytes.Buffer
+		showStep(&out, &options{output: tc.output}, tc.step)
+		if got := out.String(); got != tc.want {
+			t.Errorf("got %q, want %q", got, tc.want)
+		}
+	}
+}
+
+func TestShowInvitations(t *testing.T) {
+	now := time.Now()
+	at := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now.Add(d)) }
+	list := &joinpb.DescribeResponse{Invitations: []*joinpb.Invitation{
+		{Id: "aa", Created: at(-time.Minute), Expires: at(time.Hour)},
+		{Id: "bb", Peer: "west", Created: at(-time.Hour), Expires: at(-time.Minute)},
+		{Id: "cc", Created: at(-time.Hour), Expires: at(time.Hour), UsedBy: "north", Used: at(-time.Minute)},
+	}}
+	for output, want := range map[string][]string{
+		"table": {"aa           any    1m0s ago   good until ", "bb           west   1h0m ago   ended at ", "used by north, 1m0s ago"},
+		"json":  {`"used_by": "north"`, `"peer": "west"`},
+	} {
+		var out bytes.Buffer
+		if err := showInvitations(&out, &options{output: output}, list, now); err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want {
+			if !strings.Contains(out.String(), w) && !strings.Contains(strings.ReplaceAll(out.String(), `":  "`, `": "`), w) {
+				t.Errorf("%s: no %q in\n%s", output, w, out.String())
+			}
+		}
+	}
+	var out bytes.Buffer
+	if err := showInvitations(&out, &options{output: "table"}, &joinpb.DescribeResponse{}, now); err != nil || out.String() != "No invitations.\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"github.com/causeway-mesh/causeway/pkg/gateway"
+	"github.com/causeway-mesh/causeway/pkg/join"
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/process"
+)
+
+// registrar is a service of the gateway.
+type registrar interface{ Register(r grpc.ServiceRegistrar) }
+
+// newDoor returns the gateway with its services, and what lets other clusters join
+// and puts them out there.
+func newDoor(
+	cfg *config, authority *pki.Authority, server *tls.Config, etcd *kvstore.Client, engine *merge.Engine, peers *peer.Manager,
+	log *slog.Logger, registry prometheus.Registerer, services ...registrar,
+) (*gateway.Gateway, *join.Manager, error) {
+	var door *gateway.Gateway
+	exclusions := gateway.NewExclusions(log)
+	members, err := join.New(join.Config{
+		Cluster: cfg.cluster(), Version: process.Version(), Dir: cfg.joined(), Authority: authority, Etcd: etcd,
+		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
+		Ranges:    func() []netip.Prefix { return cfg.ownRanges(engine) },
+		Peers:     peers.Status, Exclude: exclusions.Exclude, Logger: log, Registerer: registry,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	door = gateway.New(gateway.Config{
+		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: server, Etcd: etcd.Etcd().ActiveConnection(), Exclusions: exclusions,
+		Register: func(r grpc.ServiceRegistrar) {
+			for _, s := range append(services, members) {
+				s.Register(r)
+			}
+		},
+		Logger: log, Registerer: registry,
+	})
+	return door, members, nil
+}
+
+// joined is where pkg/join keeps the peers that joined.
+func (c *config) joined() string { return filepath.Join(c.dataDir, "joined") }
+
+// addresses are host:port by which others may reach the gateway: what --advertise
+// says, else what it listens on, else all addresses of this machine.
+func (c *config) addresses(bound net.Addr, interfaces func() ([]net.Addr, error)) []string {
+	host, port, _ := net.SplitHostPort(c.listen) // validate has seen it
+	if tcp, ok := bound.(*net.TCPAddr); ok {
+		port = strconv.Itoa(tcp.Port)
+	}
+	hosts := c.advertise
+	if ip, err := netip.ParseAddr(host); len(hosts) == 0 && host != "" && (err != nil || !ip.IsUnspecified()) {
+		hosts = []string{host}
+	}
+	if len(hosts) == 0 {
+		all, _ := interfaces() // none is what can be said then
+		for _, a := range all {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
+				hosts = append(hosts, p.Addr().String())
+			}
+		}
+	}
+	out := make([]string, 0, len(hosts))
+	for _, h := range hosts {
+		out = append(out, net.JoinHostPort(h, port))
+	}
+	return out[:min(len(out), join.MaxAddresses)]
+}
+
+// ownRanges are those of this cluster's pods and of its nodes' mesh addresses.
+func (c *config) ownRanges(engine *merge.Engine) []netip.Prefix {
+	out, _ := c.meshRanges() // validate has seen them
+	engine.Read(func(state *merge.State) {
+		for key, n := range state.AllNodes() {
+			if key.Cluster == c.clusterName {
+				for _, p := range n.PodCIDRs {
+					out = append(out, p.Masked())
+				}
+			}
+		}
+	})
+	return out
+}
+
+// runAfter runs what must not begin before ready is closed.
+func runAfter(ctx context.Context, ready <-chan struct{}, run func(context.Context) error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-ready:
+		return run(ctx)
+	}
+}

@@ -1,0 +1,222 @@
+package join
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/retry"
+)
+
+// drainTimeout is how long a cluster that is put out is waited for to be out of
+// use. It is out, whatever comes of that.
+const drainTimeout = 30 * time.Second
+
+// The origins of a peer.
+const (
+	originFile   = "file"
+	originJoined = "joined"
+)
+
+// membership answers the command line.
+type membership struct {
+	joinpb.UnimplementedMembershipServer
+	*Manager
+}
+
+// Describe says what this cluster is, whom it reads and whom it invited.
+func (s *membership) Describe(ctx context.Context, _ *joinpb.DescribeRequest) (*joinpb.DescribeResponse, error) {
+	out := &joinpb.DescribeResponse{Facts: protoFacts(s.facts()), Fingerprint: s.fingerprint[:]}
+	members := map[string]*joinpb.Member{}
+	for name, m := range s.book.all() {
+		if m.Reads == nil && m.Out.IsZero() {
+			continue // a join that broke off
+		}
+		members[name] = &joinpb.Member{Name: name}
+		if m.Reads != nil {
+			members[name].Origin = originJoined
+		}
+		if !m.Out.IsZero() {
+			members[name].Out = timestamppb.New(m.Out)
+		}
+	}
+	for _, p := range s.cfg.Peers() {
+		if members[p.Name] == nil {
+			members[p.Name] = &joinpb.Member{Name: p.Name}
+		}
+		one := members[p.Name]
+		one.Origin, one.State, one.Reason, one.Id = s.origin(p), string(p.State), p.Reason, uint32(p.ID)
+	}
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		out.Members = append(out.Members, members[name])
+	}
+	invitations, err := s.invitations.list(ctx)
+	if err != nil {
+		return nil, status.Errorf(codes.Unavailable, "list the invitations: %v", err)
+	}
+	for _, i := range invitations {
+		out.Invitations = append(out.Invitations, protoInvitation(i))
+	}
+	return out, nil
+}
+
+func protoInvitation(i issued) *joinpb.Invitation {
+	out := &joinpb.Invitation{
+		Id: i.ID, Peer: i.Peer, Created: timestamppb.New(i.Created), Expires: timestamppb.New(i.Expires),
+	}
+	if i.Used != nil {
+		out.UsedBy, out.Used = i.Used.Peer, timestamppb.New(i.Used.Time)
+	}
+	return out
+}
+
+// origin tells a peer that a file of the operator's declares from one that joined.
+func (m *Manager) origin(p peer.Status) string {
+	if p.File != "" && filepath.Dir(p.File) == filepath.Clean(m.cfg.Dir) {
+		return originJoined
+	}
+	return originFile
+}
+
+// Invite makes an invitation.
+func (s *membership) Invite(ctx context.Context, r *joinpb.InviteRequest) (*joinpb.InviteResponse, error) {
+	ttl := defaultTTL
+	if r.GetTtl() != nil {
+		ttl = r.GetTtl().AsDuration()
+	}
+	if ttl < time.Second || ttl > maxTTL {
+		return nil, status.Errorf(codes.InvalidArgument, "an invitation is good for 1s to %s, not for %s", maxTTL, ttl)
+	}
+	if r.GetPeer() != "" {
+		if err := s.checkName(r.GetPeer()); err != nil {
+			return nil, err
+		}
+	}
+	addresses := r.GetAddresses()
+	if len(addresses) == 0 {
+		addresses = s.cfg.Addresses()
+	}
+	if err := CheckAddresses(addresses); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "where others reach this cluster: %v; give --address", err)
+	}
+	now := time.Now()
+	inv := newInvitation(s.cfg.Cluster.Name, addresses, s.fingerprint, now.Add(ttl))
+	if err := s.invitations.make(ctx, inv, r.GetPeer(), now); err != nil {
+		return nil, status.Errorf(codes.Unavailable, "keep the invitation: %v", err)
+	}
+	s.log.Info("invitation is made", "invitation", inv.Name(), "cluster", r.GetPeer(), "expires", inv.Expires)
+	return &joinpb.InviteResponse{Invitation: inv.Text(), Expires: timestamppb.New(inv.Expires), Addresses: addresses}, nil
+}
+
+// checkName refuses what can not be another cluster's name.
+func (m *Manager) checkName(name string) error {
+	if err := cluster.ValidateName(name); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if name == m.cfg.Cluster.Name {
+		return status.Errorf(codes.InvalidArgument, "%s is this cluster itself", name)
+	}
+	return nil
+}
+
+// steps sends what was done as it is.
+func steps(stream grpc.ServerStreamingServer[joinpb.Step]) func(text string, warning bool) {
+	return func(text string, warning bool) {
+		_ = stream.Send(&joinpb.Step{Text: text, Warning: warning}) // who asked may have gone; the work goes on
+	}
+}
+
+// Accept takes an invitation of another cluster.
+func (s *membership) Accept(r *joinpb.AcceptRequest, stream grpc.ServerStreamingServer[joinpb.Step]) error {
+	if len(r.GetAddresses()) > 0 {
+		if err := CheckAddresses(r.GetAddresses()); err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
+	}
+	if err := s.accept(stream.Context(), r.GetInvitation(), r.GetAddresses(), r.GetOneWay(), steps(stream)); err != nil {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return nil
+}
+
+// Disconnect puts a cluster out, and reads it no more.
+func (s *membership) Disconnect(r *joinpb.DisconnectRequest, stream grpc.ServerStreamingServer[joinpb.Step]) error {
+	if err := s.checkName(r.GetPeer()); err != nil {
+		return err
+	}
+	if err := s.disconnect(stream.Context(), r.GetPeer(), steps(stream)); err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return nil
+}
+
+func (m *Manager) disconnect(ctx context.Context, name string, step func(string, bool)) error {
+	p, ok := m.peer(name)
+	// Certificates are to the second; what was valid before the next one is out.
+	out := time.Now().UTC().Truncate(time.Second).Add(time.Second)
+	m.cfg.Exclude(m.peerSubject(name), out) // here at once, whatever etcd does
+	err := m.book.update(ctx, name, func(old member) (member, error) {
+		if out.Before(old.Out) {
+			out = old.Out
+		}
+		return member{Out: out}, nil
+	})
+	if err == nil {
+		err = m.invitations.takeBack(ctx, name)
+	}
+	if err != nil {
+		return fmt.Errorf("%s is cut off at this replica until it restarts, and not put out yet, do it again: %w", name, err)
+	}
+	step(fmt.Sprintf("certificates of %s from before now are refused, its connections are cut", name), false)
+	if !ok {
+		step(fmt.Sprintf("%s is not read", name), false)
+		return nil
+	}
+	if m.origin(p) == originFile {
+		step(fmt.Sprintf("%s is declared by %s: remove that file, until then it is read", name, p.File), true)
+		return nil
+	}
+	deadline, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	for {
+		if p, ok = m.peer(name); !ok {
+			break
+		}
+		if m.origin(p) == originFile {
+			step(fmt.Sprintf("%s is declared by %s, too: remove that file, until then it is read", name, p.File), true)
+			return nil
+		}
+		if !retry.Sleep(deadline, 50*time.Millisecond) {
+			return fmt.Errorf("%s is put out, and what it said is still being taken out of use; `causeway status` shows it", name)
+		}
+	}
+	step(fmt.Sprintf("%s is read no more, what it said is out of use", name), false)
+	return nil
+}
+
+// Reach tries the addresses of another cluster from here.
+func (s *membership) Reach(ctx context.Context, r *joinpb.ReachRequest) (*joinpb.ReachResponse, error) {
+	if err := s.checkName(r.GetName()); err != nil {
+		return nil, err
+	}
+	if err := CheckAddresses(r.GetAddresses()); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if len(r.GetFingerprint()) != sha256.Size {
+		return nil, status.Errorf(codes.InvalidArgument, "a fingerprint has %d bytes", sha256.Size)
+	}
+	reached, problems := reach(ctx, r.GetName(), [sha256.Size]byte(r.GetFingerprint()), r.GetAddresses())
+	return &joinpb.ReachResponse{Reached: reached, Problems: problems}, nil
+}

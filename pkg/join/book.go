@@ -1,0 +1,285 @@
+package join
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/retry"
+	"github.com/causeway-mesh/causeway/pkg/wire"
+)
+
+// How long after an attempt that failed what etcd lacks is put back again.
+const (
+	firstRestore = time.Second
+	lastRestore  = 30 * time.Second
+)
+
+// inEffectTimeout bounds how long a change waits to be seen by this replica.
+const inEffectTimeout = 10 * time.Second
+
+// book is what is known of other clusters. What is in etcd counts, for all
+// replicas alike; the files are a copy, which is put back where etcd has lost it.
+// Nothing is forgotten because a key is gone: whoever leaves has a record that
+// says so.
+type book struct {
+	etcd    *kvstore.Client
+	files   files
+	log     *slog.Logger
+	exclude func(name string, before time.Time)
+
+	mu      sync.Mutex
+	members map[string]member
+	stored  map[string][]byte // in etcd, as far as it was followed
+	behind  map[string]bool   // whose record etcd lacks
+	changed chan struct{}     // closed and replaced when members changes
+
+	loaded  chan struct{} // closed when etcd was read once
+	restore chan struct{} // wakes the loop that puts back
+}
+
+func newBook(etcd *kvstore.Client, dir string, log *slog.Logger, exclude func(string, time.Time)) *book {
+	return &book{
+		etcd: etcd, files: files{dir: dir}, log: log, exclude: exclude,
+		members: map[string]member{}, stored: map[string][]byte{}, behind: map[string]bool{},
+		changed: make(chan struct{}), loaded: make(chan struct{}), restore: make(chan struct{}, 1),
+	}
+}
+
+// load takes in what the files say.
+func (b *book) load() error {
+	known, err := b.files.load()
+	if known == nil {
+		return err
+	}
+	if err != nil {
+		b.log.Error("a file of a joined cluster is not used, what etcd has of it is", "error", err)
+	}
+	for name, m := range known {
+		b.take(name, m)
+	}
+	return nil
+}
+
+// run follows etcd until ctx ends.
+func (b *book) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return b.etcd.Follow(ctx, kvstore.FollowConfig{
+			Ranges: []kvstore.Range{kvstore.Prefix(memberPrefix)}, Proof: wire.HeartbeatKey, Handler: (*followed)(b), Logger: b.log,
+		})
+	})
+	g.Go(func() error {
+		b.putBack(ctx)
+		return nil
+	})
+	return g.Wait()
+}
+
+// followed is the book as the handler of what etcd says.
+type followed book
+
+// Changes takes in records; one that is gone is put back.
+func (f *followed) Changes(_ context.Context, changes []kvstore.Change) error {
+	b := (*book)(f)
+	for _, c := range changes {
+		name := memberName(c.Key)
+		if c.Deleted {
+			b.lost(name)
+			continue
+		}
+		m, err := parseMember(name, c.Value)
+		if err != nil {
+			b.log.Error("record of a joined cluster is not used", "key", c.Key, "error", err)
+			continue
+		}
+		b.mu.Lock()
+		b.stored[name] = c.Value
+		out := b.members[name].Out
+		b.mu.Unlock()
+		if out.After(m.Out) { // etcd was set back: who was put out stays out
+			m.Out = out
+			b.lost(name)
+		}
+		b.take(name, m)
+	}
+	return nil
+}
+
+// Complete puts back what only the files know.
+func (f *followed) Complete(context.Context) error {
+	b := (*book)(f)
+	b.mu.Lock()
+	names := slices.Collect(maps.Keys(b.members))
+	b.mu.Unlock()
+	for _, name := range names {
+		b.mu.Lock()
+		_, there := b.stored[name]
+		b.mu.Unlock()
+		if !there {
+			b.lost(name)
+		}
+	}
+	select {
+	case <-b.loaded:
+	default:
+		close(b.loaded)
+	}
+	return nil
+}
+
+// Trouble changes nothing: what is known stays.
+func (f *followed) Trouble(err error) {
+	f.log.Debug("joined clusters are not followed in etcd", "error", err)
+}
+
+// lost marks a record to be put back.
+func (b *book) lost(name string) {
+	b.mu.Lock()
+	delete(b.stored, name)
+	b.behind[name] = true
+	b.mu.Unlock()
+	select {
+	case b.restore <- struct{}{}:
+	default:
+	}
+}
+
+// putBack writes to etcd what it lacks until ctx ends.
+func (b *book) putBack(ctx context.Context) {
+	again := retry.Backoff{First: firstRestore, Limit: lastRestore}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.restore:
+		}
+		for !b.putBackAll(ctx) {
+			if !retry.Sleep(ctx, again.Next()) {
+				return
+			}
+		}
+		again.Reset()
+	}
+}
+
+func (b *book) putBackAll(ctx context.Context) bool {
+	b.mu.Lock()
+	names := slices.Sorted(maps.Keys(b.behind))
+	b.mu.Unlock()
+	for _, name := range names {
+		err := b.swap(ctx, name, func(m member) (member, error) { return m, nil })
+		if err != nil {
+			b.log.Debug("record of a joined cluster is not in etcd yet, will retry", "cluster", name, "error", err)
+			return false
+		}
+		b.log.Info("record of a joined cluster is put back in etcd", "cluster", name)
+		b.mu.Lock()
+		delete(b.behind, name)
+		b.mu.Unlock()
+	}
+	return true
+}
+
+// take makes m what is known of a cluster, in memory, for the gateway, and on disk.
+func (b *book) take(name string, m member) {
+	b.mu.Lock()
+	b.members[name] = m
+	close(b.changed)
+	b.changed = make(chan struct{})
+	b.mu.Unlock()
+	if !m.Out.IsZero() {
+		b.exclude(name, m.Out)
+	}
+	if err := b.files.save(name, m); err != nil {
+		b.log.Error("joined cluster is not written to disk", "cluster", name, "error", err)
+	}
+}
+
+// errBusy is returned when others change a record all the time.
+var errBusy = errors.New("somebody else changes the same, try again")
+
+// update changes the record of a cluster for all replicas and returns when this
+// one has it in effect. change may be called several times.
+func (b *book) update(ctx context.Context, name string, change func(member) (member, error)) error {
+	var want []byte
+	err := b.swap(ctx, name, func(m member) (member, error) {
+		next, err := change(m)
+		want = next.encode()
+		return next, err
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, inEffectTimeout, errors.New("etcd is not followed at present"))
+	defer cancel()
+	for {
+		b.mu.Lock()
+		m, changed := b.members[name], b.changed
+		b.mu.Unlock()
+		if bytes.Equal(m.encode(), want) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("cluster %s is changed in etcd and not in effect here yet: %w", name, context.Cause(ctx))
+		}
+	}
+}
+
+// swap changes a record in etcd by compare-and-swap. A record that etcd lacks is
+// the one that is known here.
+func (b *book) swap(ctx context.Context, name string, change func(member) (member, error)) error {
+	key := memberPrefix + name
+	for range 10 {
+		old, found, err := b.etcd.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		known := b.member(name)
+		m := known
+		if found {
+			if m, err = parseMember(name, old); err != nil {
+				return err
+			}
+			if known.Out.After(m.Out) {
+				m.Out = known.Out
+			}
+		}
+		next, err := change(m)
+		if err != nil {
+			return err
+		}
+		value := next.encode()
+		if found && bytes.Equal(old, value) {
+			return nil
+		}
+		if done, err := b.etcd.CompareAndPut(ctx, key, old, found, value); err != nil || done {
+			return err
+		}
+	}
+	return fmt.Errorf("change the record of cluster %s: %w", name, errBusy)
+}
+
+func (b *book) member(name string) member {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.members[name]
+}
+
+// all returns what is known of every cluster.
+func (b *book) all() map[string]member {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.members)
+}

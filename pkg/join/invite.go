@@ -1,0 +1,184 @@
+package join
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+)
+
+const (
+	// maxTTL bounds how long an invitation is good, defaultTTL is what it is
+	// where nothing is said.
+	maxTTL     = 30 * 24 * time.Hour
+	defaultTTL = 24 * time.Hour
+	// remembered is how long after its end an invitation is kept, so that who
+	// uses it hears that it ended rather than that nobody knows it.
+	remembered = 7 * 24 * time.Hour
+	// maxInvitations bounds how many there are at a time.
+	maxInvitations = 1000
+)
+
+var (
+	// errUnknown is for an invitation or a secret that this cluster does not have:
+	// whoever guesses is not told which of them was wrong.
+	errUnknown = errors.New("this cluster has no such invitation: it was made by another cluster, was altered, was taken back, or ended more than a week ago; " +
+		"make a new one with `causeway invite`")
+	errEnded     = errors.New("the invitation has ended")
+	errUsed      = errors.New("the invitation was used already")
+	errOtherPeer = errors.New("the invitation is for another cluster")
+)
+
+// invitations keeps those that this cluster made, in etcd.
+type invitations struct{ etcd *kvstore.Client }
+
+// issued is one of them, for people.
+type issued struct {
+	ID string
+	offered
+	Used *used
+}
+
+// make keeps a new invitation. Those that ended long ago are forgotten.
+func (s invitations) make(ctx context.Context, inv Invitation, peer string, now time.Time) error {
+	all, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	left := 0
+	for _, old := range all {
+		if now.Before(old.Expires.Add(remembered)) {
+			left++
+			continue
+		}
+		if err := s.forget(ctx, old.ID); err != nil {
+			return err
+		}
+	}
+	if left >= maxInvitations {
+		return fmt.Errorf("there are %d invitations, no more are made until some have ended for a week", left)
+	}
+	value, err := json.Marshal(offered{
+		Hash: sha256.Sum256(inv.Secret[:]), Peer: peer, Created: now.UTC().Truncate(time.Second), Expires: inv.Expires,
+	})
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", inv, err)
+	}
+	_, err = s.etcd.Claim(ctx, kvstore.Alone(), []kvstore.Claim{{Key: invitationPath + inv.Name(), Value: value}})
+	return err
+}
+
+func (s invitations) forget(ctx context.Context, id string) error {
+	if err := s.etcd.Delete(ctx, invitationPath+id); err != nil {
+		return err
+	}
+	return s.etcd.Delete(ctx, invitationOfUsed+id)
+}
+
+// takeBack forgets the invitations that were made for a cluster, or that it used:
+// who was put out does not come back by one of before.
+func (s invitations) takeBack(ctx context.Context, peer string) error {
+	all, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range all {
+		if i.Peer == peer || i.Used != nil && i.Used.Peer == peer {
+			if err := s.forget(ctx, i.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// list returns the invitations, the newest first.
+func (s invitations) list(ctx context.Context) ([]issued, error) {
+	uses := map[string]*used{}
+	err := s.etcd.List(ctx, kvstore.Prefix(invitationOfUsed), func(item kvstore.Item) error {
+		u := new(used)
+		uses[strings.TrimPrefix(item.Key, invitationOfUsed)] = u
+		return json.Unmarshal(item.Value, u)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []issued
+	err = s.etcd.List(ctx, kvstore.Prefix(invitationPath), func(item kvstore.Item) error {
+		i := issued{ID: strings.TrimPrefix(item.Key, invitationPath)}
+		i.Used = uses[i.ID]
+		err := json.Unmarshal(item.Value, &i.offered)
+		out = append(out, i)
+		return err
+	})
+	slices.SortFunc(out, func(a, b issued) int { return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID)) })
+	return out, err
+}
+
+// prove returns the invitation that id and secret are of; errUnknown when there is
+// none. The comparison takes the same time whatever was wrong.
+func (s invitations) prove(ctx context.Context, id, secret []byte) (offered, error) {
+	if len(id) != idBytes || len(secret) != secretBytes { // not even of the form
+		return offered{}, errUnknown
+	}
+	hash := sha256.Sum256(secret)
+	text, found, err := s.etcd.Get(ctx, invitationPath+hex.EncodeToString(id))
+	if err != nil {
+		return offered{}, err
+	}
+	var o offered
+	if found {
+		if err := json.Unmarshal(text, &o); err != nil {
+			return offered{}, fmt.Errorf("read invitation %x: %w", id, err)
+		}
+	}
+	right := subtle.ConstantTimeCompare(o.Hash[:], hash[:]) == 1
+	if !found || !right {
+		return offered{}, errUnknown
+	}
+	return o, nil
+}
+
+// use takes a proven invitation for a cluster and the key that it shows. The same
+// cluster may come again with the same key until the invitation ends.
+func (s invitations) use(ctx context.Context, id []byte, o offered, peer string, key [sha256.Size]byte, now time.Time) error {
+	if o.Peer != "" && o.Peer != peer {
+		return fmt.Errorf("%w: it is for %s, not for %s", errOtherPeer, o.Peer, peer)
+	}
+	if now.After(o.Expires) {
+		return fmt.Errorf("%w: it was good until %s, and it is %s here; make a new one with `causeway invite`",
+			errEnded, o.Expires.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	use := used{Peer: peer, Key: key, Time: now.UTC().Truncate(time.Second)}
+	value, err := json.Marshal(use)
+	if err != nil {
+		return fmt.Errorf("encode the use of invitation %x: %w", id, err)
+	}
+	path := invitationOfUsed + hex.EncodeToString(id)
+	taken, err := s.etcd.Claim(ctx, kvstore.Alone(), []kvstore.Claim{{Key: path, Value: value}})
+	if err != nil {
+		return err
+	}
+	text, before := taken[path]
+	if !before {
+		return nil
+	}
+	var first used
+	if err := json.Unmarshal(text, &first); err != nil {
+		return fmt.Errorf("read the use of invitation %x: %w", id, err)
+	}
+	if first.Peer != peer || first.Key != key {
+		return fmt.Errorf("%w, by cluster %s at %s; make a new one with `causeway invite`",
+			errUsed, first.Peer, first.Time.Format(time.RFC3339))
+	}
+	return nil
+}

@@ -1,0 +1,167 @@
+// Package join makes clusters members of one mesh, and ends that.
+//
+// One cluster makes an invitation, another one takes it, and in one exchange
+// each signs a certificate for a key that the other made and keeps. No private
+// key and no authority's key leaves its cluster. What a certificate says comes
+// from the invitation and from who signs, never from who asks.
+//
+// Guarantees: an invitation is good for one cluster and one key; what broke off
+// is finished by doing it again; a cluster that is put out is out at once, at
+// every replica, over restarts and over the loss of etcd, until it joins anew.
+package join
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/retry"
+)
+
+// certificateTTL is how long a peer's certificate is valid.
+const certificateTTL = 30 * 24 * time.Hour
+
+// Config is what New needs. All fields are required.
+type Config struct {
+	Cluster cluster.Config
+	Version string
+	// Dir is where joined peers are kept, for a start without etcd's; pkg/peer
+	// reads their peer files from there.
+	Dir       string
+	Authority *pki.Authority
+	Etcd      *kvstore.Client
+	// Addresses returns host:port by which others reach the gateway.
+	Addresses func() []string
+	// Ranges returns those of our pods and of our nodes' mesh addresses; the list
+	// is the caller's to change.
+	Ranges func() []netip.Prefix
+	// Peers returns the sessions with other clusters.
+	Peers func() []peer.Status
+	// Exclude makes the gateway refuse what a peer shows that is valid from before
+	// a time, and cut its connections.
+	Exclude func(subject pki.Subject, before time.Time)
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Manager keeps what joined. Its methods are safe for concurrent use.
+type Manager struct {
+	cfg         Config
+	fingerprint [sha256.Size]byte
+	book        *book
+	invitations invitations
+	metrics     *metrics
+	log         *slog.Logger
+}
+
+// New returns a Manager that does nothing until Run. It takes in what an earlier
+// run left on disk, so that who is out is so before anything is served.
+func New(cfg Config) (*Manager, error) {
+	fingerprint, _, err := fingerprintOf(cfg.Authority.CertPEM())
+	if err != nil {
+		return nil, fmt.Errorf("own authority: %w", err)
+	}
+	m := &Manager{cfg: cfg, fingerprint: fingerprint, invitations: invitations{etcd: cfg.Etcd}, log: cfg.Logger}
+	m.book = newBook(cfg.Etcd, cfg.Dir, cfg.Logger, func(name string, before time.Time) {
+		cfg.Exclude(m.peerSubject(name), before)
+	})
+	m.metrics = newMetrics(cfg.Registerer, m.book)
+	return m, m.book.load()
+}
+
+// Register adds the services to a gRPC server: one for those that join, one for
+// the command line.
+func (m *Manager) Register(r grpc.ServiceRegistrar) {
+	joinpb.RegisterJoinServer(r, newInviter(m))
+	joinpb.RegisterMembershipServer(r, &membership{Manager: m})
+}
+
+// Run follows what all replicas know until ctx ends, and returns nil then.
+func (m *Manager) Run(ctx context.Context) error { return m.book.run(ctx) }
+
+// Loaded is closed when what all replicas know was read once.
+func (m *Manager) Loaded() <-chan struct{} { return m.book.loaded }
+
+// peerSubject is what the certificate of another cluster says here.
+func (m *Manager) peerSubject(name string) pki.Subject {
+	return pki.Subject{Cluster: m.cfg.Cluster.Name, Role: pki.RolePeer, Name: name}
+}
+
+// facts are what this cluster says of itself.
+func (m *Manager) facts() Facts {
+	return Facts{
+		Name: m.cfg.Cluster.Name, ID: m.cfg.Cluster.ID, Size: m.cfg.Cluster.Size, Version: m.cfg.Version,
+		Time: time.Now(), Ranges: tidy(m.cfg.Ranges()), Addresses: m.cfg.Addresses(),
+	}
+}
+
+// unfit returns what speaks against another cluster, as far as this one can see.
+func (m *Manager) unfit(theirs Facts) []string {
+	out := Compare(m.facts(), theirs)
+	for _, p := range m.cfg.Peers() {
+		if p.ID == theirs.ID && p.Name != theirs.Name {
+			out = append(out, fmt.Sprintf("%s has the id %d, as has %s, which is a peer of %s: every cluster of a mesh has an id of its own (--cluster-id)",
+				theirs.Name, theirs.ID, p.Name, m.cfg.Cluster.Name))
+		}
+	}
+	return out
+}
+
+// peer returns the session with a cluster.
+func (m *Manager) peer(name string) (peer.Status, bool) {
+	for _, p := range m.cfg.Peers() {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	return peer.Status{}, false
+}
+
+// sign gives another cluster a certificate to read this one with. It is valid
+// from after the cluster was put out, if it was; that may be the next second, which
+// is waited for.
+func (m *Manager) sign(ctx context.Context, name string, request []byte) ([]byte, error) {
+	out := m.book.member(name).Out
+	if wait := time.Until(out); wait > 0 && wait <= time.Second {
+		retry.Sleep(ctx, wait)
+	}
+	return m.cfg.Authority.Sign(pki.Request{
+		Role: pki.RolePeer, Name: name, TTL: certificateTTL, NotBefore: out,
+	}, request)
+}
+
+// checkChain refuses a certificate that another cluster signed for us and that is
+// not what we need to read it with.
+func (m *Manager) checkChain(signer string, authority, chain, key []byte) (until time.Time, err error) {
+	until, err = pki.CheckClient(authority, chain, key, pki.Subject{Cluster: signer, Role: pki.RolePeer, Name: m.cfg.Cluster.Name})
+	if err != nil {
+		return until, fmt.Errorf("the certificate that %s signed: %w", signer, err)
+	}
+	return until, nil
+}
+
+// checkAuthority refuses a certificate that is not the authority of a cluster.
+func checkAuthority(name string, text []byte) (sum [sha256.Size]byte, err error) {
+	sum, cert, err := fingerprintOf(text)
+	if err != nil {
+		return sum, err
+	}
+	want := fmt.Sprintf("causeway://%s/authority/%s", name, name)
+	if !cert.IsCA || len(cert.URIs) != 1 || cert.URIs[0].String() != want {
+		return sum, errors.New("it is not the authority of cluster " + name)
+	}
+	return sum, nil
+}

@@ -1,0 +1,95 @@
+package join
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	// failuresPerWindow is how many wrong secrets from one address are answered in
+	// a window. Right ones are never held up.
+	failuresPerWindow = 10
+	failureWindow     = time.Minute
+	// maxWaiting is how many answers to wrong secrets wait at once for one
+	// address; more are told so at once.
+	maxWaiting = 32
+	// maxSources bounds the memory; further addresses count as one.
+	maxSources = 4096
+)
+
+// limiter spaces the answers to wrong secrets by the address that they came from.
+// Behind a NodePort all callers may have one address: so it only ever holds up
+// those whose secret was wrong. Safe for concurrent use.
+type limiter struct {
+	mu      sync.Mutex
+	sources map[netip.Prefix]*source
+	swept   time.Time // when what counts no longer was last dropped
+}
+
+// source is what one address did.
+type source struct {
+	// answers are when the last ones were, or are to be, given.
+	answers []time.Time
+}
+
+func newLimiter() *limiter { return &limiter{sources: map[netip.Prefix]*source{}} }
+
+// fail counts a wrong secret from an address at now and returns how long its
+// answer has to wait; ok is false when too many wait already.
+func (l *limiter) fail(from netip.Addr, now time.Time) (wait time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.source(from, now)
+	s.forget(now)
+	due := now
+	if n := len(s.answers); n >= failuresPerWindow {
+		if n >= failuresPerWindow+maxWaiting {
+			return 0, false
+		}
+		due = s.answers[n-failuresPerWindow].Add(failureWindow)
+	}
+	s.answers = append(s.answers, due)
+	return due.Sub(now), true
+}
+
+// forget drops what counts no longer.
+func (s *source) forget(now time.Time) {
+	for len(s.answers) > 0 && now.Sub(s.answers[0]) >= failureWindow {
+		s.answers = s.answers[1:]
+	}
+}
+
+// source returns what is kept of an address: of an IPv6 one, of its /64, which is
+// one holder's.
+func (l *limiter) source(from netip.Addr, now time.Time) *source {
+	from = from.Unmap().WithZone("")
+	bits := from.BitLen()
+	if from.Is6() {
+		bits = 64
+	}
+	key, _ := from.Prefix(bits) // the zero prefix where there is no address
+	if l.sources[key] == nil && len(l.sources) >= maxSources {
+		l.sweep(now)
+		if len(l.sources) >= maxSources {
+			key = netip.Prefix{}
+		}
+	}
+	if l.sources[key] == nil {
+		l.sources[key] = &source{}
+	}
+	return l.sources[key]
+}
+
+// sweep drops what counts no longer, now and then: it looks at all.
+func (l *limiter) sweep(now time.Time) {
+	if now.Sub(l.swept) < failureWindow/failuresPerWindow {
+		return
+	}
+	l.swept = now
+	for key, s := range l.sources {
+		if s.forget(now); len(s.answers) == 0 {
+			delete(l.sources, key)
+		}
+	}
+}

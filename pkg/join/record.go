@@ -1,0 +1,102 @@
+package join
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/cluster"
+)
+
+// The keys in our own etcd. Peers can not read them: see the gateway's ranges.
+const (
+	memberPrefix     = "causeway/members/v1/"
+	invitationPath   = "causeway/invitations/v1/"
+	invitationOfUsed = "causeway/invitations-used/v1/"
+)
+
+// member is what joining and leaving left of another cluster. It stands in etcd
+// for all replicas, and in a file of each, so that a lost etcd loses no peer and
+// lets nobody in who was put out.
+type member struct {
+	// Reads is how we read it; nil when we do not, or by a file of the operator's.
+	Reads *reading `json:"reads,omitempty"`
+	// Out is since when it is out: certificates for it that are valid from before
+	// then are refused. Zero for never. It only grows.
+	Out time.Time `json:"out,omitzero"`
+	// Pending is the key of a join that has not come to its end, by which it can
+	// be taken up again.
+	Pending *pending `json:"pending,omitempty"`
+}
+
+// reading is a joined peer.
+type reading struct {
+	Endpoints []string `json:"endpoints"`
+	// CA, Cert and Key are PEM. The key was made here.
+	CA   string `json:"ca"`
+	Cert string `json:"cert"`
+	Key  string `json:"key"`
+	// Since is when it joined, Invitation which one was used.
+	Since      time.Time `json:"since"`
+	Invitation string    `json:"invitation"`
+}
+
+type pending struct {
+	Invitation string `json:"invitation"`
+	Key        string `json:"key"`
+	Request    string `json:"request"`
+}
+
+// parseMember reads what a key or a file says of the cluster that it is named after.
+func parseMember(name string, text []byte) (member, error) {
+	if err := cluster.ValidateName(name); err != nil {
+		return member{}, err
+	}
+	var m member
+	if err := json.Unmarshal(text, &m); err != nil {
+		return member{}, fmt.Errorf("member %s: %w", name, err)
+	}
+	return m, nil
+}
+
+func (m member) encode() []byte {
+	text, _ := json.Marshal(m) // no field can fail
+	return text
+}
+
+func memberName(key string) string { return strings.TrimPrefix(key, memberPrefix) }
+
+// fingerprintOf returns the SHA-256 of the one certificate in text.
+func fingerprintOf(text []byte) (sum [sha256.Size]byte, cert *x509.Certificate, err error) {
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return sum, nil, errors.New("no certificate in PEM")
+	}
+	if cert, err = x509.ParseCertificate(block.Bytes); err != nil {
+		return sum, nil, err
+	}
+	return sha256.Sum256(block.Bytes), cert, nil
+}
+
+// offered is an invitation as the cluster that made it keeps it.
+type offered struct {
+	// Hash is the SHA-256 of the secret, which is kept nowhere. The secret is 32
+	// random bytes, so there is nothing to guess that a slow hash would slow down.
+	Hash [sha256.Size]byte `json:"hash"`
+	// Peer may use it; "" for any cluster that is no peer yet.
+	Peer    string    `json:"peer,omitempty"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+}
+
+// used is by whom an invitation was used. The same key may finish what broke off.
+type used struct {
+	Peer string            `json:"peer"`
+	Key  [sha256.Size]byte `json:"key"`
+	Time time.Time         `json:"time"`
+}

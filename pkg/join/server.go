@@ -1,0 +1,272 @@
+package join
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/retry"
+)
+
+const (
+	// maxStrangers is how many exchanges may wait for an offer with a right
+	// secret at once. Each may send one message of a mebibyte.
+	maxStrangers = 16
+	// offerTimeout is from the call to the offer, exchangeTimeout to the end.
+	offerTimeout    = 10 * time.Second
+	exchangeTimeout = time.Minute
+)
+
+// inviter is the side that made the invitation. Whoever calls has no certificate.
+type inviter struct {
+	joinpb.UnimplementedJoinServer
+	*Manager
+
+	limiter   *limiter
+	strangers chan struct{}
+}
+
+func newInviter(m *Manager) *inviter {
+	return &inviter{Manager: m, limiter: newLimiter(), strangers: make(chan struct{}, maxStrangers)}
+}
+
+// Authority tells anybody the authority's certificate, which is no secret.
+func (s *inviter) Authority(context.Context, *joinpb.AuthorityRequest) (*joinpb.AuthorityResponse, error) {
+	return &joinpb.AuthorityResponse{Authority: s.cfg.Authority.CertPEM()}, nil
+}
+
+// stream is the inviter's end of an exchange.
+type stream = grpc.BidiStreamingServer[joinpb.JoinRequest, joinpb.JoinResponse]
+
+// Join is the exchange. What it refuses is said in words to who asks, counted,
+// and, when the secret was right, logged.
+func (s *inviter) Join(stream stream) error {
+	ctx, cancel := context.WithTimeout(stream.Context(), exchangeTimeout)
+	defer cancel()
+	offer, inv, err := s.meet(ctx, stream)
+	if err != nil {
+		return err
+	}
+	theirs, err := s.admit(ctx, stream, offer, inv)
+	if err != nil {
+		s.log.Warn("cluster was not let join", "invitation", hex.EncodeToString(offer.GetId()), "cluster", theirs.Name, "error", err)
+		return err
+	}
+	s.metrics.joins.Inc()
+	s.log.Info("cluster joined", "invitation", hex.EncodeToString(offer.GetId()), "cluster", theirs.Name, "read", len(offer.GetAuthority()) > 0)
+	return nil
+}
+
+// meet waits for an offer with the secret of an invitation.
+func (s *inviter) meet(ctx context.Context, stream stream) (*joinpb.Offer, offered, error) {
+	select {
+	case s.strangers <- struct{}{}:
+		defer func() { <-s.strangers }()
+	default:
+		return nil, offered{}, s.refuse(reasonBusy, codes.Unavailable, "too many ask to join at this moment, try again")
+	}
+	first, cancel := context.WithTimeout(ctx, offerTimeout)
+	defer cancel()
+	request, err := receive(first, stream)
+	if err != nil {
+		return nil, offered{}, s.refuse(reasonMalformed, codes.InvalidArgument, "no offer came: %v", err)
+	}
+	offer := request.GetOffer()
+	if offer == nil {
+		return nil, offered{}, s.refuse(reasonMalformed, codes.InvalidArgument, "an exchange begins with an offer")
+	}
+	inv, err := s.invitations.prove(ctx, offer.GetId(), offer.GetSecret())
+	switch {
+	case err == nil:
+		return offer, inv, nil
+	case errors.Is(err, errUnknown):
+		wait, ok := s.limiter.fail(callerAddress(ctx), time.Now())
+		if !ok {
+			return nil, offered{}, s.refuse(reasonBusy, codes.ResourceExhausted, "too many wrong tries from this address")
+		}
+		retry.Sleep(ctx, wait)
+		return nil, offered{}, s.refuse(reasonSecret, codes.Unauthenticated, "%v", err)
+	}
+	s.log.Warn("invitation can not be looked up", "error", err)
+	return nil, offered{}, s.refuse(reasonInternal, codes.Unavailable, "invitations can not be looked up at present, try again")
+}
+
+// admit does what the offer asks for, if it may be.
+func (s *inviter) admit(ctx context.Context, stream stream, offer *joinpb.Offer, inv offered) (Facts, error) {
+	theirs, err := ParseFacts(offer.GetFacts())
+	if err != nil {
+		return theirs, s.refuse(reasonMalformed, codes.InvalidArgument, "what the joining cluster says of itself: %v", err)
+	}
+	if err := s.check(ctx, theirs, offer, inv); err != nil {
+		return theirs, err
+	}
+	chain, err := s.sign(ctx, theirs.Name, offer.GetRequest())
+	if err != nil {
+		return theirs, s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
+	}
+	if err := s.invitations.use(ctx, offer.GetId(), inv, theirs.Name, keyOf(offer.GetRequest()), time.Now()); err != nil {
+		return theirs, s.refuse(reasonInvitation, codes.FailedPrecondition, "%v", err)
+	}
+	answer := &joinpb.Answer{Facts: protoFacts(s.facts()), Chain: chain}
+	if len(offer.GetAuthority()) == 0 {
+		return theirs, send(stream, answer)
+	}
+	return theirs, s.readBack(ctx, stream, offer, theirs, answer)
+}
+
+// check looks for all that speaks against a cluster before anything changes.
+func (s *inviter) check(ctx context.Context, theirs Facts, offer *joinpb.Offer, inv offered) error {
+	wrong := s.unfit(theirs)
+	known := s.book.member(theirs.Name).Reads
+	session, isPeer := s.peer(theirs.Name)
+	again := known != nil && known.Invitation == hex.EncodeToString(offer.GetId())
+	if (isPeer || known != nil) && inv.Peer == "" && !again {
+		wrong = append(wrong, fmt.Sprintf("%s has a peer %s already (%s); if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
+			s.cfg.Cluster.Name, theirs.Name, session.State, theirs.Name))
+	}
+	if len(offer.GetAuthority()) > 0 {
+		wrong = append(wrong, s.unreadable(ctx, theirs, offer.GetAuthority())...)
+	}
+	if len(wrong) > 0 {
+		return s.refuse(reasonUnfit, codes.FailedPrecondition, "%s", strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+// unreadable returns why we could not read the joining cluster.
+func (s *inviter) unreadable(ctx context.Context, theirs Facts, authority []byte) []string {
+	sum, err := checkAuthority(theirs.Name, authority)
+	if err != nil {
+		return []string{"the authority that was sent: " + err.Error()}
+	}
+	if err := CheckAddresses(theirs.Addresses); err != nil {
+		return []string{fmt.Sprintf("the addresses of %s: %v", theirs.Name, err)}
+	}
+	reached, problems := reach(ctx, theirs.Name, sum, theirs.Addresses)
+	if len(reached) > 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s can not reach %s: %s; give the addresses by which it can with --address, or join with --one-way",
+		s.cfg.Cluster.Name, theirs.Name, strings.Join(problems, ", "))}
+}
+
+// readBack asks the joining cluster for a certificate in return, and keeps it as a
+// peer.
+func (s *inviter) readBack(ctx context.Context, stream stream, offer *joinpb.Offer, theirs Facts, answer *joinpb.Answer) error {
+	key, request, err := pki.NewSigningRequest()
+	if err != nil {
+		return s.refuse(reasonInternal, codes.Internal, "%v", err)
+	}
+	answer.Request = request
+	if err := send(stream, answer); err != nil {
+		return err
+	}
+	back, err := receive(ctx, stream)
+	if err != nil || back.GetCertificate() == nil {
+		return s.refuse(reasonMalformed, codes.InvalidArgument, "the exchange broke off before the certificate came back")
+	}
+	chain := back.GetCertificate().GetChain()
+	if _, err := s.checkChain(theirs.Name, offer.GetAuthority(), chain, key); err != nil {
+		return s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
+	}
+	sum, _ := checkAuthority(theirs.Name, offer.GetAuthority()) // check has seen it
+	reached, _ := reach(ctx, theirs.Name, sum, theirs.Addresses)
+	if len(reached) == 0 {
+		reached = theirs.Addresses // it was reached a moment ago
+	}
+	err = s.keep(ctx, theirs.Name, reading{
+		Endpoints: endpoints(reached), CA: string(offer.GetAuthority()), Cert: string(chain), Key: string(key),
+		Invitation: hex.EncodeToString(offer.GetId()),
+	})
+	if err != nil {
+		return s.refuse(reasonInternal, codes.Unavailable, "%s can not be kept as a peer: %v", theirs.Name, err)
+	}
+	return stream.Send(&joinpb.JoinResponse{Step: &joinpb.JoinResponse_Done{Done: &joinpb.Done{}}})
+}
+
+// keep makes another cluster a peer.
+func (m *Manager) keep(ctx context.Context, name string, r reading) error {
+	r.Since = time.Now().UTC().Truncate(time.Second)
+	return m.book.update(ctx, name, func(old member) (member, error) {
+		return member{Reads: &r, Out: old.Out}, nil
+	})
+}
+
+func endpoints(addresses []string) []string {
+	out := slices.Clone(addresses)
+	for i, a := range out {
+		out[i] = "https://" + a
+	}
+	return out
+}
+
+// refuse counts a refusal and returns what the caller is told.
+func (s *inviter) refuse(why reason, code codes.Code, format string, args ...any) error {
+	s.metrics.refusals.WithLabelValues(string(why)).Inc()
+	return status.Errorf(code, format, args...)
+}
+
+func send(stream stream, answer *joinpb.Answer) error {
+	return stream.Send(&joinpb.JoinResponse{Step: &joinpb.JoinResponse_Answer{Answer: answer}})
+}
+
+// receive is stream's Recv with a deadline. The caller's return from the handler
+// ends what still waits.
+func receive(ctx context.Context, stream stream) (*joinpb.JoinRequest, error) {
+	type result struct {
+		request *joinpb.JoinRequest
+		err     error
+	}
+	done := make(chan result, 1)
+	go func() {
+		request, err := stream.Recv()
+		done <- result{request, err}
+	}()
+	select {
+	case r := <-done:
+		return r.request, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// keyOf is what a signing request's key is known by; Sign has read the request.
+func keyOf(request []byte) [sha256.Size]byte {
+	block, _ := pem.Decode(request)
+	if block == nil {
+		return [sha256.Size]byte{}
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return [sha256.Size]byte{}
+	}
+	return sha256.Sum256(csr.RawSubjectPublicKeyInfo)
+}
+
+// callerAddress is where a call comes from; the zero Addr when that is not known.
+func callerAddress(ctx context.Context) netip.Addr {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return netip.Addr{}
+	}
+	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr()
+	}
+	return netip.Addr{}
+}
