@@ -54,7 +54,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		return err
 	}
 	keeper := renewal.NewKeeper(renewal.KeeperConfig{
-		Files: cfg.files, Cluster: cfg.cluster, Report: true, Logger: log, Metrics: renewal.NewMetrics(registry),
+		Files: cfg.files, Cluster: cfg.cluster, Report: true, Logger: log.With("cluster", cfg.cluster), Metrics: renewal.NewMetrics(registry),
 	})
 	keeper.Look()
 	plane, err := datapath.Open(datapath.Config{

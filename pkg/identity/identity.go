@@ -58,12 +58,19 @@ func (n Number) Cluster(size cluster.Size) cluster.ID {
 	return cluster.ID(n >> size.LocalBits())
 }
 
-// Range returns the first and the last number that a cluster may allocate.
-// The first is MinLocal above the cluster's base, so that a local part is
-// never mistaken for a reserved number.
+// Range returns the first and the last number that this implementation
+// allocates in a cluster. The first is MinLocal above the cluster's base, so that
+// a local part is never mistaken for a reserved number.
 func Range(id cluster.ID, size cluster.Size) (first, last Number) {
-	base := Number(id) << size.LocalBits()
-	return base + MinLocal, base + (1<<size.LocalBits() - 1)
+	first, last = Block(id, size)
+	return first + MinLocal, last
+}
+
+// Block returns the first and the last number that are a cluster's at all:
+// Cilium allocates all of them.
+func Block(id cluster.ID, size cluster.Size) (first, last Number) {
+	first = Number(id) << size.LocalBits()
+	return first, first + (1<<size.LocalBits() - 1)
 }
 
 // String returns the decimal form, which is also the form of the protocol's keys.

@@ -28,6 +28,9 @@ func TestRange(t *testing.T) {
 			if from <= last || to < from {
 				t.Fatalf("size %d, cluster %d: %s to %s after %s", size, id, from, to, last)
 			}
+			if first, end := identity.Block(id, size); first != from-identity.MinLocal || end != to {
+				t.Errorf("size %d, cluster %d: %s to %s are the cluster's, %s to %s are allocated", size, id, first, end, from, to)
+			}
 			if from.Cluster(size) != id || to.Cluster(size) != id {
 				t.Errorf("size %d, cluster %d: %s to %s belong to %d and %d", size, id, from, to, from.Cluster(size), to.Cluster(size))
 			}

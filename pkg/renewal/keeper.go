@@ -139,7 +139,7 @@ func (k *Keeper) Serve(ctx context.Context, conn grpc.ClientConnInterface) {
 			k.note("")
 			if renewed {
 				k.cfg.Metrics.attempts.WithLabelValues(k.cfg.Cluster, "ok").Inc()
-				k.cfg.Logger.Info("certificate renewed", "cluster", k.cfg.Cluster, "ends", k.Standing().Ends)
+				k.cfg.Logger.Info("certificate renewed", "ends", k.Standing().Ends)
 			}
 			wait = k.untilDue()
 		}
@@ -171,7 +171,7 @@ func (k *Keeper) fail(err error, attempt int, wait time.Duration) {
 	k.cfg.Metrics.attempts.WithLabelValues(k.cfg.Cluster, "error").Inc()
 	if k.told.Tell(text, time.Now(), tellOther, tellAgain) {
 		k.cfg.Logger.Warn("certificate is not renewed, trying again",
-			"cluster", k.cfg.Cluster, "ends", k.Standing().Ends, "attempt", attempt, "delay", wait, "error", text)
+			"ends", k.Standing().Ends, "attempt", attempt, "delay", wait, "error", text)
 	}
 }
 

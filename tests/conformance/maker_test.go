@@ -82,11 +82,18 @@ func (m maker) labels() map[string]string {
 	return out
 }
 
+// All is in 100.64.0.0/10 and fd00:0:0:1::/64, which no other cluster uses; no range is so
+// wide that no cluster would have it.
+const (
+	leastBits4 = 10
+	leastBits6 = 64
+)
+
 func (m maker) ip(v6 bool) net.IP {
 	if !v6 {
-		return net.IPv4(10, byte(m.IntN(256)), byte(m.IntN(256)), byte(m.IntN(256))).To4()
+		return net.IPv4(100, byte(64+m.IntN(64)), byte(m.IntN(256)), byte(m.IntN(256))).To4()
 	}
-	ip := net.ParseIP("fd00::")
+	ip := net.ParseIP("fd00:0:0:1::")
 	for i := 8; i < 16; i++ {
 		ip[i] = byte(m.IntN(256) * m.IntN(2))
 	}
@@ -94,9 +101,9 @@ func (m maker) ip(v6 bool) net.IP {
 }
 
 func (m maker) prefix(v6 bool) *cidr.CIDR {
-	bits := m.IntN(33)
+	bits := leastBits4 + m.IntN(32-leastBits4+1)
 	if v6 {
-		bits = m.IntN(129)
+		bits = leastBits6 + m.IntN(128-leastBits6+1)
 	}
 	_, network, err := net.ParseCIDR(fmt.Sprintf("%s/%d", m.ip(v6), bits))
 	if err != nil {

@@ -63,7 +63,7 @@ func NewJudge(cfg JudgeConfig) *Judge {
 // Begin says under which id the peer says what it says from now on.
 func (j *Judge) Begin(id cluster.ID) {
 	j.id = id
-	j.first, j.last = identity.Range(id, j.cfg.Size)
+	j.first, j.last = identity.Block(id, j.cfg.Size)
 }
 
 // Rules replaces what is taken from the peer.

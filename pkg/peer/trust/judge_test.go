@@ -72,8 +72,8 @@ func reasonOf(t *testing.T, err error) trust.Reason {
 	return r.Reason
 }
 
-// first is the first identity of west.
-var first = func() identity.Number { n, _ := identity.Range(2, cluster.Size255); return n }()
+// first is the first identity of west, which Cilium may give.
+var first = func() identity.Number { n, _ := identity.Block(2, cluster.Size255); return n }()
 
 func TestAddresses(t *testing.T) {
 	t.Parallel()
