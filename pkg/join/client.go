@@ -257,7 +257,7 @@ func fetchAuthority(ctx context.Context, address, name string, fingerprint [sha2
 	if err != nil {
 		return nil, errors.New(status.Convert(err).Message())
 	}
-	sum, err := checkAuthority(name, answer.GetAuthority())
+	authority, sum, err := checkAuthority(name, answer.GetAuthority())
 	if sum != fingerprint {
 		return nil, fmt.Errorf("another cluster than %s answers, or its authority was replaced since: the fingerprint is %s, expected was %s",
 			name, hex.EncodeToString(sum[:8]), hex.EncodeToString(fingerprint[:8]))
@@ -265,7 +265,7 @@ func fetchAuthority(ctx context.Context, address, name string, fingerprint [sha2
 	if err != nil {
 		return nil, err
 	}
-	return answer.GetAuthority(), verifyGateway(shown, name, answer.GetAuthority())
+	return authority, verifyGateway(shown, name, authority)
 }
 
 // verifyGateway checks that who holds the connection was certified by the authority.

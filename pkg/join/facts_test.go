@@ -131,7 +131,7 @@ func FuzzJoinRequest(f *testing.F) {
 		}
 		offer := request.GetOffer()
 		_ = keyOf(offer.GetRequest())
-		_, _ = checkAuthority("west", offer.GetAuthority())
+		_, _, _ = checkAuthority("west", offer.GetAuthority())
 		facts, err := ParseFacts(offer.GetFacts())
 		if err != nil {
 			return

@@ -13,6 +13,7 @@ package join
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -154,14 +155,16 @@ func (m *Manager) checkChain(signer string, authority, chain, key []byte) (until
 }
 
 // checkAuthority refuses a certificate that is not the authority of a cluster.
-func checkAuthority(name string, text []byte) (sum [sha256.Size]byte, err error) {
+// Only what it returns, encoded anew, is what the fingerprint is of: the text itself
+// may hold more, which must not be trusted.
+func checkAuthority(name string, text []byte) (authority []byte, sum [sha256.Size]byte, err error) {
 	sum, cert, err := fingerprintOf(text)
 	if err != nil {
-		return sum, err
+		return nil, sum, err
 	}
 	want := fmt.Sprintf("causeway://%s/authority/%s", name, name)
 	if !cert.IsCA || len(cert.URIs) != 1 || cert.URIs[0].String() != want {
-		return sum, errors.New("it is not the authority of cluster " + name)
+		return nil, sum, errors.New("it is not the authority of cluster " + name)
 	}
-	return sum, nil
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), sum, nil
 }

@@ -71,7 +71,8 @@ func (m member) encode() []byte {
 
 func memberName(key string) string { return strings.TrimPrefix(key, memberPrefix) }
 
-// fingerprintOf returns the SHA-256 of the one certificate in text.
+// fingerprintOf returns the SHA-256 of the first certificate in text, and that
+// certificate. What follows it in text is not covered.
 func fingerprintOf(text []byte) (sum [sha256.Size]byte, cert *x509.Certificate, err error) {
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {

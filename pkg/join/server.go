@@ -141,7 +141,7 @@ func (s *inviter) check(ctx context.Context, theirs Facts, offer *joinpb.Offer, 
 			s.cfg.Cluster.Name, theirs.Name, session.State, theirs.Name))
 	}
 	if len(offer.GetAuthority()) > 0 {
-		wrong = append(wrong, s.unreadable(ctx, theirs, offer.GetAuthority())...)
+		wrong = append(wrong, s.unreadable(ctx, theirs, offer)...)
 	}
 	if len(wrong) > 0 {
 		return s.refuse(reasonUnfit, codes.FailedPrecondition, "%s", strings.Join(wrong, "; "))
@@ -149,12 +149,14 @@ func (s *inviter) check(ctx context.Context, theirs Facts, offer *joinpb.Offer, 
 	return nil
 }
 
-// unreadable returns why we could not read the joining cluster.
-func (s *inviter) unreadable(ctx context.Context, theirs Facts, authority []byte) []string {
-	sum, err := checkAuthority(theirs.Name, authority)
+// unreadable returns why we could not read the joining cluster. Of the authority in
+// the offer it leaves the one certificate that it has looked at.
+func (s *inviter) unreadable(ctx context.Context, theirs Facts, offer *joinpb.Offer) []string {
+	authority, sum, err := checkAuthority(theirs.Name, offer.GetAuthority())
 	if err != nil {
 		return []string{"the authority that was sent: " + err.Error()}
 	}
+	offer.Authority = authority
 	if err := CheckAddresses(theirs.Addresses); err != nil {
 		return []string{fmt.Sprintf("the addresses of %s: %v", theirs.Name, err)}
 	}
@@ -185,7 +187,7 @@ func (s *inviter) readBack(ctx context.Context, stream stream, offer *joinpb.Off
 	if _, err := s.checkChain(theirs.Name, offer.GetAuthority(), chain, key); err != nil {
 		return s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
 	}
-	sum, _ := checkAuthority(theirs.Name, offer.GetAuthority()) // check has seen it
+	_, sum, _ := checkAuthority(theirs.Name, offer.GetAuthority()) // check has seen it
 	reached, _ := reach(ctx, theirs.Name, sum, theirs.Addresses)
 	if len(reached) == 0 {
 		reached = theirs.Addresses // it was reached a moment ago
