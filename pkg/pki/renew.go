@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// lockWait is for how long Replace waits; a renewal is one call over a network.
+const lockWait = 5 * time.Second
+
 // RenewAt is when a certificate is to be renewed: at two thirds of its life. By
 // how much its beginning was put back for the clocks of others is no part of that.
 func RenewAt(cert *x509.Certificate) time.Time {
@@ -83,6 +86,38 @@ func (f ClientFiles) Renew(now time.Time, sign func(csrPEM []byte) (chainPEM []b
 		return false, err
 	}
 	return true, f.finish()
+}
+
+// Replace puts pair in the place of certificate and key, unless keep says that what
+// is there, a renewal that was broken off being finished, is to stay. It waits a
+// while for another process that renews them, and returns ErrBusy in the end.
+func (f ClientFiles) Replace(pair Pair, keep func(there Pair) bool) error {
+	unlock, err := f.lock()
+	for until := time.Now().Add(lockWait); errors.Is(err, ErrBusy) && time.Now().Before(until); unlock, err = f.lock() {
+		<-time.After(lockWait / 50)
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := f.finish(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if there, ok := f.pair(); ok && keep(there) {
+		return nil
+	}
+	return pair.Save(f.CertFile, f.KeyFile)
+}
+
+// pair returns certificate and key when they belong together.
+func (f ClientFiles) pair() (Pair, bool) {
+	certPEM, certErr := os.ReadFile(f.CertFile)
+	keyPEM, keyErr := os.ReadFile(f.KeyFile)
+	if certErr != nil || keyErr != nil {
+		return Pair{}, false
+	}
+	_, err := tls.X509KeyPair(certPEM, keyPEM)
+	return Pair{CertPEM: certPEM, KeyPEM: keyPEM}, err == nil
 }
 
 // due finishes an earlier renewal, and returns the certificate if it has to be

@@ -215,3 +215,24 @@ func TestRenewBesideReaders(t *testing.T) {
 		t.Errorf("left: %v, %v", entries, err)
 	}
 }
+
+// A pair is replaced when nobody renews it, and not over one that is to stay.
+func TestReplace(t *testing.T) {
+	a := openAuthority(t, t.TempDir(), "east")
+	request := Request{Role: RoleAgent, Name: "n1", TTL: time.Hour}
+	files := clientFiles(t, a, request)
+	was, next := read(t, files.CertFile), issue(t, a, request)
+	if err := files.Replace(*next, func(there Pair) bool { return bytes.Equal(there.CertPEM, was) }); err != nil || !bytes.Equal(read(t, files.CertFile), was) {
+		t.Errorf("replaced what was to stay: %v", err)
+	}
+	unlock, err := files.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaced := make(chan error, 1)
+	go func() { replaced <- files.Replace(*next, func(Pair) bool { return false }) }()
+	unlock()
+	if err := <-replaced; err != nil || !bytes.Equal(read(t, files.CertFile), next.CertPEM) || !bytes.Equal(read(t, files.KeyFile), next.KeyPEM) {
+		t.Errorf("not replaced: %v", err)
+	}
+}
