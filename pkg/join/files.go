@@ -76,11 +76,9 @@ func (f files) save(name string, m member) error {
 	if err != nil {
 		return fmt.Errorf("encode the peer file of %s: %w", name, err)
 	}
-	if !renewed(file, m.Reads) {
-		pair := pki.Pair{CertPEM: []byte(m.Reads.Cert), KeyPEM: []byte(m.Reads.Key)}
-		if err := pair.Save(file+".crt", file+".key"); err != nil {
-			return err
-		}
+	pair := pki.Pair{CertPEM: []byte(m.Reads.Cert), KeyPEM: []byte(m.Reads.Key)}
+	if err := paths(file).Replace(pair, func(there pki.Pair) bool { return renewed(there, m.Reads) }); err != nil {
+		return err
 	}
 	if err := pki.WriteFile(file+".ca.crt", []byte(m.Reads.CA), 0o644); err != nil {
 		return err
@@ -88,15 +86,28 @@ func (f files) save(name string, m member) error {
 	return pki.WriteFile(file, text, 0o600)
 }
 
-// renewed reports whether the pair on disk is newer than the one of the join: it
-// is renewed in place.
-func renewed(file string, r *reading) bool {
-	there, err := tls.LoadX509KeyPair(file+".crt", file+".key")
+// paths are the files that a peer file names.
+func paths(file string) pki.ClientFiles {
+	return pki.ClientFiles{CAFile: file + ".ca.crt", CertFile: file + ".crt", KeyFile: file + ".key"}
+}
+
+// renewed reports whether the pair on disk comes of the one of the join by renewal
+// in place: the same authority signed it for the same subject, it begins no
+// earlier, since what begins earlier may have been taken back, and it ends later.
+func renewed(there pki.Pair, r *reading) bool {
+	joined, err := tls.X509KeyPair([]byte(r.Cert), []byte(r.Key))
 	if err != nil {
 		return false
 	}
-	joined, err := tls.X509KeyPair([]byte(r.Cert), []byte(r.Key))
-	return err == nil && joined.Leaf.NotAfter.Before(there.Leaf.NotAfter)
+	subject, err := pki.SubjectOf(joined.Leaf)
+	if err != nil {
+		return false
+	}
+	if _, err := pki.CheckClient([]byte(r.CA), there.CertPEM, there.KeyPEM, subject); err != nil {
+		return false
+	}
+	on, err := tls.X509KeyPair(there.CertPEM, there.KeyPEM)
+	return err == nil && !on.Leaf.NotBefore.Before(joined.Leaf.NotBefore) && joined.Leaf.NotAfter.Before(on.Leaf.NotAfter)
 }
 
 func (f files) remove(paths ...string) error {
