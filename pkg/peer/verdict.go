@@ -164,7 +164,7 @@ func (s *session) deliver(l wire.Layout, changes []kvstore.Change) {
 // what is our own changed. What was refused and is believed now comes when the
 // peer is read again.
 func (s *session) rejudge() {
-	s.judge.Refresh()
+	s.judge.Anew()
 	s.judge.Settle()
 	s.metrics.waits(s.name, 0)
 	keys := map[wire.Kind][]string{}

@@ -271,7 +271,6 @@ func (b *Book) compile(changed map[netip.Prefix]struct{}) (tell []func()) {
 			now.allowed[i] = newSpans(ranges)
 		}
 		if s.view != nil && (s.view.differs(now) || b.touches(changed, now)) {
-			s.wary.Store(false)
 			tell = append(tell, s.stale)
 		}
 		s.view = now

@@ -72,6 +72,14 @@ func (j *Judge) Rules(r Rules) { j.cfg.Rules = r }
 // Refresh makes the Judge decide by what the Book says now.
 func (j *Judge) Refresh() { j.view = j.cfg.Book.view(j.cfg.Peer) }
 
+// Anew is Refresh before all of the peer is judged anew: what it named that is
+// another's is found again then, or is not named any more.
+func (j *Judge) Anew() {
+	// Before the view is taken: what changes after it counts, and is judged again.
+	j.view.wary.Store(false)
+	j.Refresh()
+}
+
 // Forget frees all that the peer's nodes had: nothing of it is in use any more.
 func (j *Judge) Forget() {
 	for name := range j.nodes {

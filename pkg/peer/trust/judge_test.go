@@ -336,6 +336,32 @@ func TestNodesOfOurs(t *testing.T) {
 	}
 }
 
+// What was refused is told of when it is free, also when the peer's claims changed
+// meanwhile and nothing was judged anew.
+func TestRefusedIsRememberedUntilJudgedAnew(t *testing.T) {
+	t.Parallel()
+	b := trust.NewBook(nil, nil)
+	b.Own(map[string]*node.Node{"e1": {PodCIDRs: []netip.Prefix{prefix("10.7.0.0/24")}}})
+	told := 0
+	stale := func() { told++ }
+	b.Claims("west", nil, trust.Classes(), stale)
+	j := judge(b, "west", 2)
+	a := &endpoint.Address{Prefix: prefix("10.7.0.1/32"), Identity: first}
+	if reasonOf(t, j.Address(a)) != trust.AddressConflict {
+		t.Error("what is ours is the peer's")
+	}
+	b.Claims("west", declared(time.Unix(1, 0), "pods", "10.2.0.0/16", "nodes", "192.168.0.0/16"), nil, stale)
+	b.Own(map[string]*node.Node{"e1": nil})
+	if told != 1 {
+		t.Errorf("told %d times that what it was refused is free", told)
+	}
+	j.Anew()
+	b.Own(map[string]*node.Node{"e1": {PodCIDRs: []netip.Prefix{prefix("10.7.0.0/24")}}})
+	if told != 1 {
+		t.Error("told of what it did not name since all was judged anew")
+	}
+}
+
 // What an address may be depends on the nodes that there are, and is said.
 func TestTouched(t *testing.T) {
 	t.Parallel()
