@@ -19,7 +19,8 @@ import (
 // all that is known of each cluster, for a start without etcd's.
 type files struct{ dir string }
 
-func (f files) membersDir() string { return filepath.Join(f.dir, "members") }
+// membersDir is named as no cluster can be.
+func (f files) membersDir() string { return filepath.Join(f.dir, ".members") }
 
 func (f files) member(name string) string { return filepath.Join(f.membersDir(), name+".json") }
 
@@ -61,15 +62,18 @@ func (f files) load() (map[string]member, error) {
 }
 
 // save writes what is known of a cluster, and makes its peer file what that says.
-// Each file is replaced as a whole; the peer file comes last and goes first.
+// Each file is replaced as a whole; the peer file comes last and goes first. What
+// can not be written leaves no peer that is to go.
 func (f files) save(name string, m member) error {
-	if err := pki.WriteFile(f.member(name), m.encode(), 0o600); err != nil {
-		return err
-	}
 	file := filepath.Join(f.dir, name)
 	if m.Reads == nil {
-		return f.remove(file, file+".key", file+".crt", file+".ca.crt")
+		gone := f.remove(file, file+".key", file+".crt", file+".ca.crt", filepath.Join(f.dir, "."+name+".key.next"))
+		return errors.Join(gone, pki.WriteFile(f.member(name), m.encode(), 0o600))
 	}
+	return errors.Join(pki.WriteFile(f.member(name), m.encode(), 0o600), f.savePeer(name, file, m))
+}
+
+func (f files) savePeer(name, file string, m member) error {
 	text, err := yaml.Marshal(peerFile{
 		Endpoints: m.Reads.Endpoints, CA: name + ".ca.crt", Cert: name + ".crt", Key: name + ".key",
 	})
@@ -110,11 +114,13 @@ func renewed(there pki.Pair, r *reading) bool {
 	return err == nil && !on.Leaf.NotBefore.Before(joined.Leaf.NotBefore) && joined.Leaf.NotAfter.Before(on.Leaf.NotAfter)
 }
 
+// remove goes on after one that can not be removed.
 func (f files) remove(paths ...string) error {
+	var wrong []error
 	for _, path := range paths {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove what joined: %w", err)
+			wrong = append(wrong, fmt.Errorf("remove what joined: %w", err))
 		}
 	}
-	return nil
+	return errors.Join(wrong...)
 }

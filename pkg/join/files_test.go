@@ -2,8 +2,11 @@ package join
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,5 +107,39 @@ func TestSaveReplaces(t *testing.T) {
 		if s.holds(tc.there) != tc.stays || s.holds(joined) == tc.stays {
 			t.Errorf("%s: stays %t", name, !tc.stays)
 		}
+	}
+}
+
+// Who is put out is read no more, whatever can not be written or removed; and
+// nothing of its keys is left.
+func TestSaveRemoves(t *testing.T) {
+	s := newShelf(t)
+	s.must(s.files.save("east", s.member(s.issue(time.Hour, time.Time{}))))
+	s.must(os.WriteFile(s.path("")+".next", nil, 0o600)) // not ours
+	s.must(os.WriteFile(filepath.Join(s.files.dir, ".east.key.next"), nil, 0o600))
+	s.must(os.RemoveAll(s.files.membersDir())) // as on a disk that takes nothing
+	s.must(os.Remove(s.path(".key")))
+	s.must(os.MkdirAll(filepath.Join(s.path(".key"), "full"), 0o700)) // can not be removed
+	err := s.files.save("east", member{Out: time.Now()})
+	if err == nil || !strings.Contains(err.Error(), "east.key") || !strings.Contains(err.Error(), "east.json") {
+		t.Errorf("error %v", err)
+	}
+	for _, path := range []string{s.path(""), s.path(".crt"), s.path(".ca.crt"), filepath.Join(s.files.dir, ".east.key.next")} {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", path, err)
+		}
+	}
+	if _, err := os.Stat(s.path("") + ".next"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A cluster may have the name of anything here.
+func TestSaveOfAnyName(t *testing.T) {
+	s := newShelf(t)
+	m := s.member(s.issue(time.Hour, time.Time{}))
+	s.must(s.files.save("members", m))
+	if got, err := s.files.load(); err != nil || len(got) != 1 || got["members"].Reads == nil {
+		t.Errorf("got %v, error %v", got, err)
 	}
 }
