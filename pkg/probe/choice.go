@@ -13,6 +13,9 @@ const (
 	// calmLimit, which bounds it.
 	calmFirst = 10 * time.Second
 	calmLimit = 10 * time.Minute
+	// blindTime is how long nothing may be known before that alone is a reason to go
+	// back to the tunnel: the probe pods may be made anew.
+	blindTime = 10 * time.Second
 )
 
 // evidence is what all nodes found of the network's own way to a peer.
@@ -61,20 +64,30 @@ type choice struct {
 	search route.Search
 	reason string
 	// since is from when on all was good, changed when packets were left to the
-	// network last; the zero Time for not.
-	since, changed time.Time
-	calm           time.Duration
+	// network last, blind from when on nothing was known; the zero Time for not.
+	since, changed, blind time.Time
+	calm                  time.Duration
 }
 
 func newChoice() *choice {
 	return &choice{mode: route.VXLAN, search: route.Unfit, reason: "no agent has said yet what it finds", calm: calmFirst}
 }
 
-// weigh chooses by what is known now. To the tunnel it goes back at once, to the
-// network after a while of good news, and of both sides.
+// weigh chooses by what is known now. To the tunnel it goes back at once when
+// something is wrong, and soon when nothing is known; to the network after a while of
+// good news, and of both sides.
 func (c *choice) weigh(peer string, now time.Time, e evidence) {
+	unknown := e.good+e.bad == 0
 	switch {
-	case e.paths == 0 || e.good+e.bad == 0:
+	case !unknown:
+		c.blind = time.Time{}
+	case c.blind.IsZero():
+		c.blind = now
+	}
+	switch {
+	case unknown && c.search == route.Fit && now.Sub(c.blind) < blindTime:
+		c.reason = fmt.Sprintf("as before, until nothing is known for %s: %s", blindTime, e.why(peer))
+	case unknown:
 		c.unfit(now, e.why(peer))
 	case e.bad > 0:
 		c.unfit(now, fmt.Sprintf("%s (%d of %d ways between probe pods)", e.why(peer), e.bad, e.paths))

@@ -55,8 +55,17 @@ func TestChoice(t *testing.T) {
 	// The other side goes back first.
 	step(second, against, route.VXLAN, route.Fit, "west keeps to its tunnel")
 	step(second, allGood(), route.Native, route.Fit, "")
+	// Nothing is known for a moment, as probe pods are made anew.
+	step(second, evidence{nodes: 1, paths: 1}, route.Native, route.Fit, "as before, until nothing is known for 10s")
+	step(blindTime-second, evidence{nodes: 1, trouble: Trouble{Reason: reasonNoPod}}, route.Native, route.Fit, "no probe pod in this cluster")
+	step(second/2, allGood(), route.Native, route.Fit, "")
+	step(blindTime, evidence{nodes: 1, paths: 1}, route.Native, route.Fit, "")
+	step(second, broken(), route.VXLAN, route.Unfit, "")
+	step(second, allGood(), route.VXLAN, route.Unfit, "")
+	step(calmLimit, allGood(), route.Native, route.Fit, "")
 	// All probe pods go, after a long time in which all was well.
-	step(calmLimit, evidence{}, route.VXLAN, route.Unfit, "no agent has said")
+	step(calmLimit, evidence{}, route.Native, route.Fit, "no agent has said")
+	step(blindTime, evidence{}, route.VXLAN, route.Unfit, "no agent has said")
 	step(second, allGood(), route.VXLAN, route.Unfit, "have to for 10s")
 	for range 20 { // up to the limit
 		step(calmLimit, allGood(), route.Native, route.Fit, "")

@@ -82,8 +82,10 @@ func (t *track) nativeState() (State, []Trouble) {
 		return Pending, trouble(reasonMute, "%s", r.from)
 	case t.failed > 0 && r.refused:
 		return Pending, trouble(reasonAway, "")
-	case t.failed > 0:
+	case t.lost >= failures:
 		return Unreachable, trouble(reasonUnrouted, "")
+	case t.failed > 0:
+		return Pending, nil // a probe pod that is made anew is silent for a moment
 	case r.seen != r.from:
 		return Degraded, trouble(reasonMasquerade, "our %s became %s", r.from, r.seen)
 	case r.marked.IsValid() && r.marked != r.pod:

@@ -151,7 +151,7 @@ func TestNativeWay(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		way(func(w *podWire) { w.cut = true })
-		if _, took := b.awaitOf(1, 20*time.Second, Unreachable, reasonUnrouted); took > 6*time.Second {
+		if _, took := b.awaitOf(1, 20*time.Second, Unreachable, reasonUnrouted); took > 12*time.Second {
 			t.Errorf("a cut is seen after %s", took)
 		}
 		way(func(w *podWire) { w.ours = ourMesh })
@@ -210,6 +210,30 @@ func TestNativeWayUnknown(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNativeLost: only rounds in a row in which both probe pods were there, and nothing
+// came back, say that the network does not carry packets.
+func TestNativeLost(t *testing.T) {
+	var path track
+	path.native = true
+	from := round{asked: attempts, from: ourProbe, seen: ourProbe, pod: theirProbe, marked: theirProbe}
+	good, away, mute := from, from, from
+	good.answered, away.refused, mute.failed = attempts, true, errNoPod
+	for i, step := range []struct {
+		round round
+		state State
+	}{
+		{good, Reachable}, {from, Pending}, {good, Reachable},
+		{away, Pending}, {away, Pending}, {from, Pending}, // a pod that is made anew
+		{mute, Pending}, {from, Pending}, {good, Reachable},
+		{from, Pending}, {from, Unreachable}, {from, Unreachable}, {good, Reachable},
+	} {
+		path.note(step.round)
+		if got, _ := path.state(); got != step.state {
+			t.Errorf("after round %d: %s, want %s", i, got, step.state)
+		}
+	}
 }
 
 // TestNativeUntried: why nothing is tried is said.

@@ -60,6 +60,9 @@ type track struct {
 	// failed counts the latest rounds that had no answer, unmarked those in which
 	// the pod's packet did not arrive while the node's did.
 	failed, unmarked int
+	// lost counts those of failed that say something of the way between probe pods:
+	// both were there.
+	lost int
 	// narrow counts those in which not all sizes passed, of a path between probe pods.
 	narrow int
 	rtt    time.Duration
@@ -89,6 +92,10 @@ func (t *track) note(r round) {
 			t.rtt = r.rtt
 		}
 		t.rtt += time.Duration(float64(r.rtt-t.rtt) * rttShare)
+	}
+	t.lost++
+	if r.answered > 0 || r.refused || r.failed != nil {
+		t.lost = 0
 	}
 	switch {
 	case !r.pod.IsValid() || r.answered > 0 && r.marked.IsValid():
