@@ -166,15 +166,15 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 	p, ok := m.peer(name)
 	// Certificates are to the second; what was valid before the next one is out.
 	out := time.Now().UTC().Truncate(time.Second).Add(time.Second)
-	m.cfg.Exclude(m.peerSubject(name), out) // here at once, whatever etcd does
-	err := m.book.update(ctx, name, func(old member) (member, error) {
-		if out.Before(old.Out) {
-			out = old.Out
-		}
-		return member{Out: out}, nil
-	})
+	m.cfg.Exclude(m.peerSubject(name), out)  // here at once, whatever etcd does
+	err := m.invitations.takeBack(ctx, name) // before the record: see guest
 	if err == nil {
-		err = m.invitations.takeBack(ctx, name)
+		err = m.book.update(ctx, name, func(old member) (member, error) {
+			if out.Before(old.Out) {
+				out = old.Out
+			}
+			return member{Out: out}, nil
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("%s is cut off at this replica until it restarts, and not put out yet, do it again: %w", name, err)

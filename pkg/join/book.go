@@ -242,19 +242,9 @@ func (b *book) update(ctx context.Context, name string, change func(member) (mem
 func (b *book) swap(ctx context.Context, name string, change func(member) (member, error)) error {
 	key := memberPrefix + name
 	for range 10 {
-		old, found, err := b.etcd.Get(ctx, key)
+		m, old, found, err := b.current(ctx, name)
 		if err != nil {
 			return err
-		}
-		known := b.member(name)
-		m := known
-		if found {
-			if m, err = parseMember(name, old); err != nil {
-				return err
-			}
-			if known.Out.After(m.Out) {
-				m.Out = known.Out
-			}
 		}
 		next, err := change(m)
 		if err != nil {
@@ -269,6 +259,26 @@ func (b *book) swap(ctx context.Context, name string, change func(member) (membe
 		}
 	}
 	return fmt.Errorf("change the record of cluster %s: %w", name, errBusy)
+}
+
+// current returns a record as etcd has it now, besides the text that is there. One
+// that etcd lacks is the one that is known here.
+func (b *book) current(ctx context.Context, name string) (m member, text []byte, found bool, err error) {
+	text, found, err = b.etcd.Get(ctx, memberPrefix+name)
+	if err != nil {
+		return member{}, nil, false, err
+	}
+	known := b.member(name)
+	if !found {
+		return known, nil, false, nil
+	}
+	if m, err = parseMember(name, text); err != nil {
+		return member{}, nil, false, err
+	}
+	if known.Out.After(m.Out) {
+		m.Out = known.Out
+	}
+	return m, text, true, nil
 }
 
 func (b *book) member(name string) member {

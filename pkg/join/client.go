@@ -45,6 +45,10 @@ func (m *Manager) accept(ctx context.Context, text string, addresses []string, o
 		step(fmt.Sprintf("%s joined by this invitation already, at %s", inv.Cluster, known.Since.Format(time.RFC3339)), false)
 		return m.awaitSession(ctx, inv.Cluster, step)
 	}
+	known, _, _, err := m.book.current(ctx, inv.Cluster)
+	if err != nil {
+		return err
+	}
 	reached, problems := reach(ctx, inv.Cluster, inv.Fingerprint, inv.Addresses)
 	if len(reached) == 0 {
 		return fmt.Errorf("%s is not reached: %s", inv.Cluster, strings.Join(problems, "; "))
@@ -53,21 +57,22 @@ func (m *Manager) accept(ctx context.Context, text string, addresses []string, o
 	if len(problems) > 0 {
 		step("left out as it does not answer: "+strings.Join(problems, "; "), true)
 	}
-	got, err := m.exchange(ctx, inv, reached[0], addresses, oneWay, step)
+	got, err := m.exchange(ctx, inv, known.Out, reached[0], addresses, oneWay, step)
 	if err != nil {
 		return err
 	}
 	got.Endpoints, got.Invitation = endpoints(reached), inv.Name()
-	if err := m.keep(ctx, inv.Cluster, got); err != nil {
+	if err := m.keep(ctx, inv.Cluster, known.Out, got); err != nil {
 		return err
 	}
 	step(fmt.Sprintf("%s is a peer of %s", inv.Cluster, m.cfg.Cluster.Name), false)
 	return m.awaitSession(ctx, inv.Cluster, step)
 }
 
-// exchange makes the call and returns what it brought.
+// exchange makes the call and returns what it brought. out is since when the other
+// cluster is out here, for sign.
 func (m *Manager) exchange(
-	ctx context.Context, inv Invitation, address string, addresses []string, oneWay bool, step func(string, bool),
+	ctx context.Context, inv Invitation, out time.Time, address string, addresses []string, oneWay bool, step func(string, bool),
 ) (reading, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
@@ -93,7 +98,7 @@ func (m *Manager) exchange(
 		return reading{}, err
 	}
 	defer func() { _ = conn.Close() }()
-	chain, err := m.converse(ctx, inv.Cluster, conn, offer, []byte(mine.Key), authority, step)
+	chain, err := m.converse(ctx, inv.Cluster, out, conn, offer, []byte(mine.Key), authority, step)
 	if err != nil {
 		return reading{}, explain(inv.Cluster, err)
 	}
@@ -102,7 +107,7 @@ func (m *Manager) exchange(
 
 // converse is the joining side of the exchange.
 func (m *Manager) converse(
-	ctx context.Context, inviter string, conn *grpc.ClientConn, offer *joinpb.Offer, key, authority []byte, step func(string, bool),
+	ctx context.Context, inviter string, out time.Time, conn *grpc.ClientConn, offer *joinpb.Offer, key, authority []byte, step func(string, bool),
 ) (chain []byte, err error) {
 	stream, answer, err := open(ctx, conn, offer)
 	if err != nil {
@@ -126,7 +131,7 @@ func (m *Manager) converse(
 	if len(offer.Authority) == 0 {
 		return answer.GetChain(), nil
 	}
-	back, err := m.sign(ctx, inviter, answer.GetRequest())
+	back, err := m.sign(ctx, inviter, out, answer.GetRequest())
 	if err != nil {
 		return nil, err
 	}

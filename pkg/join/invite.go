@@ -164,13 +164,12 @@ func (s invitations) use(ctx context.Context, id []byte, o offered, peer string,
 		return fmt.Errorf("encode the use of invitation %x: %w", id, err)
 	}
 	path := invitationOfUsed + hex.EncodeToString(id)
-	taken, err := s.etcd.Claim(ctx, kvstore.Alone(), []kvstore.Claim{{Key: path, Value: value}})
-	if err != nil {
+	created, invited, text, err := s.etcd.CreateBeside(ctx, invitationPath+hex.EncodeToString(id), path, value)
+	if err != nil || created {
 		return err
 	}
-	text, before := taken[path]
-	if !before {
-		return nil
+	if !invited { // taken back since it was proven
+		return errUnknown
 	}
 	var first used
 	if err := json.Unmarshal(text, &first); err != nil {

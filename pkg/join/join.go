@@ -133,9 +133,9 @@ func (m *Manager) peer(name string) (peer.Status, bool) {
 
 // sign gives another cluster a certificate to read this one with. It is valid
 // from after the cluster was put out, if it was; that may be the next second, which
-// is waited for.
-func (m *Manager) sign(ctx context.Context, name string, request []byte) ([]byte, error) {
-	out := m.book.member(name).Out
+// is waited for. out is that time, read before it was asked whether the cluster may
+// have a certificate: if it is put out since, the certificate is worth nothing.
+func (m *Manager) sign(ctx context.Context, name string, out time.Time, request []byte) ([]byte, error) {
 	if wait := time.Until(out); wait > 0 && wait <= time.Second {
 		retry.Sleep(ctx, wait)
 	}

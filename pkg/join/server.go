@@ -59,81 +59,93 @@ type stream = grpc.BidiStreamingServer[joinpb.JoinRequest, joinpb.JoinResponse]
 func (s *inviter) Join(stream stream) error {
 	ctx, cancel := context.WithTimeout(stream.Context(), exchangeTimeout)
 	defer cancel()
-	offer, inv, err := s.meet(ctx, stream)
+	g, err := s.meet(ctx, stream)
 	if err != nil {
 		return err
 	}
-	theirs, err := s.admit(ctx, stream, offer, inv)
-	if err != nil {
-		s.log.Warn("cluster was not let join", "invitation", hex.EncodeToString(offer.GetId()), "cluster", theirs.Name, "error", err)
+	if err := s.admit(ctx, stream, g); err != nil {
+		s.log.Warn("cluster was not let join", "invitation", hex.EncodeToString(g.offer.GetId()), "cluster", g.facts.Name, "error", err)
 		return err
 	}
 	s.metrics.joins.Inc()
-	s.log.Info("cluster joined", "invitation", hex.EncodeToString(offer.GetId()), "cluster", theirs.Name, "read", len(offer.GetAuthority()) > 0)
+	s.log.Info("cluster joined", "invitation", hex.EncodeToString(g.offer.GetId()), "cluster", g.facts.Name, "read", len(g.offer.GetAuthority()) > 0)
 	return nil
 }
 
+// guest is a cluster whose secret was right.
+type guest struct {
+	offer *joinpb.Offer
+	facts Facts
+	inv   offered
+	// known is what was known of it before the invitation was looked up. Who puts
+	// a cluster out takes its invitations back first, then changes the record: so
+	// whoever slips in between holds a certificate that is older than Out.
+	known member
+}
+
 // meet waits for an offer with the secret of an invitation.
-func (s *inviter) meet(ctx context.Context, stream stream) (*joinpb.Offer, offered, error) {
+func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) {
 	select {
 	case s.strangers <- struct{}{}:
 		defer func() { <-s.strangers }()
 	default:
-		return nil, offered{}, s.refuse(reasonBusy, codes.Unavailable, "too many ask to join at this moment, try again")
+		return g, s.refuse(reasonBusy, codes.Unavailable, "too many ask to join at this moment, try again")
 	}
 	first, cancel := context.WithTimeout(ctx, offerTimeout)
 	defer cancel()
 	request, err := receive(first, stream)
 	if err != nil {
-		return nil, offered{}, s.refuse(reasonMalformed, codes.InvalidArgument, "no offer came: %v", err)
+		return g, s.refuse(reasonMalformed, codes.InvalidArgument, "no offer came: %v", err)
 	}
-	offer := request.GetOffer()
-	if offer == nil {
-		return nil, offered{}, s.refuse(reasonMalformed, codes.InvalidArgument, "an exchange begins with an offer")
+	g.offer = request.GetOffer()
+	if g.offer == nil {
+		return g, s.refuse(reasonMalformed, codes.InvalidArgument, "an exchange begins with an offer")
 	}
-	inv, err := s.invitations.prove(ctx, offer.GetId(), offer.GetSecret())
+	if g.facts, err = ParseFacts(g.offer.GetFacts()); err != nil {
+		return g, s.refuse(reasonMalformed, codes.InvalidArgument, "what the joining cluster says of itself: %v", err)
+	}
+	if g.known, _, _, err = s.book.current(ctx, g.facts.Name); err == nil {
+		g.inv, err = s.invitations.prove(ctx, g.offer.GetId(), g.offer.GetSecret())
+	}
 	switch {
 	case err == nil:
-		return offer, inv, nil
+		return g, nil
 	case errors.Is(err, errUnknown):
 		wait, ok := s.limiter.fail(callerAddress(ctx), time.Now())
 		if !ok {
-			return nil, offered{}, s.refuse(reasonBusy, codes.ResourceExhausted, "too many wrong tries from this address")
+			return g, s.refuse(reasonBusy, codes.ResourceExhausted, "too many wrong tries from this address")
 		}
 		retry.Sleep(ctx, wait)
-		return nil, offered{}, s.refuse(reasonSecret, codes.Unauthenticated, "%v", err)
+		return g, s.refuse(reasonSecret, codes.Unauthenticated, "%v", err)
 	}
 	s.log.Warn("invitation can not be looked up", "error", err)
-	return nil, offered{}, s.refuse(reasonInternal, codes.Unavailable, "invitations can not be looked up at present, try again")
+	return g, s.refuse(reasonInternal, codes.Unavailable, "invitations can not be looked up at present, try again")
 }
 
 // admit does what the offer asks for, if it may be.
-func (s *inviter) admit(ctx context.Context, stream stream, offer *joinpb.Offer, inv offered) (Facts, error) {
-	theirs, err := ParseFacts(offer.GetFacts())
+func (s *inviter) admit(ctx context.Context, stream stream, g guest) error {
+	if err := s.check(ctx, g); err != nil {
+		return err
+	}
+	chain, err := s.sign(ctx, g.facts.Name, g.known.Out, g.offer.GetRequest())
 	if err != nil {
-		return theirs, s.refuse(reasonMalformed, codes.InvalidArgument, "what the joining cluster says of itself: %v", err)
+		return s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
 	}
-	if err := s.check(ctx, theirs, offer, inv); err != nil {
-		return theirs, err
-	}
-	chain, err := s.sign(ctx, theirs.Name, offer.GetRequest())
-	if err != nil {
-		return theirs, s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
-	}
-	if err := s.invitations.use(ctx, offer.GetId(), inv, theirs.Name, keyOf(offer.GetRequest()), time.Now()); err != nil {
-		return theirs, s.refuse(reasonInvitation, codes.FailedPrecondition, "%v", err)
+	if err := s.invitations.use(ctx, g.offer.GetId(), g.inv, g.facts.Name, keyOf(g.offer.GetRequest()), time.Now()); err != nil {
+		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%v", err)
 	}
 	answer := &joinpb.Answer{Facts: protoFacts(s.facts()), Chain: chain}
-	if len(offer.GetAuthority()) == 0 {
-		return theirs, send(stream, answer)
+	if len(g.offer.GetAuthority()) == 0 {
+		return send(stream, answer)
 	}
-	return theirs, s.readBack(ctx, stream, offer, theirs, answer)
+	return s.readBack(ctx, stream, g, answer)
 }
 
 // check looks for all that speaks against a cluster before anything changes.
-func (s *inviter) check(ctx context.Context, theirs Facts, offer *joinpb.Offer, inv offered) error {
+func (s *inviter) check(ctx context.Context, g guest) error {
+	theirs, offer, inv := g.facts, g.offer, g.inv
 	wrong := s.unfit(theirs)
-	known := s.book.member(theirs.Name).Reads
+	known := g.known.Reads
 	session, isPeer := s.peer(theirs.Name)
 	again := known != nil && known.Invitation == hex.EncodeToString(offer.GetId())
 	if (isPeer || known != nil) && inv.Peer == "" && !again {
@@ -170,7 +182,8 @@ func (s *inviter) unreadable(ctx context.Context, theirs Facts, offer *joinpb.Of
 
 // readBack asks the joining cluster for a certificate in return, and keeps it as a
 // peer.
-func (s *inviter) readBack(ctx context.Context, stream stream, offer *joinpb.Offer, theirs Facts, answer *joinpb.Answer) error {
+func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *joinpb.Answer) error {
+	offer, theirs := g.offer, g.facts
 	key, request, err := pki.NewSigningRequest()
 	if err != nil {
 		return s.refuse(reasonInternal, codes.Internal, "%v", err)
@@ -192,20 +205,29 @@ func (s *inviter) readBack(ctx context.Context, stream stream, offer *joinpb.Off
 	if len(reached) == 0 {
 		reached = theirs.Addresses // it was reached a moment ago
 	}
-	err = s.keep(ctx, theirs.Name, reading{
+	err = s.keep(ctx, theirs.Name, g.known.Out, reading{
 		Endpoints: endpoints(reached), CA: string(offer.GetAuthority()), Cert: string(chain), Key: string(key),
 		Invitation: hex.EncodeToString(offer.GetId()),
 	})
+	if errors.Is(err, errPutOut) {
+		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%s is not kept as a peer: %v", theirs.Name, err)
+	}
 	if err != nil {
 		return s.refuse(reasonInternal, codes.Unavailable, "%s can not be kept as a peer: %v", theirs.Name, err)
 	}
 	return stream.Send(&joinpb.JoinResponse{Step: &joinpb.JoinResponse_Done{Done: &joinpb.Done{}}})
 }
 
-// keep makes another cluster a peer.
-func (m *Manager) keep(ctx context.Context, name string, r reading) error {
+// errPutOut is for a cluster that was put out while it joined.
+var errPutOut = errors.New("it was put out meanwhile, and needs a new invitation to come back")
+
+// keep makes another cluster a peer, unless it was put out since out was read.
+func (m *Manager) keep(ctx context.Context, name string, out time.Time, r reading) error {
 	r.Since = time.Now().UTC().Truncate(time.Second)
 	return m.book.update(ctx, name, func(old member) (member, error) {
+		if !old.Out.Equal(out) {
+			return old, errPutOut
+		}
 		return member{Reads: &r, Out: old.Out}, nil
 	})
 }

@@ -65,3 +65,25 @@ func TestCompareAndPutLosesNothing(t *testing.T) {
 		t.Errorf("%d changes were made and %d are left", wins.Load(), got)
 	}
 }
+
+func TestCreateBeside(t *testing.T) {
+	t.Parallel()
+	_, c := startStore(t)
+	ctx := testContext(t)
+	step := func(wantCreated, wantThere bool, wantOld string) {
+		t.Helper()
+		created, there, old, err := c.CreateBeside(ctx, "beside", "k", []byte("a"))
+		if err != nil || created != wantCreated || there != wantThere || string(old) != wantOld {
+			t.Errorf("created %t, there %t, %q, %v", created, there, old, err)
+		}
+	}
+	step(false, false, "")
+	put(t, c, "beside", "")
+	step(true, true, "")
+	put(t, c, "k", "b")
+	step(false, true, "b")
+	if err := c.Delete(ctx, "beside"); err != nil {
+		t.Fatal(err)
+	}
+	step(false, false, "b")
+}

@@ -1,0 +1,61 @@
+package join
+
+import (
+	"crypto/sha256"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+	"github.com/causeway-mesh/causeway/pkg/wire"
+)
+
+// Who is put out in the middle of an exchange is out at its end: it is no peer, and
+// the certificate that it was given is refused.
+func TestPutOutInFlight(t *testing.T) {
+	t.Parallel()
+	east, west := newCluster(t, "east", 1), newCluster(t, "west", 2)
+	text := east.invite(&joinpb.InviteRequest{})
+	request, key := asked(t, "causeway://east/peer/west")
+	offer := east.offer(text, request)
+	offer.Authority, offer.Facts.Addresses = west.authority.CertPEM(), []string{west.door.Addr().String()}
+	conn, err := dial(east.door.Addr().String(), "east", east.authority.CertPEM())
+	check(t, err)
+	defer func() { _ = conn.Close() }()
+	stream, answer, err := open(east.ctx(), conn, offer)
+	check(t, err)
+
+	_, err = east.disconnect("west")
+	check(t, err)
+	back, err := west.sign(west.ctx(), "east", time.Time{}, answer.GetRequest())
+	check(t, err, stream.Send(&joinpb.JoinRequest{Step: &joinpb.JoinRequest_Certificate{Certificate: &joinpb.Certificate{Chain: back}}}))
+	if _, err := stream.Recv(); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "put out meanwhile") {
+		t.Errorf("it is kept: %v", err)
+	}
+	if east.book.member("west").Reads != nil {
+		t.Error("it is a peer")
+	}
+	client := pb.NewKVClient(east.dialWith(string(answer.GetChain()), string(key)))
+	if _, err := client.Range(east.ctx(), &pb.RangeRequest{Key: []byte(wire.HeartbeatKey)}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("its certificate: %v", err)
+	}
+}
+
+// What was taken back after it was proven is not used.
+func TestTakenBackInFlight(t *testing.T) {
+	t.Parallel()
+	east := newCluster(t, "east", 1)
+	inv, err := ParseInvitation(east.invite(&joinpb.InviteRequest{Peer: "west"}))
+	check(t, err)
+	proven, err := east.invitations.prove(east.ctx(), inv.ID[:], inv.Secret[:])
+	check(t, err, east.invitations.takeBack(east.ctx(), "west"))
+	err = east.invitations.use(east.ctx(), inv.ID[:], proven, "west", sha256.Sum256(nil), time.Now())
+	if !errors.Is(err, errUnknown) {
+		t.Errorf("it is used: %v", err)
+	}
+}
