@@ -31,6 +31,9 @@ type Request struct {
 	// NotBefore is the earliest time at which it may begin; zero for any, which
 	// dates it back for clocks that are behind.
 	NotBefore time.Time
+	// Begins is when it begins, whatever NotBefore says; zero: see there. A
+	// certificate that follows another one begins with it.
+	Begins time.Time
 	// DNSNames and IPs are what a server is dialled by besides its mesh names
 	// and localhost; other roles have none.
 	DNSNames []string
@@ -111,6 +114,10 @@ func (a *Authority) template(r Request, now time.Time) (*x509.Certificate, error
 	if err != nil {
 		return nil, err
 	}
+	signed, err := keyUsedFrom(now)
+	if err != nil {
+		return nil, err
+	}
 	template := &x509.Certificate{
 		SerialNumber: serial,
 		Subject: pkix.Name{
@@ -122,9 +129,13 @@ func (a *Authority) template(r Request, now time.Time) (*x509.Certificate, error
 		NotAfter:              now.Add(r.TTL),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,
+		ExtraExtensions:       []pkix.Extension{signed},
 	}
 	if template.NotBefore.Before(r.NotBefore) {
 		template.NotBefore = r.NotBefore
+	}
+	if !r.Begins.IsZero() {
+		template.NotBefore = r.Begins
 	}
 	if template.NotAfter.After(a.cert.NotAfter) {
 		template.NotAfter = a.cert.NotAfter

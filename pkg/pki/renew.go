@@ -16,14 +16,19 @@ import (
 // lockWait is for how long Replace waits; a renewal is one call over a network.
 const lockWait = 5 * time.Second
 
-// RenewAt is when a certificate is to be renewed: at two thirds of its life. By
-// how much its beginning was put back for the clocks of others is no part of that.
+// RenewAt is when a certificate is to be renewed: at two thirds of the time from
+// when it was signed to its end. By how much its beginning was put back, for the
+// clocks of others or since it follows another certificate, is no part of that.
+// One that does not say when it was signed was so after its beginning.
 func RenewAt(cert *x509.Certificate) time.Time {
-	life := cert.NotAfter.Sub(cert.NotBefore)
-	if life > backdate {
-		life -= backdate
+	from, told := signedAt(cert)
+	if !told {
+		from = cert.NotBefore
+		if cert.NotAfter.Sub(from) > backdate {
+			from = from.Add(backdate)
+		}
 	}
-	return cert.NotAfter.Add(-life / 3)
+	return cert.NotAfter.Add(-cert.NotAfter.Sub(from) / 3)
 }
 
 // Certificate returns the client's own certificate, whatever its time.

@@ -29,13 +29,13 @@ func TestKeep(t *testing.T) {
 		if s := b.server.Agent("n1"); !s.Ends.Equal(b.certificate().NotAfter) || s.Problem != "" {
 			t.Errorf("reported %+v", s)
 		}
-		for range 4 {
+		for range 12 {
 			at(life)
 			if left := b.left(); left < life/3-time.Hour || left > life {
 				t.Fatalf("%s are left", left)
 			}
 		}
-		if n := b.attempts("ok"); n < 4 || n > 7 || b.attempts("error") != 0 {
+		if n := b.attempts("ok"); n < 12 || n > 20 || b.attempts("error") != 0 {
 			t.Errorf("renewed %v times, failed %v times", n, b.attempts("error"))
 		}
 		end := b.certificate().NotAfter

@@ -105,9 +105,9 @@ func (r *rpc) Renew(ctx context.Context, m *renewalpb.RenewRequest) (*renewalpb.
 	if !ok || ttl == 0 {
 		return nil, status.Error(codes.PermissionDenied, ErrRole.Error())
 	}
-	// It begins no earlier than the old one: what took certificates back from
-	// before a time holds for it, too.
-	request := pki.Request{Role: subject.Role, Name: subject.Name, TTL: max(ttl, time.Until(old.NotAfter)), NotBefore: old.NotBefore}
+	// It begins when the old one does: what takes certificates back from before a
+	// time takes it back, too, also where that is heard of only later.
+	request := pki.Request{Role: subject.Role, Name: subject.Name, TTL: max(ttl, time.Until(old.NotAfter)), Begins: old.NotBefore}
 	chain, err := s.cfg.Authority.Sign(request, m.GetRequest())
 	if errors.Is(err, pki.ErrRequest) {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
