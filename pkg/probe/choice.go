@@ -108,10 +108,17 @@ func (c *choice) weigh(peer string, now time.Time, e evidence) {
 	}
 }
 
-// agree leaves packets to the network unless the other side does not.
+// agree leaves packets to the network unless the other side does not. What the other
+// side thinks is only hearsay: whoever reaches a probe pod can make it up. So when it
+// is heard to go back, ours does not go over again before all was good for a while,
+// which doubles, as after what was found by ourselves. That counts from then on, and
+// not from when it was heard last, for which both sides would wait forever.
 func (c *choice) agree(peer string, now time.Time, e evidence) {
 	if e.against > 0 {
-		c.leave(now)
+		if c.mode == route.Native {
+			c.leave(now)
+			c.search, c.since = route.Unfit, now
+		}
 		c.reason = "packets arrive unchanged both ways between probe pods, and " + peer + " keeps to its tunnel: see causeway status there"
 		return
 	}

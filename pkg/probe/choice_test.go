@@ -53,6 +53,9 @@ func TestChoice(t *testing.T) {
 	step(19*second, allGood(), route.VXLAN, route.Unfit, "have to for 20s")
 	step(second, allGood(), route.Native, route.Fit, "")
 	// The other side goes back first.
+	step(second, against, route.VXLAN, route.Unfit, "west keeps to its tunnel")
+	step(second, allGood(), route.VXLAN, route.Unfit, "have to for 40s")
+	step(38*second, against, route.VXLAN, route.Unfit, "have to for 40s") // both sides may wait at a time
 	step(second, against, route.VXLAN, route.Fit, "west keeps to its tunnel")
 	step(second, allGood(), route.Native, route.Fit, "")
 	// Nothing is known for a moment, as probe pods are made anew.
@@ -74,6 +77,26 @@ func TestChoice(t *testing.T) {
 	}
 	if c.calm != calmLimit {
 		t.Errorf("waits for %s at most", c.calm)
+	}
+}
+
+// TestChoiceHearsay: who makes up what the other side thinks cannot have packets go to
+// and fro as he likes.
+func TestChoiceHearsay(t *testing.T) {
+	c, now, switches := newChoice(), time.Unix(1700000000, 0), 0
+	for range int(time.Hour / time.Second) {
+		now = now.Add(time.Second)
+		e, mode := allGood(), c.mode
+		if mode == route.Native {
+			e.against = 1
+		}
+		if c.weigh("west", now, e); c.mode != mode {
+			switches++
+		}
+	}
+	// To the network after 10, 20, 40, ... s, up to 10 minutes: some eleven times an hour.
+	if switches > 24 {
+		t.Errorf("%d switches in an hour", switches)
 	}
 }
 

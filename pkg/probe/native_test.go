@@ -224,10 +224,19 @@ func TestNativeLost(t *testing.T) {
 		round round
 		state State
 	}{
-		{good, Reachable}, {from, Pending}, {good, Reachable},
-		{away, Pending}, {away, Pending}, {from, Pending}, // a pod that is made anew
-		{mute, Pending}, {from, Pending}, {good, Reachable},
-		{from, Pending}, {from, Unreachable}, {from, Unreachable}, {good, Reachable},
+		{good, Reachable},
+		{from, Pending},
+		{good, Reachable},
+		{away, Pending},
+		{away, Pending},
+		{from, Pending}, // a pod that is made anew
+		{mute, Pending},
+		{from, Pending},
+		{good, Reachable},
+		{from, Pending},
+		{from, Unreachable},
+		{from, Unreachable},
+		{good, Reachable},
 	} {
 		path.note(step.round)
 		if got, _ := path.state(); got != step.state {
