@@ -166,7 +166,7 @@ func (k *Keeper) renew(ctx context.Context, client renewalpb.RenewalClient) (boo
 
 // fail says once for a while that a renewal did not go well; status shows it.
 func (k *Keeper) fail(err error, attempt int, wait time.Duration) {
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	text := clean(strings.ReplaceAll(err.Error(), "\n", "; ")) // part of it may be another cluster's
 	k.note(text)
 	k.cfg.Metrics.attempts.WithLabelValues(k.cfg.Cluster, "error").Inc()
 	if k.told.Tell(text, time.Now(), tellOther, tellAgain) {

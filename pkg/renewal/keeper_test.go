@@ -73,6 +73,20 @@ func TestKeepTriesAgain(t *testing.T) {
 	})
 }
 
+// What the other side says does not reach a terminal as it is, nor at any length.
+func TestKeepCleans(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, dir, agent(), life)
+		k := b.keep(nil)
+		b.set(func() { b.down = status.Error(codes.Unavailable, "a\x1b[31m\nb"+strings.Repeat("c", 1<<20)) })
+		at(life*2/3 + time.Hour)
+		if s := k.Standing(); !strings.Contains(s.Problem, "a[31m; bccc") || len(s.Problem) > maxProblem {
+			t.Errorf("standing with %d bytes: %.100q", len(s.Problem), s.Problem)
+		}
+	})
+}
+
 // What stands against it on the node is reported to the API server.
 func TestKeepReportsProblem(t *testing.T) {
 	dir := t.TempDir()

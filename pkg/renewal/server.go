@@ -28,7 +28,8 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/renewal/renewalpb"
 )
 
-// maxProblem is how much is taken of what an agent reports, in bytes.
+// maxProblem is how much is kept of what an agent reports, or a gateway answers,
+// in bytes.
 const maxProblem = 512
 
 // ErrRole is returned for a caller whose certificate is not renewed so.
