@@ -174,6 +174,45 @@ func TestOwnWins(t *testing.T) {
 	l.awaitOwner("10.9.0.1", "west/w")
 }
 
+// Nodes of ours and of a peer may have one range that nobody uses: each keeps its
+// own, and the peer's node has it when ours does not any more.
+func TestSharedPodRanges(t *testing.T) {
+	t.Parallel()
+	l, west := newLocal(t), newRemote(t, "west", 2)
+	shared := netip.MustParsePrefix("10.244.0.0/24")
+	l.cfg.Book.Own(map[string]*node.Node{"e1": {PodCIDRs: []netip.Prefix{shared}}})
+	value, err := wire.EncodeNode(&node.Node{
+		Cluster: "west", ClusterID: 2, Name: "n3", Source: "k8s", PodCIDRs: []netip.Prefix{shared},
+		Addresses: []node.Address{{Type: node.InternalIP, IP: west.host()}},
+	})
+	west.put(west.layout().NodeKey("n3"), value, err)
+	l.connect(west)
+	l.awaitNodes("west", "n1", "n2", "n3")
+	l.awaitRefusal("west", trust.AddressConflict)
+	awaitRanges := func(want ...netip.Prefix) {
+		t.Helper()
+		eventually(t, func() error {
+			var got []netip.Prefix
+			l.engine.Read(func(s *merge.State) {
+				if n := s.Directory().Nodes[node.Key{Cluster: "west", Name: "n3"}]; n != nil {
+					got = n.PodCIDRs
+				}
+			})
+			if !slices.Equal(got, want) {
+				return fmt.Errorf("the node has %v, want %v", got, want)
+			}
+			return nil
+		})
+	}
+	awaitRanges()
+	l.cfg.Book.Own(map[string]*node.Node{"e1": nil})
+	awaitRanges(shared)
+	west.stop() // what is lost is lost also of a peer that is away
+	l.cfg.Book.Own(map[string]*node.Node{"e1": {PodCIDRs: []netip.Prefix{shared}}})
+	awaitRanges()
+	l.awaitNodes("west", "n1", "n2", "n3")
+}
+
 // said is one thing that a peer may say, and whether it is to be believed.
 type said struct {
 	change kvstore.Change
@@ -195,6 +234,9 @@ func sayings(t *testing.T) (out []said) {
 		n := &node.Node{
 			Cluster: "west", ClusterID: 2, Name: fmt.Sprint("n", i), Source: "k8s",
 			Addresses: []node.Address{{Type: node.InternalIP, IP: netip.MustParseAddr(ip)}}, HealthIPs: []netip.Addr{netip.MustParseAddr(fmt.Sprint("10.2.9.", i))},
+		}
+		if i == 1 { // it loses the second, which is ours
+			n.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.2.1.0/24"), netip.MustParsePrefix("10.1.0.0/24")}
 		}
 		value, err := wire.EncodeNode(n)
 		add(i < 2, l.NodeKey(n.Name), value, err)
@@ -318,7 +360,9 @@ func sayTo(t *testing.T, r *rand.Rand, all []said) map[string]string {
 		for p, o := range state.Directory().Addresses {
 			out[p.String()] = fmt.Sprint(o.Cluster, o.Identity)
 		}
-		out["nodes"] = fmt.Sprint(state.Nodes("west"))
+		for key, n := range state.Directory().Nodes {
+			out[key.Name] = fmt.Sprint(n.Addresses, n.PodCIDRs)
+		}
 		out["services"] = fmt.Sprint(state.Services())
 	})
 	return out

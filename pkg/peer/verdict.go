@@ -8,6 +8,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
+	"github.com/causeway-mesh/causeway/pkg/node"
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
@@ -47,6 +48,9 @@ func (s *session) judged(l wire.Layout, changes []kvstore.Change) (merge.Update,
 		}
 		good = append(good, c)
 		if kind == wire.Nodes {
+			for _, lost := range s.judge.Dropped() {
+				s.refuse(kind, cached, lost)
+			}
 			good = s.revisit(&update, good)
 		}
 	}
@@ -185,6 +189,8 @@ func (s *session) rejudge() {
 			if err != nil {
 				s.refuse(kind, key, err)
 				refused = append(refused, kvstore.Change{Key: key, Deleted: true})
+			} else if kind == wire.Nodes {
+				s.trimmed(key, &update)
 			}
 		}
 		gone = append(gone, refused)
@@ -192,6 +198,21 @@ func (s *session) rejudge() {
 	slices.Reverse(gone)
 	for _, piece := range cut(gone) {
 		s.deliver(s.cache.layout, piece)
+	}
+}
+
+// trimmed puts a node in use, which is in u, as it was judged, if it lost some of
+// what it named. What it has again comes when the peer is read again.
+func (s *session) trimmed(key string, u *merge.Update) {
+	lost := s.judge.Dropped()
+	if len(lost) == 0 {
+		return
+	}
+	for _, err := range lost {
+		s.refuse(wire.Nodes, key, err)
+	}
+	if name, err := s.cache.layout.ParseNodeKey(key); err == nil {
+		s.engine.Apply(s.name, merge.Update{Nodes: map[string]*node.Node{name: u.Nodes[name]}})
 	}
 }
 

@@ -109,7 +109,8 @@ func (b *Book) Own(nodes map[string]*node.Node) {
 	call(tell)
 }
 
-// prefixesOf returns all that is a node's own, each once.
+// prefixesOf returns all that is a node's own, each once. Its external address is
+// not: machines behind one gateway share that, those of other clusters too.
 func prefixesOf(n *node.Node) []netip.Prefix {
 	if n == nil {
 		return nil
@@ -124,7 +125,9 @@ func prefixesOf(n *node.Node) []netip.Prefix {
 		add(p)
 	}
 	for _, a := range n.Addresses {
-		add(host(a.IP))
+		if a.Type != node.ExternalIP {
+			add(host(a.IP))
+		}
 	}
 	for _, a := range slices.Concat(n.HealthIPs, n.IngressIPs) {
 		add(host(a))

@@ -38,6 +38,7 @@ type Judge struct {
 	held    map[netip.Addr]int
 	special map[netip.Addr]int
 	touched []netip.Addr
+	dropped []error // of the node that was judged last
 	use     usage
 	// wasSpecial is about the address that was judged last.
 	wasSpecial bool
@@ -246,37 +247,19 @@ func (j *Judge) within(class Class, p netip.Prefix) bool {
 }
 
 // Node judges a node, and gives it its addresses if it may have them. A node that
-// is refused keeps those that it had.
+// is refused keeps those that it had. It is refused for the addresses that traffic
+// goes to; of all else it loses what it may not have, which n has no more, see
+// Dropped. External addresses are anybody's: they are not judged, and prove nothing.
 func (j *Judge) Node(n *node.Node) error {
+	j.dropped = nil
 	var h nodeHold
-	for _, p := range n.PodCIDRs {
-		if err := j.place(p, Pods); err != nil {
-			return err
-		}
-	}
-	for _, a := range n.Addresses {
-		class := []Class{Nodes}
-		if a.Type == node.CiliumInternalIP {
-			class = []Class{Mesh, Pods}
-		}
-		if err := j.place(host(a.IP), class...); err != nil {
-			return err
-		}
-		h.special = append(h.special, a.IP)
-		// Machines behind one gateway have one external address.
-		if a.Type != node.ExternalIP {
-			h.held = append(h.held, a.IP)
-		}
-	}
-	for _, a := range slices.Concat(n.HealthIPs, n.IngressIPs) {
-		if err := j.place(host(a), Pods, Mesh); err != nil {
-			return err
-		}
-		h.special = append(h.special, a)
+	if err := j.reached(n, &h); err != nil {
+		return err
 	}
 	if taken, by := j.cfg.Book.hold(j.cfg.Peer, h.held); by != "" {
 		return refusef(AddressConflict, "%s is a node of cluster %s", taken, by)
 	}
+	j.trim(n, &h)
 	old := j.nodes[n.Name]
 	j.nodes[n.Name] = h
 	for _, a := range h.held {
@@ -286,6 +269,79 @@ func (j *Judge) Node(n *node.Node) error {
 	j.count(old.special, -1)
 	j.free(old.held)
 	return nil
+}
+
+// reached judges the addresses that a node is refused for, and adds them to h.
+func (j *Judge) reached(n *node.Node, h *nodeHold) error {
+	for _, a := range n.Addresses {
+		var classes []Class
+		switch a.Type {
+		case node.InternalIP:
+			classes = []Class{Nodes}
+		case node.CiliumInternalIP:
+			classes = []Class{Mesh, Pods}
+		default:
+			continue
+		}
+		if err := j.place(host(a.IP), classes...); err != nil {
+			return err
+		}
+		h.special, h.held = append(h.special, a.IP), append(h.held, a.IP)
+	}
+	for _, a := range n.HealthIPs {
+		if err := j.place(host(a), Pods, Mesh); err != nil {
+			return err
+		}
+		h.special = append(h.special, a)
+	}
+	return nil
+}
+
+// trim takes from a node what it may not have of all else, and adds the rest to h.
+func (j *Judge) trim(n *node.Node, h *nodeHold) {
+	n.PodCIDRs = keep(j, n.PodCIDRs, func(p netip.Prefix) error { return j.place(p, Pods) })
+	n.Addresses = keep(j, n.Addresses, func(a node.Address) error {
+		switch a.Type {
+		case node.InternalIP, node.CiliumInternalIP, node.ExternalIP:
+			return nil
+		}
+		if err := j.place(host(a.IP), Nodes); err != nil {
+			return err
+		}
+		if _, by := j.cfg.Book.hold(j.cfg.Peer, []netip.Addr{a.IP}); by != "" {
+			return refusef(AddressConflict, "%s is a node of cluster %s", a.IP, by)
+		}
+		h.special, h.held = append(h.special, a.IP), append(h.held, a.IP)
+		return nil
+	})
+	n.IngressIPs = keep(j, n.IngressIPs, func(a netip.Addr) error {
+		if err := j.place(host(a), Pods, Mesh); err != nil {
+			return err
+		}
+		h.special = append(h.special, a)
+		return nil
+	})
+}
+
+// keep returns those of all that are not refused, nil for none; the refusals are
+// dropped. It does not change all.
+func keep[T any](j *Judge, all []T, judge func(T) error) (kept []T) {
+	for _, one := range all {
+		if err := judge(one); err != nil {
+			j.dropped = append(j.dropped, err)
+			continue
+		}
+		kept = append(kept, one)
+	}
+	return kept
+}
+
+// Dropped returns why the node that was judged last, and is not refused, lost some
+// of what it named; nothing when it is asked again.
+func (j *Judge) Dropped() []error {
+	out := j.dropped
+	j.dropped = nil
+	return out
 }
 
 // DropNode says that a node is not in use any more.

@@ -186,25 +186,110 @@ func TestNodes(t *testing.T) {
 		{with(func(n *node.Node) {
 			n.Addresses = append(n.Addresses, node.Address{Type: node.CiliumInternalIP, IP: addr("10.250.0.4")})
 		}), trust.AddressConflict},
-		{with(func(n *node.Node) {
-			n.Addresses = append(n.Addresses, node.Address{Type: node.ExternalIP, IP: addr("198.51.100.1")})
-		}), trust.AddressRange},
 		{nodeOf("w1", "192.168.0.1"), trust.AddressConflict},
 		{nodeOf("w1", "10.3.0.1"), trust.AddressConflict},
 		{nodeOf("w1", "172.16.0.1"), trust.AddressRange},
 		{nodeOf("w1", "192.168.0.2", "0.0.0.0"), trust.AddressRange},
 		{nodeOf("w1", "::1"), trust.AddressRange},
-		{with(func(n *node.Node) { n.PodCIDRs = []netip.Prefix{prefix("10.1.0.0/24")} }), trust.AddressConflict},
-		{with(func(n *node.Node) { n.PodCIDRs = []netip.Prefix{prefix("10.1.0.128/25")} }), trust.AddressConflict},
-		{with(func(n *node.Node) { n.PodCIDRs = []netip.Prefix{prefix("10.3.4.0/24")} }), trust.AddressConflict},
-		{with(func(n *node.Node) { n.PodCIDRs = []netip.Prefix{prefix("10.2.0.0/15")} }), trust.AddressConflict},
-		{with(func(n *node.Node) { n.PodCIDRs = []netip.Prefix{prefix("0.0.0.0/0")} }), trust.AddressRange},
 		{with(func(n *node.Node) { n.HealthIPs = []netip.Addr{addr("10.1.0.9")} }), trust.AddressConflict},
-		{with(func(n *node.Node) { n.IngressIPs = []netip.Addr{addr("192.168.0.9")} }), trust.AddressRange},
 	} {
 		if got := reasonOf(t, j.Node(c.node)); got != c.want {
 			t.Errorf("%d: %q, want %q", i, got, c.want)
 		}
+	}
+}
+
+// A node loses ranges and lesser addresses that it may not have, and stays; it has
+// them when it is judged again and may.
+func TestNodesLoseParts(t *testing.T) {
+	t.Parallel()
+	b, j := world(t)
+	s := judge(b, "south", 3)
+	if err := s.Node(nodeOf("s1", "192.168.0.3")); err != nil {
+		t.Fatal(err)
+	}
+	pods := []netip.Prefix{prefix("10.2.1.0/24"), prefix("fd02:0:0:1::/64")}
+	const hostname, external = node.AddressType("Hostname"), node.ExternalIP
+	for _, c := range []struct {
+		pods string
+		kind node.AddressType
+		ip   string
+		want trust.Reason
+	}{
+		{pods: "10.2.7.0/24"},
+		{pods: "10.1.0.0/24", want: trust.AddressConflict},
+		{pods: "10.1.0.128/25", want: trust.AddressConflict},
+		{pods: "10.3.4.0/24", want: trust.AddressConflict},
+		{pods: "10.2.0.0/15", want: trust.AddressConflict},
+		{pods: "0.0.0.0/0", want: trust.AddressRange},
+		{pods: "169.254.1.0/24", want: trust.AddressRange},
+		{pods: "10.4.0.0/24", want: trust.AddressRange},
+		{kind: external, ip: "198.51.100.1"},
+		{kind: external, ip: "192.168.0.1"},
+		{kind: external, ip: "192.168.0.3"},
+		{kind: hostname, ip: "192.168.0.5"},
+		{kind: hostname, ip: "fe80::1", want: trust.AddressRange},
+		{kind: hostname, ip: "240.0.0.1", want: trust.AddressRange},
+		{kind: hostname, ip: "192.168.0.1", want: trust.AddressConflict},
+		{kind: hostname, ip: "192.168.0.3", want: trust.AddressConflict},
+		{ip: "10.2.0.9"},
+		{ip: "192.168.0.9", want: trust.AddressRange}, // an ingress in a range of nodes
+	} {
+		n := nodeOf("w1", "192.168.0.2")
+		n.PodCIDRs = slices.Clone(pods)
+		switch {
+		case c.pods != "":
+			n.PodCIDRs = append([]netip.Prefix{prefix(c.pods)}, pods...)
+		case c.kind != "":
+			n.Addresses = append(n.Addresses, node.Address{Type: c.kind, IP: addr(c.ip)})
+		default:
+			n.IngressIPs = []netip.Addr{addr(c.ip)}
+		}
+		parts := func() int { return len(n.PodCIDRs) + len(n.Addresses) + len(n.IngressIPs) }
+		all := parts()
+		if err := j.Node(n); err != nil {
+			t.Errorf("%+v costs the node: %v", c, err)
+			continue
+		}
+		lost := j.Dropped()
+		if c.want == "" && (len(lost) != 0 || parts() != all) {
+			t.Errorf("%+v is lost: %v", c, lost)
+		}
+		if c.want != "" && (len(lost) != 1 || reasonOf(t, lost[0]) != c.want || parts() != all-1) {
+			t.Errorf("%+v is not lost: %v, %+v", c, lost, n)
+		}
+		remote := &endpoint.Address{Prefix: prefix("192.168.0.2/32"), Identity: identity.RemoteNode}
+		if got := reasonOf(t, j.Address(remote)); got != "" {
+			t.Errorf("%+v: the node's address is %q", c, got)
+		}
+		if c.kind != "" {
+			a := &endpoint.Address{Prefix: netip.PrefixFrom(addr(c.ip), addr(c.ip).BitLen()), Identity: identity.RemoteNode}
+			if got := reasonOf(t, j.Address(a)); (got == "") != (c.kind == hostname && c.want == "") {
+				t.Errorf("%+v is a node's address: %q", c, got)
+			}
+		}
+	}
+	n := nodeOf("w1", "192.168.0.2")
+	n.Addresses = append(n.Addresses, node.Address{Type: hostname, IP: addr("192.168.0.3")})
+	s.DropNode("s1")
+	if err := j.Node(n); err != nil || len(j.Dropped()) != 0 {
+		t.Errorf("what is free again is lost: %v", err)
+	}
+	if reasonOf(t, s.Node(nodeOf("s1", "192.168.0.3"))) != trust.AddressConflict {
+		t.Error("two have one address")
+	}
+}
+
+// What gateways share is nobody's, of ours neither.
+func TestExternalAddressesAreShared(t *testing.T) {
+	t.Parallel()
+	b, j := world(t)
+	ours := nodeOf("e2", "192.168.0.20")
+	ours.Addresses = append(ours.Addresses, node.Address{Type: node.ExternalIP, IP: addr("192.168.0.2")})
+	b.Own(map[string]*node.Node{"e2": ours})
+	j.Refresh()
+	if err := j.Node(nodeOf("w1", "192.168.0.2")); err != nil {
+		t.Error(err)
 	}
 }
 
