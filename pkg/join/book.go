@@ -104,10 +104,10 @@ func (f *followed) Changes(_ context.Context, changes []kvstore.Change) error {
 		}
 		b.mu.Lock()
 		b.stored[name] = c.Value
-		out := b.members[name].Out
+		known := b.members[name]
 		b.mu.Unlock()
-		if out.After(m.Out) { // etcd was set back: who was put out stays out
-			m.Out = out
+		if known.Out.After(m.Out) { // etcd was set back: who was put out stays out, and unread
+			m = known
 			b.lost(name)
 		}
 		b.take(name, m)
@@ -275,8 +275,8 @@ func (b *book) current(ctx context.Context, name string) (m member, text []byte,
 	if m, err = parseMember(name, text); err != nil {
 		return member{}, nil, false, err
 	}
-	if known.Out.After(m.Out) {
-		m.Out = known.Out
+	if known.Out.After(m.Out) { // etcd was set back
+		m = known
 	}
 	return m, text, true, nil
 }

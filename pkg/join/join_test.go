@@ -422,17 +422,24 @@ func TestReplicas(t *testing.T) {
 	value := read(t, first.book.files.member("west"))
 	m, err := parseMember("west", value)
 	check(t, err)
-	out := m.Out
-	m.Out = time.Time{}
+	_, err = first.disconnect("west")
+	check(t, err)
+	second.awaitGone("west")
+	out := first.book.member("west").Out
 	check(t, first.site.etcd.Put(first.ctx(), memberPrefix+"west", m.encode()))
 	eventually(t, func() error {
 		text, _, err := first.site.etcd.Get(first.ctx(), memberPrefix+"west")
 		check(t, err)
-		if m, err := parseMember("west", text); err != nil || !m.Out.Equal(out) {
+		if m, err := parseMember("west", text); err != nil || !m.Out.Equal(out) || m.Reads != nil {
 			return os.ErrInvalid
 		}
 		return nil
 	})
+	for _, r := range []*replica{first, second} {
+		if m := r.book.member("west"); m.Reads != nil || !m.Out.Equal(out) {
+			t.Errorf("a record of before counts again: %+v", m)
+		}
+	}
 }
 
 // Reach says which addresses of a cluster another one reaches, and what is wrong
