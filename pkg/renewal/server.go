@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -31,6 +32,13 @@ import (
 // maxProblem is how much is kept of what an agent reports, or a gateway answers,
 // in bytes.
 const maxProblem = 512
+
+// One subject may renew this often in the long run, and so many times at once: the
+// replicas of a cluster share one.
+const (
+	renewEvery = time.Second
+	renewBurst = 5
+)
 
 // ErrRole is returned for a caller whose certificate is not renewed so.
 var ErrRole = errors.New("certificates of peers and agents are renewed here, no others")
@@ -64,11 +72,12 @@ type Server struct {
 
 	mu     sync.Mutex
 	agents map[string]Standing // by node, whose names come from certificates
+	limits map[pki.Subject]*rate.Limiter
 }
 
 // NewServer returns a Server that knows of no agent.
 func NewServer(cfg ServerConfig) *Server {
-	s := &Server{cfg: cfg, agents: map[string]Standing{}}
+	s := &Server{cfg: cfg, agents: map[string]Standing{}, limits: map[pki.Subject]*rate.Limiter{}}
 	s.signed = promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
 		Name: "causeway_renewal_signed_total", Help: "Certificates that were signed for who had one, by role.",
 	}, []string{"role"})
@@ -106,6 +115,9 @@ func (r *rpc) Renew(ctx context.Context, m *renewalpb.RenewRequest) (*renewalpb.
 	if !ok || ttl == 0 {
 		return nil, status.Error(codes.PermissionDenied, ErrRole.Error())
 	}
+	if !s.allow(subject) {
+		return nil, status.Errorf(codes.ResourceExhausted, "%s renews too often: once in %s is enough", subject, renewEvery)
+	}
 	// It begins when the old one does: what takes certificates back from before a
 	// time takes it back, too, also where that is heard of only later.
 	request := pki.Request{Role: subject.Role, Name: subject.Name, TTL: max(ttl, time.Until(old.NotAfter)), Begins: old.NotBefore}
@@ -125,6 +137,18 @@ func (r *rpc) Renew(ctx context.Context, m *renewalpb.RenewRequest) (*renewalpb.
 	s.signed.WithLabelValues(string(subject.Role)).Inc()
 	s.cfg.Logger.Info("certificate renewed", "subject", subject.String(), "ends", until)
 	return &renewalpb.RenewResponse{Chain: chain}, nil
+}
+
+// allow counts a renewal, and says whether it may be.
+func (s *Server) allow(subject pki.Subject) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limit := s.limits[subject]
+	if limit == nil {
+		limit = rate.NewLimiter(rate.Every(renewEvery), renewBurst)
+		s.limits[subject] = limit
+	}
+	return limit.Allow()
 }
 
 // ttl is 0 for roles that get none here.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -88,6 +89,34 @@ func TestRenewRefuses(t *testing.T) {
 	if !b.extended.IsZero() {
 		t.Error("a connection was extended")
 	}
+}
+
+// Nobody keeps the signer busy, and nobody is held up by somebody else.
+func TestRenewTooOften(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, dir, agent(), time.Hour)
+		renew := func() codes.Code {
+			return status.Code(b.Invoke(t.Context(), renewalpb.Renewal_Renew_FullMethodName, request(t), new(renewalpb.RenewResponse)))
+		}
+		for range renewBurst {
+			if got := renew(); got != codes.OK {
+				t.Fatal(got)
+			}
+		}
+		if got := renew(); got != codes.ResourceExhausted {
+			t.Errorf("one more: %s", got)
+		}
+		b.subject.Name = "n2"
+		if got := renew(); got != codes.OK {
+			t.Errorf("another node: %s", got)
+		}
+		b.subject.Name = "n1"
+		time.Sleep(renewEvery)
+		if got := renew(); got != codes.OK {
+			t.Errorf("later: %s", got)
+		}
+	})
 }
 
 func TestReport(t *testing.T) {
