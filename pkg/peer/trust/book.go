@@ -331,7 +331,8 @@ func (v *view) differs(w *view) bool {
 }
 
 // touches reports whether something of what changed concerns a peer. That a node
-// comes in a network that both are in concerns it only if its own has the address.
+// comes in a network that both are in concerns it only if its own has the address;
+// a range there may be around some of them.
 func (b *Book) touches(changed map[netip.Prefix]struct{}, v *view) bool {
 	if len(changed) > 0 && (v.wary.Load() || v.open == [4]bool{true, true, true, true}) {
 		return true
@@ -341,7 +342,7 @@ func (b *Book) touches(changed map[netip.Prefix]struct{}, v *view) bool {
 			return true
 		}
 		for i, class := range Classes() {
-			if class != Nodes && v.allowed[i].overlaps(p) {
+			if (class != Nodes || !p.IsSingleIP()) && v.allowed[i].overlaps(p) {
 				return true
 			}
 		}

@@ -419,6 +419,12 @@ func TestNodesOfOurs(t *testing.T) {
 	if come("e4", "192.168.0.31"); told != 2 {
 		t.Error("not told that what it was refused is free")
 	}
+	told = 0
+	j.Anew()
+	b.Own(map[string]*node.Node{"e5": {PodCIDRs: []netip.Prefix{prefix("192.168.0.0/24")}}})
+	if told != 1 {
+		t.Error("not told that a range around its nodes is ours")
+	}
 }
 
 // What was refused is told of when it is free, also when the peer's claims changed
