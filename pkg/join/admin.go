@@ -111,6 +111,7 @@ func (s *membership) Invite(ctx context.Context, r *joinpb.InviteRequest) (*join
 	if err := CheckAddresses(addresses); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "where others reach this cluster: %v; give --address", err)
 	}
+	s.book.settle(ctx)
 	now := time.Now()
 	inv := newInvitation(s.cfg.Cluster.Name, addresses, s.fingerprint, now.Add(ttl))
 	if err := s.invitations.make(ctx, inv, r.GetPeer(), now); err != nil {

@@ -281,6 +281,22 @@ func (b *book) current(ctx context.Context, name string) (m member, text []byte,
 	return m, text, true, nil
 }
 
+// maxAhead is how far Out may be ahead of the clock to be waited for: the rest of
+// the second in which a cluster was put out, and what replicas' clocks differ by.
+const maxAhead = 5 * time.Second
+
+// settle waits until the time has come from which the clusters are out that were put
+// out a moment ago, so that an invitation of now is newer.
+func (b *book) settle(ctx context.Context) {
+	var wait time.Duration
+	for _, m := range b.all() {
+		if ahead := time.Until(m.Out); ahead <= maxAhead {
+			wait = max(wait, ahead)
+		}
+	}
+	retry.Sleep(ctx, wait)
+}
+
 func (b *book) member(name string) member {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -59,3 +59,19 @@ func TestTakenBackInFlight(t *testing.T) {
 		t.Errorf("it is used: %v", err)
 	}
 }
+
+// An invitation for anybody from before a cluster was put out does not bring it back;
+// one made right after does.
+func TestOlderInvitation(t *testing.T) {
+	t.Parallel()
+	east := newCluster(t, "east", 1)
+	text := east.invite(&joinpb.InviteRequest{})
+	_, err := east.disconnect("west")
+	check(t, err)
+	request, _ := asked(t, "causeway://east/peer/west")
+	if _, err := east.send(east.offer(text, request)); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "put out after the invitation was made") {
+		t.Errorf("by one of before: %v", err)
+	}
+	_, err = east.send(east.offer(east.invite(&joinpb.InviteRequest{}), request))
+	check(t, err)
+}

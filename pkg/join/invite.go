@@ -68,7 +68,7 @@ func (s invitations) make(ctx context.Context, inv Invitation, peer string, now 
 		return fmt.Errorf("there are %d invitations, no more are made until some have ended for a week", left)
 	}
 	value, err := json.Marshal(offered{
-		Hash: sha256.Sum256(inv.Secret[:]), Peer: peer, Created: now.UTC().Truncate(time.Second), Expires: inv.Expires,
+		Hash: sha256.Sum256(inv.Secret[:]), Peer: peer, Created: now.UTC(), Expires: inv.Expires,
 	})
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", inv, err)

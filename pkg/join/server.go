@@ -144,6 +144,10 @@ func (s *inviter) admit(ctx context.Context, stream stream, g guest) error {
 // check looks for all that speaks against a cluster before anything changes.
 func (s *inviter) check(ctx context.Context, g guest) error {
 	theirs, offer, inv := g.facts, g.offer, g.inv
+	if inv.Created.Before(g.known.Out) { // whoever it was made for
+		return s.refuse(reasonInvitation, codes.FailedPrecondition,
+			"%s was put out after the invitation was made, and comes back by a newer one only: `causeway invite --peer %s`", theirs.Name, theirs.Name)
+	}
 	wrong := s.unfit(theirs)
 	known := g.known.Reads
 	session, isPeer := s.peer(theirs.Name)
