@@ -3,6 +3,7 @@ package pki
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,7 +83,7 @@ func (f ClientFiles) Renew(now time.Time, sign func(csrPEM []byte) (chainPEM []b
 	}
 	chainPEM, err := sign(csrPEM)
 	if err == nil {
-		err = checkRenewed(old, chainPEM, keyPEM, now)
+		err = f.checkRenewed(old, chainPEM, keyPEM, now)
 	}
 	if err != nil {
 		return false, errors.Join(err, os.Remove(f.nextKey()))
@@ -192,7 +193,7 @@ func (f ClientFiles) keyMode() (os.FileMode, error) {
 }
 
 // checkRenewed refuses an answer that would be worse than what is there.
-func checkRenewed(old *x509.Certificate, chainPEM, keyPEM []byte, now time.Time) error {
+func (f ClientFiles) checkRenewed(old *x509.Certificate, chainPEM, keyPEM []byte, now time.Time) error {
 	const what = "the renewed certificate"
 	pair, err := tls.X509KeyPair(chainPEM, keyPEM)
 	if err != nil {
@@ -205,5 +206,33 @@ func checkRenewed(old *x509.Certificate, chainPEM, keyPEM []byte, now time.Time)
 	if got, err := SubjectOf(pair.Leaf); err != nil || got != want {
 		return fmt.Errorf("%s is for %q, not for %q: %w", what, pair.Leaf.URIs, want, ErrSubject)
 	}
-	return checkTime(what, pair.Leaf, now)
+	if err := checkTime(what, pair.Leaf, now); err != nil {
+		return err
+	}
+	if pair.Leaf.NotAfter.Before(old.NotAfter) {
+		return fmt.Errorf("%s ends at %s, before the old one: %w", what, pair.Leaf.NotAfter.UTC().Format(time.RFC3339), ErrCertificate)
+	}
+	if err := f.checkSigned(chainPEM, keyPEM, want); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// checkSigned refuses what none of the trusted authorities signed, of which there
+// are two while one replaces the other.
+func (f ClientFiles) checkSigned(chainPEM, keyPEM []byte, want Subject) error {
+	text, err := os.ReadFile(f.CAFile)
+	if err != nil {
+		return fmt.Errorf("read trusted certificates: %w", err)
+	}
+	err = fmt.Errorf("%s holds no PEM certificate: %w", f.CAFile, ErrCertificate)
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != pemCertificate {
+			continue
+		}
+		if _, err = CheckClient(pem.EncodeToMemory(block), chainPEM, keyPEM, want); err == nil {
+			return nil
+		}
+	}
+	return err
 }

@@ -95,16 +95,18 @@ func TestRenewFails(t *testing.T) {
 		want  error
 		asked bool
 	}{
-		"no answer":          {sign: func([]byte) ([]byte, error) { asked++; return nil, broken }, want: broken, asked: true},
-		"an empty answer":    {sign: func([]byte) ([]byte, error) { asked++; return nil, nil }, want: ErrCertificate, asked: true},
-		"another key's":      {sign: func([]byte) ([]byte, error) { asked++; return a.Sign(request, csr(t)) }, want: ErrCertificate, asked: true},
-		"another node's":     {sign: of(a, Request{Role: RoleAgent, Name: "n2", TTL: time.Hour}), want: ErrSubject, asked: true},
-		"another role's":     {sign: of(a, Request{Role: RolePeer, Name: "n1", TTL: time.Hour}), want: ErrSubject, asked: true},
-		"another cluster's":  {sign: of(other, request), want: ErrSubject, asked: true},
-		"one that has ended": {sign: of(a, Request{Role: RoleAgent, Name: "n1", TTL: time.Nanosecond}), want: ErrExpired, asked: true},
-		"too late":           {now: 2 * time.Hour, sign: of(a, request), want: ErrExpired},
-		"no certificate":     {sign: of(a, request), spoil: func(_ *testing.T, f ClientFiles) { _ = os.Remove(f.CertFile) }, want: fs.ErrNotExist},
-		"no key":             {sign: of(a, request), spoil: func(_ *testing.T, f ClientFiles) { _ = os.Remove(f.KeyFile) }, want: fs.ErrNotExist},
+		"no answer":           {sign: func([]byte) ([]byte, error) { asked++; return nil, broken }, want: broken, asked: true},
+		"an empty answer":     {sign: func([]byte) ([]byte, error) { asked++; return nil, nil }, want: ErrCertificate, asked: true},
+		"another key's":       {sign: func([]byte) ([]byte, error) { asked++; return a.Sign(request, csr(t)) }, want: ErrCertificate, asked: true},
+		"another node's":      {sign: of(a, Request{Role: RoleAgent, Name: "n2", TTL: time.Hour}), want: ErrSubject, asked: true},
+		"another role's":      {sign: of(a, Request{Role: RolePeer, Name: "n1", TTL: time.Hour}), want: ErrSubject, asked: true},
+		"another cluster's":   {sign: of(other, request), want: ErrSubject, asked: true},
+		"one that has ended":  {sign: of(a, Request{Role: RoleAgent, Name: "n1", TTL: time.Nanosecond}), want: ErrExpired, asked: true},
+		"another authority's": {sign: of(openAuthority(t, t.TempDir(), "east"), request), want: ErrUntrusted, asked: true},
+		"a shorter one":       {sign: of(a, Request{Role: RoleAgent, Name: "n1", TTL: 55 * time.Minute}), want: ErrCertificate, asked: true},
+		"too late":            {now: 2 * time.Hour, sign: of(a, request), want: ErrExpired},
+		"no certificate":      {sign: of(a, request), spoil: func(_ *testing.T, f ClientFiles) { _ = os.Remove(f.CertFile) }, want: fs.ErrNotExist},
+		"no key":              {sign: of(a, request), spoil: func(_ *testing.T, f ClientFiles) { _ = os.Remove(f.KeyFile) }, want: fs.ErrNotExist},
 		"no room for the key": {sign: of(a, request), spoil: func(t *testing.T, f ClientFiles) {
 			if err := os.Mkdir(f.nextKey(), 0o700); err != nil {
 				t.Fatal(err)
@@ -185,6 +187,18 @@ func TestRenewBrokenOff(t *testing.T) {
 	}
 	if _, err := files.load(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// While one authority replaces another both are trusted, and either may have signed.
+func TestRenewByAnotherTrusted(t *testing.T) {
+	old, a := openAuthority(t, t.TempDir(), "east"), openAuthority(t, t.TempDir(), "east")
+	request := Request{Role: RoleAgent, Name: "n1", TTL: time.Hour}
+	files := clientFiles(t, old, request)
+	write(t, files.CAFile, append(old.CertPEM(), a.CertPEM()...))
+	asked := 0
+	if renewed, err := files.Renew(time.Now().Add(50*time.Minute), signing(a, request, &asked)); err != nil || !renewed {
+		t.Errorf("renewed %t, error %v", renewed, err)
 	}
 }
 
