@@ -54,6 +54,9 @@ func (s *session) judged(l wire.Layout, changes []kvstore.Change) (merge.Update,
 			good = s.revisit(&update, good)
 		}
 	}
+	if s.judge.Outdated() {
+		s.doubt()
+	}
 	return update, good
 }
 
@@ -194,6 +197,9 @@ func (s *session) rejudge() {
 			}
 		}
 		gone = append(gone, refused)
+	}
+	if s.judge.Outdated() {
+		s.doubt()
 	}
 	slices.Reverse(gone)
 	for _, piece := range cut(gone) {

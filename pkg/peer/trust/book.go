@@ -189,6 +189,30 @@ func (b *Book) view(peer string) *view {
 	return &view{own: b.own, reserved: b.reserved, wary: new(atomic.Bool)}
 }
 
+// outdated reports whether what changed since was was taken concerns the peer. Of
+// what the peer named since then nobody knew when it changed.
+func (b *Book) outdated(peer string, was *view) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	s := b.sides[peer]
+	if s == nil || s.view == was {
+		return false
+	}
+	changed := map[netip.Prefix]struct{}{}
+	for _, p := range was.own.prefixes {
+		changed[p] = struct{}{}
+	}
+	for _, p := range s.view.own.prefixes {
+		if _, both := changed[p]; both {
+			delete(changed, p)
+		} else {
+			changed[p] = struct{}{}
+		}
+	}
+	changed = s.view.exclusive.changes(was.exclusive, changed)
+	return was.differs(s.view) || b.touches(changed, s.view)
+}
+
 // holder returns the peer whose node has an address, "" for none.
 func (b *Book) holder(a netip.Addr) string {
 	b.mu.RLock()

@@ -73,6 +73,10 @@ func (j *Judge) Rules(r Rules) { j.cfg.Rules = r }
 // Refresh makes the Judge decide by what the Book says now.
 func (j *Judge) Refresh() { j.view = j.cfg.Book.view(j.cfg.Peer) }
 
+// Outdated reports whether verdicts since the last Refresh may be other ones by what
+// the Book says now: it may have changed meanwhile, before it knew of them.
+func (j *Judge) Outdated() bool { return j.cfg.Book.outdated(j.cfg.Peer, j.view) }
+
 // Anew is Refresh before all of the peer is judged anew: what it named that is
 // another's is found again then, or is not named any more.
 func (j *Judge) Anew() {

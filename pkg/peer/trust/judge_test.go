@@ -427,6 +427,44 @@ func TestNodesOfOurs(t *testing.T) {
 	}
 }
 
+// What changes while something is judged, and concerns that alone, is found after.
+func TestOutdated(t *testing.T) {
+	t.Parallel()
+	b, j := world(t)
+	told := 0
+	b.Claims("west", declared(time.Unix(2, 0), "pods", "10.2.0.0/16", "nodes", "192.168.0.0/16"), nil, func() { told++ })
+	j.Refresh()
+	if j.Outdated() {
+		t.Error("outdated though nothing changed")
+	}
+	b.Own(map[string]*node.Node{"e2": nodeOf("e2", "172.16.0.1")})
+	if err := j.Address(&endpoint.Address{Prefix: prefix("10.2.0.1/32"), Identity: first}); err != nil || j.Outdated() {
+		t.Errorf("outdated by what does not concern it: %v", err)
+	}
+	b.Own(map[string]*node.Node{"e3": nodeOf("e3", "192.168.0.30")})
+	if j.Outdated() {
+		t.Error("outdated by a node that it did not name")
+	}
+	if err := j.Node(nodeOf("w1", "192.168.0.30")); err != nil {
+		t.Fatal(err)
+	}
+	if told != 0 || !j.Outdated() {
+		t.Errorf("told %d times, and what was judged by what is no more stays", told)
+	}
+	j.Refresh()
+	if j.Outdated() || reasonOf(t, j.Node(nodeOf("w1", "192.168.0.30"))) != trust.AddressConflict {
+		t.Error("judged by what was")
+	}
+	b.Claims("north", declared(time.Unix(1, 0), "pods", "10.2.4.0/24"), nil, func() {})
+	if !j.Outdated() {
+		t.Error("not outdated by another one's claim")
+	}
+	b.Remove("west")
+	if j.Outdated() {
+		t.Error("a peer that is gone is outdated")
+	}
+}
+
 // What was refused is told of when it is free, also when the peer's claims changed
 // meanwhile and nothing was judged anew.
 func TestRefusedIsRememberedUntilJudgedAnew(t *testing.T) {
