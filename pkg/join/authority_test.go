@@ -106,3 +106,26 @@ func TestAuthorityWithMoreBehindIt(t *testing.T) {
 		t.Errorf("kept: %s", kept)
 	}
 }
+
+// A peer is not replaced by another cluster of its name, until it is put out.
+func TestAnotherOfThatName(t *testing.T) {
+	t.Parallel()
+	east, other, west := newCluster(t, "east", 1), newCluster(t, "east", 1), newCluster(t, "west", 2)
+	_, err := west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
+	check(t, err)
+	text := other.invite(&joinpb.InviteRequest{})
+	_, err = west.join(&joinpb.AcceptRequest{Invitation: text})
+	if err == nil || !strings.Contains(err.Error(), "with another authority") || !strings.Contains(err.Error(), "disconnect east") {
+		t.Errorf("it is replaced: %v", err)
+	}
+	if ca := west.book.member("east").Reads.CA; ca != string(east.authority.CertPEM()) {
+		t.Error("another authority is kept")
+	}
+	// The same one may join anew.
+	_, err = west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{Peer: "west"})})
+	check(t, err)
+	_, err = west.disconnect("east")
+	check(t, err)
+	_, err = west.join(&joinpb.AcceptRequest{Invitation: text})
+	check(t, err)
+}

@@ -49,6 +49,9 @@ func (m *Manager) accept(ctx context.Context, text string, addresses []string, o
 	if err != nil {
 		return err
 	}
+	if err := replaceable(known, inv); err != nil {
+		return err
+	}
 	reached, problems := reach(ctx, inv.Cluster, inv.Fingerprint, inv.Addresses)
 	if len(reached) == 0 {
 		return fmt.Errorf("%s is not reached: %s", inv.Cluster, strings.Join(problems, "; "))
@@ -67,6 +70,20 @@ func (m *Manager) accept(ctx context.Context, text string, addresses []string, o
 	}
 	step(fmt.Sprintf("%s is a peer of %s", inv.Cluster, m.cfg.Cluster.Name), false)
 	return m.awaitSession(ctx, inv.Cluster, step)
+}
+
+// replaceable refuses an invitation in whose place another cluster of that name is
+// read already: nobody takes a name over by handing out an invitation.
+func replaceable(known member, inv Invitation) error {
+	if known.Reads == nil {
+		return nil
+	}
+	sum, _, err := fingerprintOf([]byte(known.Reads.CA))
+	if err == nil && sum == inv.Fingerprint {
+		return nil
+	}
+	return fmt.Errorf("there is a peer %s with another authority (fingerprint %s, in the invitation %s); if it is to be replaced, `causeway disconnect %s` first",
+		inv.Cluster, hex.EncodeToString(sum[:8]), hex.EncodeToString(inv.Fingerprint[:8]), inv.Cluster)
 }
 
 // exchange makes the call and returns what it brought. out is since when the other
