@@ -13,22 +13,13 @@ import (
 func attended(t *testing.T) (*bed, *source) {
 	t.Helper()
 	b := &bed{t: t, server: NewServer(ServerConfig{Read: BookOf(newEngine()), Logger: logger(t), Registerer: prometheus.NewRegistry()})}
-	s := &source{Agent: NewAgent(AgentConfig{Logger: logger(t), Registerer: prometheus.NewRegistry()}), events: make(chan Event)}
+	s := newSource(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	carrying, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { b.server.Attend(ctx, "n1", s.Agent) })
 	group.Go(func() {
-		_ = s.Run(carrying, func(ctx context.Context, note func(Event)) error {
-			for {
-				select {
-				case e := <-s.events:
-					note(e)
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-		})
+		_ = s.Run(carrying, s.give)
 	})
 	s.stop = stop
 	t.Cleanup(func() {
@@ -44,11 +35,6 @@ func attended(t *testing.T) (*bed, *source) {
 func TestAttend(t *testing.T) {
 	b, s := attended(t)
 	s.drop(1, 2, 3)
-	b.eventually("all three are remembered", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return len(s.past.events) == 3
-	})
 	l := b.listen(Filter{}, 2, true)
 	if got, want := b.heard(l, 2), []string{"n1 2", "n1 3"}; !slices.Equal(got, want) {
 		t.Errorf("heard %q, want %q", got, want)

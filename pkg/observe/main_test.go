@@ -142,28 +142,40 @@ func (b *bed) dial(role pki.Role, name string) *grpc.ClientConn {
 type source struct {
 	*Agent
 	events chan Event
+	noted  chan struct{} // one for each event that the agent has
 	stop   func()
+}
+
+func newSource(t *testing.T) *source {
+	return &source{
+		Agent:  NewAgent(AgentConfig{Logger: logger(t), Registerer: prometheus.NewRegistry()}),
+		events: make(chan Event), noted: make(chan struct{}),
+	}
+}
+
+// give is the Source of the agent.
+func (s *source) give(ctx context.Context, note func(Event)) error {
+	for {
+		select {
+		case e := <-s.events:
+			note(e)
+			s.noted <- struct{}{}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // agent runs one for a node until the end of the test, or stop.
 func (b *bed) agent(name string) *source {
 	b.t.Helper()
-	s := &source{Agent: NewAgent(AgentConfig{Logger: logger(b.t), Registerer: prometheus.NewRegistry()}), events: make(chan Event)}
+	s := newSource(b.t)
 	conn := b.dial(pki.RoleAgent, name)
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() { s.Serve(ctx, conn) })
 	group.Go(func() {
-		_ = s.Run(ctx, func(ctx context.Context, note func(Event)) error {
-			for {
-				select {
-				case e := <-s.events:
-					note(e)
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-		})
+		_ = s.Run(ctx, s.give)
 	})
 	s.stop = sync.OnceFunc(func() {
 		cancel()
@@ -180,10 +192,12 @@ func (b *bed) has(name string) bool {
 	return b.server.agents[name] != nil
 }
 
-// drop makes the node drop a packet to each of the ports.
+// drop makes the node drop a packet to each of the ports, and returns when its
+// agent knows of them.
 func (s *source) drop(ports ...uint16) {
 	for _, p := range ports {
 		s.events <- dropped(p)
+		<-s.noted
 	}
 }
 
