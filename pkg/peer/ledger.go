@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -75,6 +77,13 @@ func (l *ledger) get(peer string) record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.records[peer]
+}
+
+// peers returns those with which something is agreed, in no order.
+func (l *ledger) peers() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.records))
 }
 
 // put keeps what is agreed with a peer. It blocks on nothing.

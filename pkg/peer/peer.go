@@ -240,19 +240,22 @@ func (m *Manager) cachedPeers(ctx context.Context) (names []string, err error) {
 }
 
 // forgetOrphans drops what is cached of clusters whose file went while no API
-// server ran.
+// server ran, and what was agreed with them.
 func (m *Manager) forgetOrphans(ctx context.Context, found listing) error {
 	names, err := m.cachedPeers(ctx)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
+	names = append(names, m.ledger.peers()...)
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		if found.has(name) || m.peers[name] != nil {
 			continue
 		}
 		if err := purge(ctx, name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger); err != nil {
 			return err
 		}
+		m.ledger.forget(name)
 		m.cfg.Logger.Info("removed peer is forgotten", "cluster", name)
 	}
 	return nil

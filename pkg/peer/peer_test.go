@@ -99,6 +99,17 @@ func TestRemovedPeerIsForgottenWithoutAProcess(t *testing.T) {
 	l, west := newLocal(t), newRemote(t, "west", 2)
 	l.connect(west)
 	l.awaitCache("west")
+	awaitClaims := func(want bool) {
+		t.Helper()
+		eventually(t, func() error {
+			_, found, err := l.etcd.Get(t.Context(), claimsPrefix+"west")
+			if err != nil || found != want {
+				return fmt.Errorf("claims are kept: %t, %w", found, err)
+			}
+			return nil
+		})
+	}
+	awaitClaims(true)
 	l.stop()
 	l.remove("west")
 	l.start()
@@ -108,6 +119,7 @@ func TestRemovedPeerIsForgottenWithoutAProcess(t *testing.T) {
 		}
 		return nil
 	})
+	awaitClaims(false)
 }
 
 // A directory that is away is not an empty one.
