@@ -90,7 +90,9 @@ func newSession(name string, m *Manager, file File) *session {
 	s.agree()
 	s.judge = trust.NewJudge(trust.JudgeConfig{Book: m.cfg.Book, Peer: name, Size: m.cfg.Cluster.Size})
 	s.regard(file)
+	s.mu.Lock()       // others know of it since agree
 	s.doubted = false // nothing was judged yet
+	s.mu.Unlock()
 	return s
 }
 
