@@ -471,14 +471,17 @@ func TestReach(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	east := newCluster(t, "east", 1)
-	conn, err := dial(east.door.Addr().String(), "east", east.authority.CertPEM())
-	check(t, err)
-	defer func() { _ = conn.Close() }()
+	connect := func() joinpb.JoinClient { // one each: a stranger's connection has few streams
+		conn, err := dial(east.door.Addr().String(), "east", east.authority.CertPEM())
+		check(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		return joinpb.NewJoinClient(conn)
+	}
 	const tooMany = 4
 	answers := make(chan codes.Code, maxStrangers+tooMany)
 	var streams []joinpb.Join_JoinClient
 	for range cap(answers) {
-		stream, err := joinpb.NewJoinClient(conn).Join(east.ctx())
+		stream, err := connect().Join(east.ctx())
 		check(t, err)
 		streams = append(streams, stream)
 		go func() {
@@ -499,7 +502,7 @@ func TestStrangers(t *testing.T) {
 			t.Errorf("one that said nothing: %s", got)
 		}
 	}
-	stream, err := joinpb.NewJoinClient(conn).Join(east.ctx())
+	stream, err := connect().Join(east.ctx())
 	check(t, err, stream.Send(&joinpb.JoinRequest{}))
 	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("no offer: %v", err)

@@ -2,6 +2,7 @@ package join
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,6 +18,51 @@ const (
 	// maxSources bounds the memory; further addresses count as one.
 	maxSources = 4096
 )
+
+// places are those of exchanges of which no secret was right yet. When all are
+// taken, the one goes that has waited longest for its offer. Safe for concurrent use.
+type places struct {
+	mu    sync.Mutex
+	taken []*place // the oldest first
+}
+
+// place is one exchange's; evict ends its wait and is nil when its offer came.
+type place struct{ evict func() }
+
+// enter takes a place. It is one that heard says is gone when all others have
+// their offers.
+func (p *places) enter(evict func()) *place {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	mine := &place{evict: evict}
+	if len(p.taken) >= maxStrangers {
+		oldest := slices.IndexFunc(p.taken, func(o *place) bool { return o.evict != nil })
+		if oldest < 0 {
+			evict()
+			return mine
+		}
+		p.taken[oldest].evict()
+		p.taken = slices.Delete(p.taken, oldest, oldest+1)
+	}
+	p.taken = append(p.taken, mine)
+	return mine
+}
+
+// heard keeps the place of an exchange whose offer came, and says whether it has it
+// still.
+func (p *places) heard(mine *place) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	mine.evict = nil
+	return slices.Contains(p.taken, mine)
+}
+
+// leave gives a place up; it may be called again.
+func (p *places) leave(mine *place) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken = slices.DeleteFunc(p.taken, func(o *place) bool { return o == mine })
+}
 
 // limiter spaces the answers to wrong secrets by the address that they came from.
 // Behind a NodePort all callers may have one address: so it only ever holds up

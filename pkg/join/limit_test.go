@@ -64,3 +64,32 @@ func TestLimiterIsBounded(t *testing.T) {
 		t.Errorf("%d addresses are kept hours later", n)
 	}
 }
+
+// Those that say nothing keep out nobody who has an offer.
+func TestPlaces(t *testing.T) {
+	var p places
+	evicted := make([]bool, maxStrangers+2)
+	enter := func(i int) *place { return p.enter(func() { evicted[i] = true }) }
+	first, second := enter(0), enter(1)
+	if !p.heard(first) {
+		t.Error("the first has no place")
+	}
+	for i := 2; i < maxStrangers; i++ {
+		enter(i)
+	}
+	next := enter(maxStrangers)
+	if evicted[0] || !evicted[1] || evicted[2] || p.heard(second) || !p.heard(next) || !p.heard(first) {
+		t.Errorf("not the oldest without an offer went: %v", evicted)
+	}
+	for _, one := range p.taken {
+		p.heard(one)
+	}
+	if last := enter(maxStrangers + 1); !evicted[maxStrangers+1] || p.heard(last) {
+		t.Error("one more than all with offers has a place")
+	}
+	p.leave(first)
+	p.leave(first)
+	if last := enter(maxStrangers + 1); !p.heard(last) || len(p.taken) != maxStrangers {
+		t.Error("a place that was given up is not free")
+	}
+}

@@ -38,12 +38,12 @@ type inviter struct {
 	joinpb.UnimplementedJoinServer
 	*Manager
 
-	limiter   *limiter
-	strangers chan struct{}
+	limiter *limiter
+	places  places
 }
 
 func newInviter(m *Manager) *inviter {
-	return &inviter{Manager: m, limiter: newLimiter(), strangers: make(chan struct{}, maxStrangers)}
+	return &inviter{Manager: m, limiter: newLimiter()}
 }
 
 // Authority tells anybody the authority's certificate, which is no secret.
@@ -85,15 +85,14 @@ type guest struct {
 
 // meet waits for an offer with the secret of an invitation.
 func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) {
-	select {
-	case s.strangers <- struct{}{}:
-		defer func() { <-s.strangers }()
-	default:
-		return g, s.refuse(reasonBusy, codes.Unavailable, "too many ask to join at this moment, try again")
-	}
 	first, cancel := context.WithTimeout(ctx, offerTimeout)
 	defer cancel()
+	mine := s.places.enter(cancel)
+	defer s.places.leave(mine)
 	request, err := receive(first, stream)
+	if !s.places.heard(mine) {
+		return g, s.refuse(reasonBusy, codes.Unavailable, "too many ask to join at this moment, try again")
+	}
 	if err != nil {
 		return g, s.refuse(reasonMalformed, codes.InvalidArgument, "no offer came: %v", err)
 	}
@@ -115,8 +114,9 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 		if !ok {
 			return g, s.refuse(reasonBusy, codes.ResourceExhausted, "too many wrong tries from this address")
 		}
+		s.places.leave(mine)
 		retry.Sleep(ctx, wait)
-		return g, s.refuse(reasonSecret, codes.Unauthenticated, "%v", err)
+		return guest{}, s.refuse(reasonSecret, codes.Unauthenticated, "%v", err)
 	}
 	s.log.Warn("invitation can not be looked up", "error", err)
 	return g, s.refuse(reasonInternal, codes.Unavailable, "invitations can not be looked up at present, try again")
