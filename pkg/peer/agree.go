@@ -41,9 +41,20 @@ func (s *session) regard(file File) {
 func (s *session) agree() {
 	s.agreeing.Lock()
 	defer s.agreeing.Unlock()
+	if s.gone {
+		return
+	}
 	claims, open := s.agreed()
 	s.book.Claims(s.name, claims, open, s.doubt)
 	s.doubt()
+}
+
+// part ends all agreement: who asks for one later, and has not heard yet that the
+// peer is removed, changes nothing.
+func (s *session) part() {
+	s.agreeing.Lock()
+	defer s.agreeing.Unlock()
+	s.gone = true
 }
 
 // agreed returns what a peer may claim, and of which classes nothing is agreed.
@@ -86,6 +97,9 @@ func openClasses(kept []trust.Claim) (open []trust.Class) {
 func (s *session) pin() {
 	s.agreeing.Lock()
 	defer s.agreeing.Unlock()
+	if s.gone {
+		return
+	}
 	claims, open := s.agreed()
 	if len(open) == 0 {
 		return
@@ -112,6 +126,9 @@ func (s *session) pin() {
 func (s *session) approve(ranges []netip.Prefix) ([]trust.Claim, error) {
 	s.agreeing.Lock()
 	defer s.agreeing.Unlock()
+	if s.gone {
+		return nil, ErrNoPeer
+	}
 	if self, who := s.ledger.writes(); !self {
 		return nil, fmt.Errorf("%w: ask %q, which does", ErrNotWriter, who)
 	}

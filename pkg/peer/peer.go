@@ -357,6 +357,7 @@ func (m *Manager) remove(ctx context.Context, name string) {
 	p := m.peers[name]
 	p.stop()
 	p.stopCache()
+	p.part()
 	m.cfg.Engine.Remove(name)
 	m.cfg.Engine.Hear(name, nil)
 	m.registry.release(name)

@@ -56,6 +56,7 @@ type session struct {
 	// agreeing is held while it is decided what the peer may claim.
 	agreeing sync.Mutex
 	declared []trust.Claim // by its file; nil when that does not say
+	gone     bool          // the peer is removed: nothing is agreed any more
 
 	mu         sync.Mutex
 	doubted    bool // all is to be judged anew

@@ -213,6 +213,26 @@ func TestSharedPodRanges(t *testing.T) {
 	l.awaitNodes("west", "n1", "n2", "n3")
 }
 
+// Who found the session of a peer just before the peer was removed agrees to nothing.
+func TestNothingIsAgreedWithAPeerThatIsGone(t *testing.T) {
+	t.Parallel()
+	m := New(Config{Cluster: east(), Etcd: unreachable(t), Engine: engine{merge.NewEngine("east", noSink{})}, Logger: quiet()})
+	s := newSession("west", m, File{Claims: []trust.Claim{{Class: trust.Pods, Range: netip.MustParsePrefix("10.2.0.0/16"), Origin: trust.Declared}}})
+	if n := len(m.ledger.get("west").Claims); n != 1 {
+		t.Fatalf("%d claims are agreed", n)
+	}
+	s.part()
+	m.ledger.forget("west")
+	s.agree()
+	s.pin()
+	if _, err := s.approve(nil); !errors.Is(err, ErrNoPeer) {
+		t.Errorf("approved: %v", err)
+	}
+	if got := m.ledger.peers(); len(got) != 0 {
+		t.Errorf("%v are remembered", got)
+	}
+}
+
 // said is one thing that a peer may say, and whether it is to be believed.
 type said struct {
 	change kvstore.Change
