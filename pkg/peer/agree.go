@@ -97,7 +97,7 @@ func openClasses(kept []trust.Claim) (open []trust.Class) {
 func (s *session) pin() {
 	s.agreeing.Lock()
 	defer s.agreeing.Unlock()
-	if s.gone {
+	if s.gone || s.declared != nil { // its file says all
 		return
 	}
 	claims, open := s.agreed()
