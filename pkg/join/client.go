@@ -140,6 +140,9 @@ func (m *Manager) converse(
 	if wrong := m.unfit(theirs); len(wrong) > 0 {
 		return nil, errors.New(strings.Join(wrong, "; "))
 	}
+	if len(answer.GetChain()) > maxPEM {
+		return nil, fmt.Errorf("the chain that %s signed has more than %d bytes", inviter, maxPEM)
+	}
 	until, err := m.checkChain(inviter, authority, answer.GetChain(), key)
 	if err != nil {
 		return nil, err

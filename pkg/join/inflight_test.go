@@ -75,3 +75,27 @@ func TestOlderInvitation(t *testing.T) {
 	_, err = east.send(east.offer(east.invite(&joinpb.InviteRequest{}), request))
 	check(t, err)
 }
+
+// Who may not use an invitation makes no work: it hears that, not what else is wrong.
+func TestRefusedBeforeWork(t *testing.T) {
+	t.Parallel()
+	east := newCluster(t, "east", 1)
+	request, _ := asked(t, "causeway://east/peer/west")
+	used := east.invite(&joinpb.InviteRequest{})
+	_, err := east.send(east.offer(used, request))
+	check(t, err)
+	other, _ := asked(t, "causeway://east/peer/west")
+	for want, offer := range map[string]*joinpb.Offer{
+		"was used already":        east.offer(used, other),
+		"it is for north":         east.offer(east.invite(&joinpb.InviteRequest{Peer: "north"}), request),
+		"has more than 16384 byt": east.offer(east.invite(&joinpb.InviteRequest{}), request),
+	} {
+		offer.Authority = make([]byte, maxPEM)
+		if strings.HasPrefix(want, "has more") {
+			offer.Authority = make([]byte, maxPEM+1)
+		}
+		if _, err := east.send(offer); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "authority that was sent") {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}

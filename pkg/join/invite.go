@@ -148,15 +148,36 @@ func (s invitations) prove(ctx context.Context, id, secret []byte) (offered, err
 	return o, nil
 }
 
-// use takes a proven invitation for a cluster and the key that it shows. The same
-// cluster may come again with the same key until the invitation ends.
-func (s invitations) use(ctx context.Context, id []byte, o offered, peer string, key [sha256.Size]byte, now time.Time) error {
+// fits refuses a cluster that a proven invitation is not for, or no longer.
+func (o offered) fits(peer string, now time.Time) error {
 	if o.Peer != "" && o.Peer != peer {
 		return fmt.Errorf("%w: it is for %s, not for %s", errOtherPeer, o.Peer, peer)
 	}
 	if now.After(o.Expires) {
 		return fmt.Errorf("%w: it was good until %s, and it is %s here; make a new one with `causeway invite`",
 			errEnded, o.Expires.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// open refuses what use would, and changes nothing: whoever may not use an
+// invitation makes no work.
+func (s invitations) open(ctx context.Context, id []byte, o offered, peer string, key [sha256.Size]byte, now time.Time) error {
+	if err := o.fits(peer, now); err != nil {
+		return err
+	}
+	text, found, err := s.etcd.Get(ctx, invitationOfUsed+hex.EncodeToString(id))
+	if err != nil || !found {
+		return err
+	}
+	return sameUse(id, text, peer, key)
+}
+
+// use takes a proven invitation for a cluster and the key that it shows. The same
+// cluster may come again with the same key until the invitation ends.
+func (s invitations) use(ctx context.Context, id []byte, o offered, peer string, key [sha256.Size]byte, now time.Time) error {
+	if err := o.fits(peer, now); err != nil {
+		return err
 	}
 	use := used{Peer: peer, Key: key, Time: now.UTC().Truncate(time.Second)}
 	value, err := json.Marshal(use)
@@ -171,6 +192,11 @@ func (s invitations) use(ctx context.Context, id []byte, o offered, peer string,
 	if !invited { // taken back since it was proven
 		return errUnknown
 	}
+	return sameUse(id, text, peer, key)
+}
+
+// sameUse refuses another cluster or key than those of the use in text.
+func sameUse(id, text []byte, peer string, key [sha256.Size]byte) error {
 	var first used
 	if err := json.Unmarshal(text, &first); err != nil {
 		return fmt.Errorf("read the use of invitation %x: %w", id, err)

@@ -31,6 +31,9 @@ const (
 	// offerTimeout is from the call to the offer, exchangeTimeout to the end.
 	offerTimeout    = 10 * time.Second
 	exchangeTimeout = time.Minute
+	// maxPEM bounds what the other side sends to be kept, an authority or a chain,
+	// in bytes each.
+	maxPEM = 16 << 10
 )
 
 // inviter is the side that made the invitation. Whoever calls has no certificate.
@@ -103,6 +106,9 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 	if g.facts, err = ParseFacts(g.offer.GetFacts()); err != nil {
 		return g, s.refuse(reasonMalformed, codes.InvalidArgument, "what the joining cluster says of itself: %v", err)
 	}
+	if len(g.offer.GetAuthority()) > maxPEM {
+		return g, s.refuse(reasonMalformed, codes.InvalidArgument, "the authority has more than %d bytes", maxPEM)
+	}
 	if g.known, _, _, err = s.book.current(ctx, g.facts.Name); err == nil {
 		g.inv, err = s.invitations.prove(ctx, g.offer.GetId(), g.offer.GetSecret())
 	}
@@ -124,6 +130,10 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 
 // admit does what the offer asks for, if it may be.
 func (s *inviter) admit(ctx context.Context, stream stream, g guest) error {
+	key := keyOf(g.offer.GetRequest())
+	if err := s.invitations.open(ctx, g.offer.GetId(), g.inv, g.facts.Name, key, time.Now()); err != nil {
+		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%v", err)
+	}
 	if err := s.check(ctx, g); err != nil {
 		return err
 	}
@@ -131,7 +141,7 @@ func (s *inviter) admit(ctx context.Context, stream stream, g guest) error {
 	if err != nil {
 		return s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
 	}
-	if err := s.invitations.use(ctx, g.offer.GetId(), g.inv, g.facts.Name, keyOf(g.offer.GetRequest()), time.Now()); err != nil {
+	if err := s.invitations.use(ctx, g.offer.GetId(), g.inv, g.facts.Name, key, time.Now()); err != nil {
 		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%v", err)
 	}
 	answer := &joinpb.Answer{Facts: protoFacts(s.facts()), Chain: chain}
@@ -201,6 +211,9 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 		return s.refuse(reasonMalformed, codes.InvalidArgument, "the exchange broke off before the certificate came back")
 	}
 	chain := back.GetCertificate().GetChain()
+	if len(chain) > maxPEM {
+		return s.refuse(reasonMalformed, codes.InvalidArgument, "the chain has more than %d bytes", maxPEM)
+	}
 	if _, err := s.checkChain(theirs.Name, offer.GetAuthority(), chain, key); err != nil {
 		return s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
 	}
