@@ -250,12 +250,19 @@ func (j *Judge) within(class Class, p netip.Prefix) bool {
 	return j.view.allowed[i].covers(p) || j.view.open[i] && j.observed[i].covers(p)
 }
 
+// maxParts is how many addresses, and how many pod ranges, a node may have: each is
+// kept, and is looked at at every change.
+const maxParts = 64
+
 // Node judges a node, and gives it its addresses if it may have them. A node that
 // is refused keeps those that it had. It is refused for the addresses that traffic
 // goes to; of all else it loses what it may not have, which n has no more, see
 // Dropped. External addresses are anybody's: they are not judged, and prove nothing.
 func (j *Judge) Node(n *node.Node) error {
 	j.dropped = nil
+	if most := max(len(n.Addresses), len(n.PodCIDRs)); most > maxParts {
+		return refusef(TooLarge, "node %s has %d addresses or pod ranges, %d at most are taken", n.Name, most, maxParts)
+	}
 	var h nodeHold
 	if err := j.reached(n, &h); err != nil {
 		return err

@@ -280,6 +280,25 @@ func TestNodesLoseParts(t *testing.T) {
 	}
 }
 
+// Nobody makes us remember more than so many parts of a node.
+func TestNodesAreBounded(t *testing.T) {
+	t.Parallel()
+	_, j := world(t)
+	for count, want := range map[int]trust.Reason{64: "", 65: trust.TooLarge} {
+		addresses, ranges := nodeOf("w1"), nodeOf("w1", "192.168.0.2")
+		for i := range count {
+			a := netip.AddrFrom4([4]byte{192, 168, 7, byte(i)})
+			addresses.Addresses = append(addresses.Addresses, node.Address{Type: node.InternalIP, IP: a})
+			ranges.PodCIDRs = append(ranges.PodCIDRs, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(i), 0}), 24))
+		}
+		for _, n := range []*node.Node{addresses, ranges} {
+			if got := reasonOf(t, j.Node(n)); got != want {
+				t.Errorf("%d: %q, want %q", count, got, want)
+			}
+		}
+	}
+}
+
 // What gateways share is nobody's, of ours neither.
 func TestExternalAddressesAreShared(t *testing.T) {
 	t.Parallel()
