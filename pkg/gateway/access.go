@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
@@ -59,8 +60,7 @@ func (a *access) admit(ctx context.Context, method string) (context.Context, con
 		return ctx, cancel, nil
 	}
 	if !ok || !c.known {
-		return nil, nil, a.refusals.refuse(ctx, reasonAnonymous, codes.Unauthenticated,
-			"this call needs a client certificate of this cluster's authority")
+		return nil, nil, a.refuseAnonymous(ctx)
 	}
 	if c.left() <= 0 {
 		return nil, nil, a.refusals.refuse(ctx, reasonCertificate, codes.Unauthenticated,
@@ -78,6 +78,31 @@ func (a *access) admit(ctx context.Context, method string) (context.Context, con
 	}
 	ctx, cancel := c.lasting(pki.ContextWithSubject(ctx, c.subject))
 	return ctx, cancel, nil
+}
+
+// begin refuses the calls of who has no certificate as soon as their headers are
+// read: what they carry is never waited for, nor kept. It is called for each
+// stream, and must not block.
+func (a *access) begin(ctx context.Context, info *tap.Info) (context.Context, error) {
+	c, ok := connectionOf(ctx)
+	if ok && c.known {
+		return ctx, nil
+	}
+	if !ok || !mayCall(roleNone, info.FullMethodName) {
+		return nil, a.refuseAnonymous(ctx)
+	}
+	if c.streams.Add(1) > anonymousStreams {
+		c.streams.Add(-1)
+		return nil, a.refusals.refuse(ctx, reasonLimit, codes.ResourceExhausted,
+			"a connection without a certificate may have %d calls at once", anonymousStreams)
+	}
+	context.AfterFunc(ctx, func() { c.streams.Add(-1) }) // gRPC ends it with the stream
+	return ctx, nil
+}
+
+func (a *access) refuseAnonymous(ctx context.Context) error {
+	return a.refusals.refuse(ctx, reasonAnonymous, codes.Unauthenticated,
+		"this call needs a client certificate of this cluster's authority")
 }
 
 func (a *access) unary(

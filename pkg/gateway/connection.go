@@ -41,6 +41,8 @@ type connection struct {
 	renewed     atomic.Pointer[time.Time]
 	// watches is how many are open in all streams of the connection.
 	watches atomic.Int64
+	// streams is how many are open, counted without a certificate only.
+	streams atomic.Int64
 }
 
 // handshaker makes TLS connections out of accepted ones, says who is at the
@@ -110,11 +112,15 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 	gauge.Inc()
 	c.cut = sync.OnceFunc(func() { _ = raw.Close() }) // without TLS's farewell, which may wait for a reader
 	forget := h.excluded.enter(c)
-	return &countedConn{Conn: conn, closed: sync.OnceFunc(func() {
+	counted := &countedConn{Conn: conn, closed: sync.OnceFunc(func() {
 		gauge.Dec()
 		forget()
 		leave()
-	})}, c, nil
+	})}
+	if !c.known {
+		return newBrief(counted, c.cut), c, nil
+	}
+	return counted, c, nil
 }
 
 // noteHandshake tells a certificate that is refused from a client that speaks

@@ -43,7 +43,13 @@ const (
 	// maxHandshakes bounds those of whom nothing is known yet.
 	maxHandshakes = 1024
 	// maxAnonymous is small: without a certificate there is nothing to do here.
-	maxAnonymous = 256
+	maxAnonymous = 64
+	// A connection without a certificate has so many streams at once, brings so
+	// many bytes in all its time, which is one request, and ends after so long: who
+	// joins is done by then.
+	anonymousStreams = 4
+	anonymousBytes   = maxRequest + maxRequest/4
+	anonymousStay    = 75 * time.Second
 	// maxStreams and maxWatches are for one connection. A reader of the
 	// protocol has about 15 watches, all in one stream.
 	maxStreams = 64
@@ -105,6 +111,7 @@ func New(cfg Config) *Gateway {
 	g := &Gateway{listen: cfg.Listen, log: log, exclusions: excluded, listening: make(chan struct{})}
 	g.server = grpc.NewServer(
 		grpc.Creds(newHandshaker(cfg.Cluster, cfg.TLS, refusals, excluded, cfg.Registerer)),
+		grpc.InTapHandle(access.begin),
 		grpc.UnaryInterceptor(access.unary),
 		grpc.StreamInterceptor(access.stream),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
