@@ -24,6 +24,9 @@ import (
 // use. It is out, whatever comes of that.
 const drainTimeout = 30 * time.Second
 
+// disconnectTimeout bounds all that is done to put a cluster out.
+const disconnectTimeout = time.Minute
+
 // The origins of a peer.
 const (
 	originFile   = "file"
@@ -157,7 +160,10 @@ func (s *membership) Disconnect(r *joinpb.DisconnectRequest, stream grpc.ServerS
 	if err := s.checkName(r.GetPeer()); err != nil {
 		return err
 	}
-	if err := s.disconnect(stream.Context(), r.GetPeer(), steps(stream)); err != nil {
+	// Who asked may hang up; half of it is worse than none.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(stream.Context()), disconnectTimeout)
+	defer cancel()
+	if err := s.disconnect(ctx, r.GetPeer(), steps(stream)); err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	return nil
@@ -165,6 +171,7 @@ func (s *membership) Disconnect(r *joinpb.DisconnectRequest, stream grpc.ServerS
 
 func (m *Manager) disconnect(ctx context.Context, name string, step func(string, bool)) error {
 	p, ok := m.peer(name)
+	before := m.book.member(name)
 	// Certificates are to the second; what was valid before the next one is out.
 	out := time.Now().UTC().Truncate(time.Second).Add(time.Second)
 	m.cfg.Exclude(m.peerSubject(name), out)  // here at once, whatever etcd does
@@ -182,6 +189,9 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 	}
 	step(fmt.Sprintf("certificates of %s from before now are refused, its connections are cut", name), false)
 	if !ok {
+		if before.Reads == nil && before.Out.IsZero() {
+			step(fmt.Sprintf("%s is not known here by a join or a file: look whether that is its name", name), true)
+		}
 		step(fmt.Sprintf("%s is not read", name), false)
 		return nil
 	}
