@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -195,10 +197,27 @@ func open(ctx context.Context, conn *grpc.ClientConn, offer *joinpb.Offer) (join
 	}
 }
 
+// maxForeign is how much of what another cluster says is shown, in bytes.
+const maxForeign = 512
+
+// clean makes text of another cluster fit for a terminal and a log.
+func clean(text string) string {
+	more := ""
+	if len(text) > maxForeign {
+		text, more = text[:maxForeign], "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text) + more
+}
+
 // explain says who refused, and lets our own errors be.
 func explain(inviter string, err error) error {
 	if s, ok := status.FromError(err); ok {
-		return fmt.Errorf("%s: %s", inviter, s.Message())
+		return fmt.Errorf("%s: %s", inviter, clean(s.Message()))
 	}
 	return err
 }
@@ -280,7 +299,7 @@ func fetchAuthority(ctx context.Context, address, name string, fingerprint [sha2
 	defer func() { _ = conn.Close() }()
 	answer, err := joinpb.NewJoinClient(conn).Authority(ctx, &joinpb.AuthorityRequest{})
 	if err != nil {
-		return nil, errors.New(status.Convert(err).Message())
+		return nil, errors.New(clean(status.Convert(err).Message()))
 	}
 	authority, sum, err := checkAuthority(name, answer.GetAuthority())
 	if sum != fingerprint {

@@ -99,3 +99,30 @@ func TestRefusedBeforeWork(t *testing.T) {
 		}
 	}
 }
+
+// A name that nobody has is put out all the same, and said to be unknown.
+func TestDisconnectUnknown(t *testing.T) {
+	t.Parallel()
+	east := newCluster(t, "east", 1)
+	for _, want := range []bool{true, false} { // known from then on
+		said, err := east.disconnect("wset")
+		check(t, err)
+		if got := strings.Contains(strings.Join(said, " "), "wset is not known here"); got != want {
+			t.Errorf("said %q", said)
+		}
+	}
+}
+
+func TestClean(t *testing.T) {
+	long := strings.Repeat("a", maxForeign-1) + "\u00e9"
+	for text, want := range map[string]string{
+		"east \u00e9": "east \u00e9", "a\x1b[2Jb\nc\u202e\xff": "a?[2Jb?c??", long: long[:maxForeign-1] + "?...",
+	} {
+		if got := clean(text); got != want {
+			t.Errorf("%q became %q, want %q", text, got, want)
+		}
+	}
+	if got := explain("east", status.Error(codes.Unknown, "\x1b")).Error(); got != "east: ?" {
+		t.Errorf("explained: %q", got)
+	}
+}
