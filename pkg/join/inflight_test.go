@@ -126,3 +126,15 @@ func TestClean(t *testing.T) {
 		t.Errorf("explained: %q", got)
 	}
 }
+
+// No certificate is signed that is not valid for long yet.
+func TestOutAhead(t *testing.T) {
+	t.Parallel()
+	east := newCluster(t, "east", 1)
+	request, _ := asked(t, "causeway://east/peer/west")
+	if _, err := east.sign(east.ctx(), "west", time.Now().Add(time.Hour), request); err == nil || !strings.Contains(err.Error(), "ahead of the clock of east") {
+		t.Errorf("it is signed: %v", err)
+	}
+	_, err := east.sign(east.ctx(), "west", time.Now().Add(-time.Hour), request)
+	check(t, err)
+}

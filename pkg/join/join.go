@@ -132,13 +132,16 @@ func (m *Manager) peer(name string) (peer.Status, bool) {
 }
 
 // sign gives another cluster a certificate to read this one with. It is valid
-// from after the cluster was put out, if it was; that may be the next second, which
+// from after the cluster was put out, if it was; that may be a moment ahead, which
 // is waited for. out is that time, read before it was asked whether the cluster may
 // have a certificate: if it is put out since, the certificate is worth nothing.
 func (m *Manager) sign(ctx context.Context, name string, out time.Time, request []byte) ([]byte, error) {
-	if wait := time.Until(out); wait > 0 && wait <= time.Second {
-		retry.Sleep(ctx, wait)
+	wait := time.Until(out)
+	if wait > maxAhead { // nobody could use it
+		return nil, fmt.Errorf("%s was put out at %s, which is %s ahead of the clock of %s: put the clocks of its replicas right; it can join after that time",
+			name, out.UTC().Format(time.RFC3339), wait.Round(time.Second), m.cfg.Cluster.Name)
 	}
+	retry.Sleep(ctx, wait)
 	return m.cfg.Authority.Sign(pki.Request{
 		Role: pki.RolePeer, Name: name, TTL: certificateTTL, NotBefore: out,
 	}, request)
