@@ -207,6 +207,10 @@ func TestSharedPodRanges(t *testing.T) {
 	awaitRanges()
 	l.cfg.Book.Own(map[string]*node.Node{"e1": nil})
 	awaitRanges(shared)
+	west.stop() // what is lost is lost also of a peer that is away
+	l.cfg.Book.Own(map[string]*node.Node{"e1": {PodCIDRs: []netip.Prefix{shared}}})
+	awaitRanges()
+	l.awaitNodes("west", "n1", "n2", "n3")
 }
 
 // Who found the session of a peer just before the peer was removed agrees to nothing.

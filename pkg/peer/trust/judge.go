@@ -235,6 +235,7 @@ func (j *Judge) place(p netip.Prefix, classes ...Class) error {
 	}
 	if v.isOpen(classes[0]) {
 		if j.note(&j.observed, classes[0], p) {
+			v.wary.Store(true) // the Book knows nothing of it before it is agreed
 			return nil
 		}
 		return refusef(AddressRange, "%s: the peer names more than %d ranges of %s", p, maxObserved, classes[0])
@@ -247,7 +248,14 @@ func (j *Judge) place(p netip.Prefix, classes ...Class) error {
 func (j *Judge) within(class Class, p netip.Prefix) bool {
 	i := rank(class)
 	// Who writes observed is the goroutine that asks.
-	return j.view.allowed[i].covers(p) || j.view.open[i] && j.observed[i].covers(p)
+	if j.view.allowed[i].covers(p) {
+		return true
+	}
+	observed := j.view.open[i] && j.observed[i].covers(p)
+	if observed {
+		j.view.wary.Store(true) // the Book knows nothing of it before it is agreed
+	}
+	return observed
 }
 
 // maxParts is how many addresses, and how many pod ranges, a node may have: each is
