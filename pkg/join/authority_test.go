@@ -15,6 +15,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
 // between answers in another cluster's place: it shows that cluster's authority and,
@@ -97,7 +98,7 @@ func TestAuthorityWithMoreBehindIt(t *testing.T) {
 	check(t, err)
 	offer := east.offer(inv.Text(), []byte(mine.Request))
 	offer.Authority, offer.Facts.Addresses = both, []string{west.door.Addr().String()}
-	conn, err := dial(east.door.Addr().String(), "east", east.authority.CertPEM())
+	conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
 	check(t, err)
 	defer func() { _ = conn.Close() }()
 	_, err = west.converse(west.ctx(), "east", time.Time{}, conn, offer, []byte(mine.Key), east.authority.CertPEM(), func(string, bool) {})

@@ -3,25 +3,21 @@ package join
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/retry"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
 const (
@@ -80,7 +76,7 @@ func replaceable(known member, inv Invitation) error {
 	if known.Reads == nil {
 		return nil
 	}
-	sum, _, err := fingerprintOf([]byte(known.Reads.CA))
+	sum, _, err := stranger.Fingerprint([]byte(known.Reads.CA))
 	if err == nil && sum == inv.Fingerprint {
 		return nil
 	}
@@ -112,7 +108,7 @@ func (m *Manager) exchange(
 	if !oneWay {
 		offer.Authority = m.cfg.Authority.CertPEM()
 	}
-	conn, err := dial(address, inv.Cluster, authority)
+	conn, err := stranger.Dial(address, inv.Cluster, authority)
 	if err != nil {
 		return reading{}, err
 	}
@@ -197,27 +193,10 @@ func open(ctx context.Context, conn *grpc.ClientConn, offer *joinpb.Offer) (join
 	}
 }
 
-// maxForeign is how much of what another cluster says is shown, in bytes.
-const maxForeign = 512
-
-// clean makes text of another cluster fit for a terminal and a log.
-func clean(text string) string {
-	more := ""
-	if len(text) > maxForeign {
-		text, more = text[:maxForeign], "..."
-	}
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text) + more
-}
-
 // explain says who refused, and lets our own errors be.
 func explain(inviter string, err error) error {
 	if s, ok := status.FromError(err); ok {
-		return fmt.Errorf("%s: %s", inviter, clean(s.Message()))
+		return fmt.Errorf("%s: %s", inviter, stranger.Clean(s.Message()))
 	}
 	return err
 }
@@ -280,57 +259,10 @@ func reach(ctx context.Context, name string, fingerprint [sha256.Size]byte, addr
 	return reached, problems
 }
 
-// fetchAuthority asks who answers at address, and believes it when that is the
-// authority with the fingerprint and the connection is that of its gateway.
+// fetchAuthority asks who answers at address; see stranger.FetchAuthority.
 func fetchAuthority(ctx context.Context, address, name string, fingerprint [sha256.Size]byte) ([]byte, error) {
-	var shown []*x509.Certificate
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-		MinVersion: tls.VersionTLS13,
-		// Nothing is said on this connection, and what it says is verified below.
-		InsecureSkipVerify: true,
-		VerifyConnection: func(state tls.ConnectionState) error {
-			shown = state.PeerCertificates
-			return nil
-		},
-	})), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<10)))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }()
-	answer, err := joinpb.NewJoinClient(conn).Authority(ctx, &joinpb.AuthorityRequest{})
-	if err != nil {
-		return nil, errors.New(clean(status.Convert(err).Message()))
-	}
-	authority, sum, err := checkAuthority(name, answer.GetAuthority())
-	if sum != fingerprint {
-		return nil, fmt.Errorf("another cluster than %s answers, or its authority was replaced since: the fingerprint is %s, expected was %s",
-			name, hex.EncodeToString(sum[:8]), hex.EncodeToString(fingerprint[:8]))
-	}
-	if err != nil {
-		return nil, err
-	}
-	return authority, verifyGateway(shown, name, authority)
-}
-
-// verifyGateway checks that who holds the connection was certified by the authority.
-func verifyGateway(shown []*x509.Certificate, name string, authority []byte) error {
-	if len(shown) == 0 {
-		return errors.New("the gateway shows no certificate")
-	}
-	roots, below := x509.NewCertPool(), x509.NewCertPool()
-	roots.AppendCertsFromPEM(authority)
-	for _, cert := range shown[1:] {
-		below.AddCert(cert)
-	}
-	_, err := shown[0].Verify(x509.VerifyOptions{DNSName: pki.MeshNames(name)[0], Roots: roots, Intermediates: below})
-	return err
-}
-
-// dial connects to a gateway whose authority is known, as nobody.
-func dial(address, name string, authority []byte) (*grpc.ClientConn, error) {
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(authority)
-	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: pki.MeshNames(name)[0],
-	})), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<20)))
+	return stranger.FetchAuthority(ctx, address, name, fingerprint, func(ctx context.Context, conn grpc.ClientConnInterface) ([]byte, error) {
+		answer, err := joinpb.NewJoinClient(conn).Authority(ctx, &joinpb.AuthorityRequest{})
+		return answer.GetAuthority(), err
+	})
 }

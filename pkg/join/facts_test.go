@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
 func prefixes(texts ...string) []netip.Prefix {
@@ -131,7 +132,7 @@ func FuzzJoinRequest(f *testing.F) {
 		}
 		offer := request.GetOffer()
 		_ = keyOf(offer.GetRequest())
-		_, _, _ = checkAuthority("west", offer.GetAuthority())
+		_, _, _ = stranger.CheckAuthority("west", offer.GetAuthority())
 		facts, err := ParseFacts(offer.GetFacts())
 		if err != nil {
 			return

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
 const (
@@ -127,7 +128,7 @@ func (s invitations) list(ctx context.Context) ([]issued, error) {
 // prove returns the invitation that id and secret are of; errUnknown when there is
 // none. The comparison takes the same time whatever was wrong.
 func (s invitations) prove(ctx context.Context, id, secret []byte) (offered, error) {
-	if len(id) != idBytes || len(secret) != secretBytes { // not even of the form
+	if len(id) != stranger.IDBytes || len(secret) != stranger.SecretBytes { // not even of the form
 		return offered{}, errUnknown
 	}
 	hash := sha256.Sum256(secret)

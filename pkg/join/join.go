@@ -13,8 +13,6 @@ package join
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -29,6 +27,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/retry"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
 // certificateTTL is how long a peer's certificate is valid.
@@ -71,7 +70,7 @@ type Manager struct {
 // New returns a Manager that does nothing until Run. It takes in what an earlier
 // run left on disk, so that who is out is so before anything is served.
 func New(cfg Config) (*Manager, error) {
-	fingerprint, _, err := fingerprintOf(cfg.Authority.CertPEM())
+	fingerprint, _, err := stranger.Fingerprint(cfg.Authority.CertPEM())
 	if err != nil {
 		return nil, fmt.Errorf("own authority: %w", err)
 	}
@@ -155,19 +154,4 @@ func (m *Manager) checkChain(signer string, authority, chain, key []byte) (until
 		return until, fmt.Errorf("the certificate that %s signed: %w", signer, err)
 	}
 	return until, nil
-}
-
-// checkAuthority refuses a certificate that is not the authority of a cluster.
-// Only what it returns, encoded anew, is what the fingerprint is of: the text itself
-// may hold more, which must not be trusted.
-func checkAuthority(name string, text []byte) (authority []byte, sum [sha256.Size]byte, err error) {
-	sum, cert, err := fingerprintOf(text)
-	if err != nil {
-		return nil, sum, err
-	}
-	want := fmt.Sprintf("causeway://%s/authority/%s", name, name)
-	if !cert.IsCA || len(cert.URIs) != 1 || cert.URIs[0].String() != want {
-		return nil, sum, errors.New("it is not the authority of cluster " + name)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), sum, nil
 }

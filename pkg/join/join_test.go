@@ -25,6 +25,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
@@ -156,7 +157,7 @@ func (r *replica) offer(text string, request []byte) *joinpb.Offer {
 // send makes the call as a program would that is not ours.
 func (r *replica) send(offer *joinpb.Offer) (*joinpb.Answer, error) {
 	r.site.t.Helper()
-	conn, err := dial(r.door.Addr().String(), r.site.config.Name, r.authority.CertPEM())
+	conn, err := stranger.Dial(r.door.Addr().String(), r.site.config.Name, r.authority.CertPEM())
 	check(r.site.t, err)
 	defer func() { _ = conn.Close() }()
 	_, answer, err := open(r.ctx(), conn, offer)
@@ -249,13 +250,13 @@ func TestGuessing(t *testing.T) {
 	text := east.invite(&joinpb.InviteRequest{})
 	request, _ := asked(t, "causeway://east/peer/west")
 	wrong := east.offer(text, request)
-	wrong.Secret = make([]byte, secretBytes)
-	for range failuresPerWindow {
+	wrong.Secret = make([]byte, stranger.SecretBytes)
+	for range stranger.FailuresPerWindow {
 		if _, err := east.send(wrong); status.Code(err) != codes.Unauthenticated {
 			t.Fatalf("a wrong secret: %v", err)
 		}
 	}
-	conn, err := dial(east.door.Addr().String(), "east", east.authority.CertPEM())
+	conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
 	check(t, err)
 	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithCancel(east.ctx())
@@ -472,13 +473,13 @@ func TestStrangers(t *testing.T) {
 	t.Parallel()
 	east := newCluster(t, "east", 1)
 	connect := func() joinpb.JoinClient { // one each: a stranger's connection has few streams
-		conn, err := dial(east.door.Addr().String(), "east", east.authority.CertPEM())
+		conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
 		check(t, err)
 		t.Cleanup(func() { _ = conn.Close() })
 		return joinpb.NewJoinClient(conn)
 	}
 	const tooMany = 4
-	answers := make(chan codes.Code, maxStrangers+tooMany)
+	answers := make(chan codes.Code, stranger.MaxPlaces+tooMany)
 	var streams []joinpb.Join_JoinClient
 	for range cap(answers) {
 		stream, err := connect().Join(east.ctx())
@@ -497,7 +498,7 @@ func TestStrangers(t *testing.T) {
 	for _, stream := range streams { // the others hang up
 		check(t, stream.CloseSend())
 	}
-	for range maxStrangers {
+	for range stranger.MaxPlaces {
 		if got := <-answers; got != codes.InvalidArgument {
 			t.Errorf("one that said nothing: %s", got)
 		}

@@ -2,10 +2,7 @@ package join
 
 import (
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -70,19 +67,6 @@ func (m member) encode() []byte {
 }
 
 func memberName(key string) string { return strings.TrimPrefix(key, memberPrefix) }
-
-// fingerprintOf returns the SHA-256 of the first certificate in text, and that
-// certificate. What follows it in text is not covered.
-func fingerprintOf(text []byte) (sum [sha256.Size]byte, cert *x509.Certificate, err error) {
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return sum, nil, errors.New("no certificate in PEM")
-	}
-	if cert, err = x509.ParseCertificate(block.Bytes); err != nil {
-		return sum, nil, err
-	}
-	return sha256.Sum256(block.Bytes), cert, nil
-}
 
 // offered is an invitation as the cluster that made it keeps it.
 type offered struct {

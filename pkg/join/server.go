@@ -22,12 +22,10 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/retry"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
 const (
-	// maxStrangers is how many exchanges may wait for an offer with a right
-	// secret at once. Each may send one message of a mebibyte.
-	maxStrangers = 16
 	// offerTimeout is from the call to the offer, exchangeTimeout to the end.
 	offerTimeout    = 10 * time.Second
 	exchangeTimeout = time.Minute
@@ -41,12 +39,12 @@ type inviter struct {
 	joinpb.UnimplementedJoinServer
 	*Manager
 
-	limiter *limiter
-	places  places
+	limiter *stranger.Limiter
+	places  stranger.Places
 }
 
 func newInviter(m *Manager) *inviter {
-	return &inviter{Manager: m, limiter: newLimiter()}
+	return &inviter{Manager: m, limiter: stranger.NewLimiter()}
 }
 
 // Authority tells anybody the authority's certificate, which is no secret.
@@ -90,10 +88,10 @@ type guest struct {
 func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) {
 	first, cancel := context.WithTimeout(ctx, offerTimeout)
 	defer cancel()
-	mine := s.places.enter(cancel)
-	defer s.places.leave(mine)
+	mine := s.places.Enter(cancel)
+	defer s.places.Leave(mine)
 	request, err := receive(first, stream)
-	if !s.places.heard(mine) {
+	if !s.places.Heard(mine) {
 		return g, s.refuse(reasonBusy, codes.Unavailable, "too many ask to join at this moment, try again")
 	}
 	if err != nil {
@@ -116,11 +114,11 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 	case err == nil:
 		return g, nil
 	case errors.Is(err, errUnknown):
-		wait, ok := s.limiter.fail(callerAddress(ctx), time.Now())
+		wait, ok := s.limiter.Fail(callerAddress(ctx), time.Now())
 		if !ok {
 			return g, s.refuse(reasonBusy, codes.ResourceExhausted, "too many wrong tries from this address")
 		}
-		s.places.leave(mine)
+		s.places.Leave(mine)
 		retry.Sleep(ctx, wait)
 		return guest{}, s.refuse(reasonSecret, codes.Unauthenticated, "%v", err)
 	}
@@ -178,7 +176,7 @@ func (s *inviter) check(ctx context.Context, g guest) error {
 // unreadable returns why we could not read the joining cluster. Of the authority in
 // the offer it leaves the one certificate that it has looked at.
 func (s *inviter) unreadable(ctx context.Context, theirs Facts, offer *joinpb.Offer) []string {
-	authority, sum, err := checkAuthority(theirs.Name, offer.GetAuthority())
+	authority, sum, err := stranger.CheckAuthority(theirs.Name, offer.GetAuthority())
 	if err != nil {
 		return []string{"the authority that was sent: " + err.Error()}
 	}
@@ -217,7 +215,7 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 	if _, err := s.checkChain(theirs.Name, offer.GetAuthority(), chain, key); err != nil {
 		return s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
 	}
-	_, sum, _ := checkAuthority(theirs.Name, offer.GetAuthority()) // check has seen it
+	_, sum, _ := stranger.CheckAuthority(theirs.Name, offer.GetAuthority()) // check has seen it
 	reached, _ := reach(ctx, theirs.Name, sum, theirs.Addresses)
 	if len(reached) == 0 {
 		reached = theirs.Addresses // it was reached a moment ago

@@ -13,7 +13,7 @@ import (
 var Layers = [][]string{
 	{"pkg/cluster", "pkg/endpoint", "pkg/identity", "pkg/node", "pkg/retry", "pkg/route", "pkg/service"},
 	{"bpf", "pkg/kvstore", "pkg/merge", "pkg/pki", "pkg/process", "pkg/source", "pkg/wire"},
-	{"pkg/renewal"},
+	{"pkg/renewal", "pkg/stranger"},
 	{"pkg/datapath", "pkg/feed", "pkg/gateway", "pkg/observe", "pkg/peer", "pkg/probe", "pkg/publish"},
 	{"pkg/admin", "pkg/agent", "pkg/join", "pkg/mesh"},
 	{"causeway", "clustermesh-apiserver", "node-agent"},

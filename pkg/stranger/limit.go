@@ -1,4 +1,4 @@
-package join
+package stranger
 
 import (
 	"net/netip"
@@ -8,9 +8,13 @@ import (
 )
 
 const (
-	// failuresPerWindow is how many wrong secrets from one address are answered in
+	// MaxPlaces is how many exchanges may wait for an offer with a right secret at
+	// once. Each may send one message of a mebibyte.
+	MaxPlaces = 16
+
+	// FailuresPerWindow is how many wrong secrets from one address are answered in
 	// a window. Right ones are never held up.
-	failuresPerWindow = 10
+	FailuresPerWindow = 10
 	failureWindow     = time.Minute
 	// maxWaiting is how many answers to wrong secrets wait at once for one
 	// address; more are told so at once.
@@ -19,24 +23,24 @@ const (
 	maxSources = 4096
 )
 
-// places are those of exchanges of which no secret was right yet. When all are
+// Places are those of exchanges of which no secret was right yet. When all are
 // taken, the one goes that has waited longest for its offer. Safe for concurrent use.
-type places struct {
+type Places struct {
 	mu    sync.Mutex
-	taken []*place // the oldest first
+	taken []*Place // the oldest first
 }
 
-// place is one exchange's; evict ends its wait and is nil when its offer came.
-type place struct{ evict func() }
+// Place is one exchange's; evict ends its wait and is nil when its offer came.
+type Place struct{ evict func() }
 
-// enter takes a place. It is one that heard says is gone when all others have
+// Enter takes a place. It is one that Heard says is gone when all others have
 // their offers.
-func (p *places) enter(evict func()) *place {
+func (p *Places) Enter(evict func()) *Place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	mine := &place{evict: evict}
-	if len(p.taken) >= maxStrangers {
-		oldest := slices.IndexFunc(p.taken, func(o *place) bool { return o.evict != nil })
+	mine := &Place{evict: evict}
+	if len(p.taken) >= MaxPlaces {
+		oldest := slices.IndexFunc(p.taken, func(o *Place) bool { return o.evict != nil })
 		if oldest < 0 {
 			evict()
 			return mine
@@ -48,26 +52,26 @@ func (p *places) enter(evict func()) *place {
 	return mine
 }
 
-// heard keeps the place of an exchange whose offer came, and says whether it has it
+// Heard keeps the place of an exchange whose offer came, and says whether it has it
 // still.
-func (p *places) heard(mine *place) bool {
+func (p *Places) Heard(mine *Place) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	mine.evict = nil
 	return slices.Contains(p.taken, mine)
 }
 
-// leave gives a place up; it may be called again.
-func (p *places) leave(mine *place) {
+// Leave gives a place up; it may be called again.
+func (p *Places) Leave(mine *Place) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.taken = slices.DeleteFunc(p.taken, func(o *place) bool { return o == mine })
+	p.taken = slices.DeleteFunc(p.taken, func(o *Place) bool { return o == mine })
 }
 
-// limiter spaces the answers to wrong secrets by the address that they came from.
+// Limiter spaces the answers to wrong secrets by the address that they came from.
 // Behind a NodePort all callers may have one address: so it only ever holds up
 // those whose secret was wrong. Safe for concurrent use.
-type limiter struct {
+type Limiter struct {
 	mu      sync.Mutex
 	sources map[netip.Prefix]*source
 	swept   time.Time // when what counts no longer was last dropped
@@ -79,21 +83,22 @@ type source struct {
 	answers []time.Time
 }
 
-func newLimiter() *limiter { return &limiter{sources: map[netip.Prefix]*source{}} }
+// NewLimiter returns a Limiter that has counted nothing.
+func NewLimiter() *Limiter { return &Limiter{sources: map[netip.Prefix]*source{}} }
 
-// fail counts a wrong secret from an address at now and returns how long its
+// Fail counts a wrong secret from an address at now and returns how long its
 // answer has to wait; ok is false when too many wait already.
-func (l *limiter) fail(from netip.Addr, now time.Time) (wait time.Duration, ok bool) {
+func (l *Limiter) Fail(from netip.Addr, now time.Time) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.source(from, now)
 	s.forget(now)
 	due := now
-	if n := len(s.answers); n >= failuresPerWindow {
-		if n >= failuresPerWindow+maxWaiting {
+	if n := len(s.answers); n >= FailuresPerWindow {
+		if n >= FailuresPerWindow+maxWaiting {
 			return 0, false
 		}
-		due = s.answers[n-failuresPerWindow].Add(failureWindow)
+		due = s.answers[n-FailuresPerWindow].Add(failureWindow)
 	}
 	s.answers = append(s.answers, due)
 	return due.Sub(now), true
@@ -108,7 +113,7 @@ func (s *source) forget(now time.Time) {
 
 // source returns what is kept of an address: of an IPv6 one, of its /64, which is
 // one holder's.
-func (l *limiter) source(from netip.Addr, now time.Time) *source {
+func (l *Limiter) source(from netip.Addr, now time.Time) *source {
 	from = from.Unmap().WithZone("")
 	bits := from.BitLen()
 	if from.Is6() {
@@ -128,8 +133,8 @@ func (l *limiter) source(from netip.Addr, now time.Time) *source {
 }
 
 // sweep drops what counts no longer, now and then: it looks at all.
-func (l *limiter) sweep(now time.Time) {
-	if now.Sub(l.swept) < failureWindow/failuresPerWindow {
+func (l *Limiter) sweep(now time.Time) {
+	if now.Sub(l.swept) < failureWindow/FailuresPerWindow {
 		return
 	}
 	l.swept = now

@@ -1,4 +1,4 @@
-package join
+package stranger
 
 import (
 	"net/netip"
@@ -7,25 +7,25 @@ import (
 )
 
 func TestLimiter(t *testing.T) {
-	l, now := newLimiter(), time.Unix(1_900_000_000, 0)
+	l, now := NewLimiter(), time.Unix(1_900_000_000, 0)
 	here, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	wait := func(from netip.Addr, at time.Duration) time.Duration {
 		t.Helper()
-		d, ok := l.fail(from, now.Add(at))
+		d, ok := l.Fail(from, now.Add(at))
 		if !ok {
 			t.Fatal("too many wait")
 		}
 		return d
 	}
-	for i := range failuresPerWindow {
+	for i := range FailuresPerWindow {
 		if d := wait(here, time.Duration(i)*time.Second); d != 0 {
 			t.Errorf("failure %d waits %s", i, d)
 		}
 	}
 	// The eleventh waits for a minute to have passed since the first, and so on.
-	for i := range failuresPerWindow {
+	for i := range FailuresPerWindow {
 		if d, want := wait(here, 10*time.Second), time.Duration(i)*time.Second+failureWindow-10*time.Second; d != want {
-			t.Errorf("failure %d waits %s, want %s", failuresPerWindow+i, d, want)
+			t.Errorf("failure %d waits %s, want %s", FailuresPerWindow+i, d, want)
 		}
 	}
 	if d := wait(here, 10*time.Second); d != 2*failureWindow-10*time.Second {
@@ -43,23 +43,23 @@ func TestLimiter(t *testing.T) {
 }
 
 func TestLimiterIsBounded(t *testing.T) {
-	l, now := newLimiter(), time.Unix(1_900_000_000, 0)
+	l, now := NewLimiter(), time.Unix(1_900_000_000, 0)
 	one := netip.MustParseAddr("2001:db8::1")
-	for range failuresPerWindow + maxWaiting {
-		if _, ok := l.fail(one, now); !ok {
+	for range FailuresPerWindow + maxWaiting {
+		if _, ok := l.Fail(one, now); !ok {
 			t.Fatal("refused too early")
 		}
 	}
-	if _, ok := l.fail(netip.MustParseAddr("2001:db8::2"), now); ok { // the same /64
+	if _, ok := l.Fail(netip.MustParseAddr("2001:db8::2"), now); ok { // the same /64
 		t.Error("one more waits")
 	}
 	for i := range 2 * maxSources {
-		l.fail(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), now)
+		l.Fail(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), now)
 	}
 	if n := len(l.sources); n > maxSources+1 {
 		t.Errorf("%d addresses are kept", n)
 	}
-	l.fail(netip.MustParseAddr("192.0.2.1"), now.Add(2*time.Hour))
+	l.Fail(netip.MustParseAddr("192.0.2.1"), now.Add(2*time.Hour))
 	if n := len(l.sources); n > 2 {
 		t.Errorf("%d addresses are kept hours later", n)
 	}
@@ -67,29 +67,29 @@ func TestLimiterIsBounded(t *testing.T) {
 
 // Those that say nothing keep out nobody who has an offer.
 func TestPlaces(t *testing.T) {
-	var p places
-	evicted := make([]bool, maxStrangers+2)
-	enter := func(i int) *place { return p.enter(func() { evicted[i] = true }) }
+	var p Places
+	evicted := make([]bool, MaxPlaces+2)
+	enter := func(i int) *Place { return p.Enter(func() { evicted[i] = true }) }
 	first, second := enter(0), enter(1)
-	if !p.heard(first) {
+	if !p.Heard(first) {
 		t.Error("the first has no place")
 	}
-	for i := 2; i < maxStrangers; i++ {
+	for i := 2; i < MaxPlaces; i++ {
 		enter(i)
 	}
-	next := enter(maxStrangers)
-	if evicted[0] || !evicted[1] || evicted[2] || p.heard(second) || !p.heard(next) || !p.heard(first) {
+	next := enter(MaxPlaces)
+	if evicted[0] || !evicted[1] || evicted[2] || p.Heard(second) || !p.Heard(next) || !p.Heard(first) {
 		t.Errorf("not the oldest without an offer went: %v", evicted)
 	}
 	for _, one := range p.taken {
-		p.heard(one)
+		p.Heard(one)
 	}
-	if last := enter(maxStrangers + 1); !evicted[maxStrangers+1] || p.heard(last) {
+	if last := enter(MaxPlaces + 1); !evicted[MaxPlaces+1] || p.Heard(last) {
 		t.Error("one more than all with offers has a place")
 	}
-	p.leave(first)
-	p.leave(first)
-	if last := enter(maxStrangers + 1); !p.heard(last) || len(p.taken) != maxStrangers {
+	p.Leave(first)
+	p.Leave(first)
+	if last := enter(MaxPlaces + 1); !p.Heard(last) || len(p.taken) != MaxPlaces {
 		t.Error("a place that was given up is not free")
 	}
 }
