@@ -81,12 +81,13 @@ func (a *access) admit(ctx context.Context, method string) (context.Context, con
 }
 
 // begin refuses the calls of who has no certificate as soon as their headers are
-// read: what they carry is never waited for, nor kept. It is called for each
-// stream, and must not block.
+// read: what they carry is never waited for, nor kept. So it does with more calls
+// than the holder of a certificate may have. It is called for each stream, and must
+// not block.
 func (a *access) begin(ctx context.Context, info *tap.Info) (context.Context, error) {
 	c, ok := connectionOf(ctx)
 	if ok && c.known {
-		return ctx, nil
+		return a.beginKnown(ctx, c)
 	}
 	if !ok || !mayCall(roleNone, info.FullMethodName) {
 		return nil, a.refuseAnonymous(ctx)
@@ -97,6 +98,16 @@ func (a *access) begin(ctx context.Context, info *tap.Info) (context.Context, er
 			"a connection without a certificate may have %d calls at once", anonymousStreams)
 	}
 	context.AfterFunc(ctx, func() { c.streams.Add(-1) }) // gRPC ends it with the stream
+	return ctx, nil
+}
+
+func (a *access) beginKnown(ctx context.Context, c *connection) (context.Context, error) {
+	if c.holder.calls.Add(1) > maxHolderCalls {
+		c.holder.calls.Add(-1)
+		return nil, a.refusals.refuse(ctx, reasonLimit, codes.ResourceExhausted,
+			"%s may have %d calls at once on all connections together", c.subject, maxHolderCalls)
+	}
+	context.AfterFunc(ctx, func() { c.holder.calls.Add(-1) })
 	return ctx, nil
 }
 

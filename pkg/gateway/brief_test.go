@@ -135,8 +135,13 @@ func TestStrangersStreams(t *testing.T) {
 	if _, err := call(); err != nil {
 		t.Errorf("after one has ended: %v", err)
 	}
-	c.known = true
-	if _, err := call(); err != nil {
-		t.Errorf("with a certificate: %v", err)
+	c.known, c.holder = true, new(holder)
+	for range maxHolderCalls {
+		if _, err := call(); err != nil {
+			t.Fatalf("with a certificate: %v", err)
+		}
+	}
+	if _, err := call(); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("more than the holder of a certificate may have: %v", err)
 	}
 }

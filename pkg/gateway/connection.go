@@ -43,6 +43,9 @@ type connection struct {
 	watches atomic.Int64
 	// streams is how many are open, counted without a certificate only.
 	streams atomic.Int64
+	// holder counts what all connections of the subject have, nil while it is not
+	// known.
+	holder *holder
 }
 
 // handshaker makes TLS connections out of accepted ones, says who is at the
@@ -83,12 +86,12 @@ func (h *handshaker) Clone() credentials.TransportCredentials { return h }
 // ServerHandshake runs in a goroutine of each accepted connection, with its
 // deadline set. gRPC closes raw when there is an error.
 func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if !h.crowd.begin() {
-		h.refusals.note(reasonLimit, raw.RemoteAddr().String(), errTooMany)
-		return nil, nil, errTooMany
-	}
-	defer h.crowd.end()
 	address := raw.RemoteAddr().String()
+	cut := sync.OnceFunc(func() { _ = raw.Close() }) // without TLS's farewell, which may wait for a reader
+	defer h.crowd.begin(func() {
+		h.refusals.note(reasonLimit, address, errTooMany)
+		cut()
+	})()
 	conn, info, err := h.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		h.noteHandshake(address, err)
@@ -99,10 +102,15 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 		h.refusals.note(reasonCertificate, address, err)
 		return nil, nil, errors.Join(err, conn.Close())
 	}
-	leave, ok := h.crowd.enter(c.known, c.subject)
+	c.cut = cut
+	leave, gone, ok := h.crowd.enter(c)
 	if !ok {
 		h.refusals.note(reasonLimit, address, errTooMany)
 		return nil, nil, errors.Join(errTooMany, conn.Close())
+	}
+	if gone != nil {
+		h.refusals.note(reasonLimit, address, errTooMany)
+		gone.cut()
 	}
 	role := roleNone
 	if c.known {
@@ -110,7 +118,6 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 	}
 	gauge := h.byRole.WithLabelValues(string(role))
 	gauge.Inc()
-	c.cut = sync.OnceFunc(func() { _ = raw.Close() }) // without TLS's farewell, which may wait for a reader
 	forget := h.excluded.enter(c)
 	counted := &countedConn{Conn: conn, closed: sync.OnceFunc(func() {
 		gauge.Dec()
@@ -124,9 +131,10 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 }
 
 // noteHandshake tells a certificate that is refused from a client that speaks
-// something else. Probes that connect and go are neither.
+// something else. Probes that connect and go are neither, nor is who had to make
+// room, which was counted.
 func (h *handshaker) noteHandshake(address string, err error) {
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		return
 	}
 	why := reasonHandshake

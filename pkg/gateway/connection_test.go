@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
@@ -89,14 +90,15 @@ func TestConnectionsAreCounted(t *testing.T) {
 	}
 }
 
-// Those without a certificate cannot take the places of those with one.
+// Those without a certificate cannot take the places of those with one, and keep
+// nobody out who comes without one later: who joins, perhaps.
 func TestAnonymousConnectionsAreFew(t *testing.T) {
 	b := newBed(t)
 	config := b.clientTLS("", "", time.Hour)
 	config.NextProtos = []string{"h2"}
 	// One after the other, and such as answer the gateway's pings: a slow machine
 	// takes longer to open all than one that is silent may stay.
-	for range maxAnonymous {
+	open := func() *grpc.ClientConn {
 		conn := b.dialTLS(config)
 		conn.Connect()
 		for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
@@ -104,18 +106,24 @@ func TestAnonymousConnectionsAreFew(t *testing.T) {
 				t.Fatalf("a connection is %s", state)
 			}
 		}
+		return conn
 	}
-	b.eventually("all open", func() bool { return b.value("causeway_gateway_connections", "none") == maxAnonymous })
-	conn, err := tls.Dial("tcp", b.gateway.Addr().String(), config)
-	if err == nil {
-		defer conn.Close()
-		_, err = conn.Read(make([]byte, 1<<10))
+	first := open()
+	for range maxAnonymous - 1 {
+		open()
 	}
-	if err == nil {
-		t.Error("one more is open")
+	strangers := func() float64 { return b.value("causeway_gateway_connections", "none") }
+	b.eventually("all open", func() bool { return strangers() == maxAnonymous })
+	err := open().Invoke(b.ctx(), "/causeway.join.v1.Join/Join", new(emptypb.Empty), new(wrapperspb.StringValue))
+	if status.Code(err) != codes.Unimplemented { // let through, to a service that this gateway has not
+		t.Errorf("one more: %v", err)
 	}
+	if !first.WaitForStateChange(b.ctx(), connectivity.Ready) {
+		t.Error("the first is still open")
+	}
+	b.eventually("not more than there may be", func() bool { return strangers() == maxAnonymous })
 	if b.refused(reasonLimit) == 0 {
-		t.Error("the refusal was not counted")
+		t.Error("what was cut was not counted")
 	}
 	answer := new(wrapperspb.StringValue)
 	err = b.dial(pki.RoleAdmin, "admin").Invoke(b.ctx(), "/causeway.admin.v1.Admin/Who", new(emptypb.Empty), answer)

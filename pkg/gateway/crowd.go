@@ -1,24 +1,36 @@
 package gateway
 
 import (
+	"container/list"
 	"sync"
+	"sync/atomic"
 
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
 
 // crowd counts the connections of the port by who is at the other end, so that
 // nobody takes the places of others: neither strangers, who are not known before
-// their handshake is over, nor the holder of one certificate. Safe for
-// concurrent use.
+// their handshake is over, nor the holder of one certificate. Where strangers
+// compete for places, the one that has had its place for longest loses it: who is
+// slow on purpose keeps nobody out. Safe for concurrent use.
 type crowd struct {
 	mu          sync.Mutex
-	handshaking int
-	anonymous   int
+	handshaking *list.List // of func() that cut, the oldest first
+	anonymous   *list.List // of *connection, the oldest first
 	known       int
-	bySubject   map[pki.Subject]int
+	bySubject   map[pki.Subject]*holder
 }
 
-func newCrowd() *crowd { return &crowd{bySubject: map[pki.Subject]int{}} }
+// holder is who has a certificate, over all of its connections.
+type holder struct {
+	connections int // the crowd's
+	// watches and calls are how many are open.
+	watches, calls atomic.Int64
+}
+
+func newCrowd() *crowd {
+	return &crowd{handshaking: list.New(), anonymous: list.New(), bySubject: map[pki.Subject]*holder{}}
+}
 
 // maxOf is how many connections one certificate may hold. A reader of the
 // protocol has one; more than one process may share a peer's or an operator's.
@@ -29,51 +41,71 @@ func maxOf(role pki.Role) int {
 	return 32
 }
 
-// begin takes a place for a handshake; false: there is none.
-func (c *crowd) begin() bool {
+// begin takes a place for a handshake, and end, called once, gives it back. cut
+// closes the connection; it is called when others need the place.
+func (c *crowd) begin(cut func()) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.handshaking >= maxHandshakes {
-		return false
+	if c.handshaking.Len() >= maxHandshakes {
+		oldest := c.handshaking.Front()
+		c.handshaking.Remove(oldest)
+		defer oldest.Value.(func())()
 	}
-	c.handshaking++
-	return true
+	return c.leaving(c.handshaking, c.handshaking.PushBack(cut))
 }
 
-// end gives the place of a handshake back.
-func (c *crowd) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.handshaking--
+// leaving returns what gives a place back that may have been taken away.
+func (c *crowd) leaving(places *list.List, mine *list.Element) func() {
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		places.Remove(mine)
+	}
 }
 
 // enter takes a place for a connection whose handshake is over; false: there is
-// none. leave, called once, gives it back.
-func (c *crowd) enter(known bool, subject pki.Subject) (leave func(), ok bool) {
+// none. leave, called once, gives it back. The one that had to go for a stranger's
+// is in gone, for the caller to cut.
+func (c *crowd) enter(conn *connection) (leave func(), gone *connection, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !known {
-		if c.anonymous >= maxAnonymous {
-			return nil, false
-		}
-		c.anonymous++
-		return func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.anonymous--
-		}, true
+	if !conn.known {
+		gone = c.makeRoom()
+		return c.leaving(c.anonymous, c.anonymous.PushBack(conn)), gone, true
 	}
-	if c.known >= maxConnections || c.bySubject[subject] >= maxOf(subject.Role) {
-		return nil, false
+	h := c.bySubject[conn.subject]
+	if h == nil {
+		h = new(holder)
+	}
+	if c.known >= maxConnections || h.connections >= maxOf(conn.subject.Role) {
+		return nil, nil, false
 	}
 	c.known++
-	c.bySubject[subject]++
+	h.connections++
+	c.bySubject[conn.subject] = h
+	conn.holder = h
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.known--
-		if c.bySubject[subject]--; c.bySubject[subject] == 0 {
-			delete(c.bySubject, subject)
+		if h.connections--; h.connections == 0 {
+			delete(c.bySubject, conn.subject)
 		}
-	}, true
+	}, nil, true
+}
+
+// makeRoom takes the place of the oldest stranger without a call away, of the
+// oldest of all when every one has a call, and of nobody while there is room.
+func (c *crowd) makeRoom() *connection {
+	if c.anonymous.Len() < maxAnonymous {
+		return nil
+	}
+	goes := c.anonymous.Front()
+	for e := goes; e != nil; e = e.Next() {
+		if e.Value.(*connection).streams.Load() == 0 {
+			goes = e
+			break
+		}
+	}
+	return c.anonymous.Remove(goes).(*connection)
 }

@@ -7,50 +7,99 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
 
+func known(role pki.Role, name string) *connection {
+	return &connection{known: true, subject: pki.Subject{Cluster: "east", Role: role, Name: name}}
+}
+
 // Whoever fills what is theirs takes no place of another.
 func TestCrowd(t *testing.T) {
 	c := newCrowd()
-	peer := pki.Subject{Cluster: "east", Role: pki.RolePeer, Name: "west"}
-	agent := pki.Subject{Cluster: "east", Role: pki.RoleAgent, Name: "n1"}
 	var leavePeer func()
 	for i := range maxOf(pki.RolePeer) {
-		leave, ok := c.enter(true, peer)
+		leave, _, ok := c.enter(known(pki.RolePeer, "west"))
 		if !ok {
 			t.Fatalf("connection %d of a peer is refused", i)
 		}
 		leavePeer = leave
 	}
-	if _, ok := c.enter(true, peer); ok {
+	if _, _, ok := c.enter(known(pki.RolePeer, "west")); ok {
 		t.Error("a peer has more connections than it may")
 	}
 	for range maxAnonymous {
-		if _, ok := c.enter(false, pki.Subject{}); !ok {
+		if _, gone, ok := c.enter(new(connection)); !ok || gone != nil {
 			t.Fatal("a stranger is refused too early")
 		}
 	}
-	if _, ok := c.enter(false, pki.Subject{}); ok {
-		t.Error("there are more strangers than there may be")
-	}
-	for range maxHandshakes {
-		if !c.begin() {
-			t.Fatal("a handshake is refused too early")
-		}
-	}
-	if c.begin() {
-		t.Error("there are more handshakes than there may be")
-	}
-	if _, ok := c.enter(true, agent); !ok {
+	if _, _, ok := c.enter(known(pki.RoleAgent, "n1")); !ok {
 		t.Error("an agent is refused because of others")
 	}
 	leavePeer()
-	if _, ok := c.enter(true, peer); !ok {
+	if _, _, ok := c.enter(known(pki.RolePeer, "west")); !ok {
 		t.Error("a place that was given back is not to be had")
 	}
-	for range maxHandshakes {
-		c.end()
+}
+
+// A holder's connections share their counts, which go with the last of them.
+func TestHolder(t *testing.T) {
+	c := newCrowd()
+	first, second, other := known(pki.RolePeer, "west"), known(pki.RolePeer, "west"), known(pki.RolePeer, "north")
+	leaveFirst, _, _ := c.enter(first)
+	leaveSecond, _, _ := c.enter(second)
+	_, _, _ = c.enter(other)
+	if first.holder != second.holder || first.holder == other.holder {
+		t.Error("counts are not by holder")
 	}
-	if !c.begin() {
-		t.Error("no handshake after all have ended")
+	leaveFirst()
+	leaveSecond()
+	third := known(pki.RolePeer, "west")
+	if _, _, _ = c.enter(third); third.holder == first.holder {
+		t.Error("the counts of a holder that has left are kept")
+	}
+}
+
+// One more handshake takes the place of the oldest one.
+func TestHandshakesMakeRoom(t *testing.T) {
+	c := newCrowd()
+	var cut []int
+	var ends []func()
+	for i := range maxHandshakes + 2 {
+		ends = append(ends, c.begin(func() { cut = append(cut, i) }))
+		if i == 5 { // who is done is cut by nobody
+			ends[0]()
+		}
+	}
+	if len(cut) != 1 || cut[0] != 1 {
+		t.Errorf("cut were %v", cut)
+	}
+	for _, end := range ends[1:] {
+		end()
+	}
+	if c.handshaking.Len() != 0 {
+		t.Errorf("%d are left", c.handshaking.Len())
+	}
+}
+
+// One more stranger takes the place of the oldest without a call, else of the
+// oldest.
+func TestStrangersMakeRoom(t *testing.T) {
+	c := newCrowd()
+	var all []*connection
+	for range maxAnonymous {
+		one := new(connection)
+		one.streams.Store(1)
+		all = append(all, one)
+		_, _, _ = c.enter(one)
+	}
+	all[7].streams.Store(0)
+	for _, want := range []*connection{all[7], all[0], all[1]} {
+		late := new(connection)
+		late.streams.Store(1)
+		if _, gone, ok := c.enter(late); !ok || gone != want {
+			t.Errorf("another one went than the one that should")
+		}
+	}
+	if c.anonymous.Len() != maxAnonymous {
+		t.Errorf("%d strangers", c.anonymous.Len())
 	}
 }
 
@@ -58,13 +107,13 @@ func TestCrowdAsAWhole(t *testing.T) {
 	c := newCrowd()
 	var leaves []func()
 	for i := range maxConnections {
-		leave, ok := c.enter(true, pki.Subject{Role: pki.RoleAgent, Name: fmt.Sprint(i)})
+		leave, _, ok := c.enter(known(pki.RoleAgent, fmt.Sprint(i)))
 		if !ok {
 			t.Fatalf("connection %d is refused", i)
 		}
 		leaves = append(leaves, leave)
 	}
-	if _, ok := c.enter(true, pki.Subject{Role: pki.RoleAdmin}); ok {
+	if _, _, ok := c.enter(known(pki.RoleAdmin, "admin")); ok {
 		t.Error("there are more connections than there may be")
 	}
 	for _, leave := range leaves {

@@ -40,9 +40,11 @@ import (
 const (
 	// maxConnections is three times the agents and peers of the largest cluster.
 	maxConnections = 16384
-	// maxHandshakes bounds those of whom nothing is known yet.
+	// maxHandshakes bounds those of whom nothing is known yet. One more takes the
+	// place of the one that is at it for longest.
 	maxHandshakes = 1024
-	// maxAnonymous is small: without a certificate there is nothing to do here.
+	// maxAnonymous is small: without a certificate there is nothing to do here. One
+	// more takes the place of the oldest without a call.
 	maxAnonymous = 64
 	// A connection without a certificate has so many streams at once, brings so
 	// many bytes in all its time, which is one request, and ends after so long: who
@@ -54,6 +56,12 @@ const (
 	// protocol has about 15 watches, all in one stream.
 	maxStreams = 64
 	maxWatches = 256
+	// maxHolderCalls and maxHolderWatches are for all connections of one
+	// certificate's holder: each change of a key goes to each watch of it, and each
+	// call may hold an answer that nobody reads. A cluster whose nodes read by
+	// themselves has some eight calls and 15 watches a connection.
+	maxHolderCalls   = 256
+	maxHolderWatches = 1024
 	// maxRequest is for requests, in bytes. The largest are the agents' reports.
 	maxRequest = 1 << 20
 	// maxHeaders is for a request's headers, in bytes.

@@ -100,7 +100,7 @@ func (s *watchStream) check(ctx context.Context, request *pb.WatchRequest) error
 		}
 		if !s.begin() {
 			return s.refusals.refuse(ctx, reasonLimit, codes.ResourceExhausted,
-				"more than %d watches on one connection", maxWatches)
+				"more than %d watches on one connection, or %d of one peer", maxWatches, maxHolderWatches)
 		}
 		return nil
 	case *pb.WatchRequest_CancelRequest, *pb.WatchRequest_ProgressRequest:
@@ -141,6 +141,10 @@ func (s *watchStream) begin() bool {
 		s.connection.watches.Add(-1)
 		return false
 	}
+	if s.connection.holder.watches.Add(1) > maxHolderWatches {
+		s.release(1)
+		return false
+	}
 	s.open++
 	return true
 }
@@ -151,8 +155,13 @@ func (s *watchStream) cancelled() {
 	defer s.mu.Unlock()
 	if s.open > 0 {
 		s.open--
-		s.connection.watches.Add(-1)
+		s.release(1)
 	}
+}
+
+func (s *watchStream) release(n int64) {
+	s.connection.watches.Add(-n)
+	s.connection.holder.watches.Add(-n)
 }
 
 // end counts back what is left of the stream.
@@ -160,6 +169,6 @@ func (s *watchStream) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	s.connection.watches.Add(-s.open)
+	s.release(s.open)
 	s.open = 0
 }

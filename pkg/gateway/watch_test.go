@@ -153,6 +153,34 @@ func TestWatchesAreBounded(t *testing.T) {
 	b.ask(b.watch(b.dial(pki.RolePeer, "west")), create(nodes, nodesEnd))
 }
 
+// All connections of a peer together have so many, another peer its own.
+func TestWatchesOfAPeerAreBounded(t *testing.T) {
+	b := newBed(t)
+	var streams []pb.Watch_WatchClient
+	for range maxHolderWatches / maxWatches {
+		streams = append(streams, b.watch(b.dial(pki.RolePeer, "west")))
+		for range maxWatches {
+			b.ask(streams[len(streams)-1], create(nodes, nodesEnd))
+		}
+	}
+	more := func() (pb.Watch_WatchClient, error) {
+		stream := b.watch(b.dial(pki.RolePeer, "west"))
+		if err := stream.Send(create(nodes, nodesEnd)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := stream.Recv()
+		return stream, err
+	}
+	if _, err := more(); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("one more: %v", err)
+	}
+	b.ask(b.watch(b.dial(pki.RolePeer, "north")), create(nodes, nodesEnd))
+	b.ask(streams[0], cancel(0))
+	if _, err := more(); err != nil {
+		t.Errorf("in the place of one that was cancelled: %v", err)
+	}
+}
+
 // A reader that takes nothing holds up neither others nor the memory.
 func TestWatchOfASlowReader(t *testing.T) {
 	b := newBed(t)
