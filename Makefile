@@ -43,6 +43,10 @@ test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 test-conformance: ## hold what we publish and read against Cilium itself (built once, minutes)
 	@tests/conformance/run.sh
 
+.PHONY: kubernetes
+kubernetes: ## build the Kubernetes binary that tests start (once, minutes)
+	@go run ./tests/kubelab/build
+
 .PHONY: test-stall
 test-stall: ## hold up each stage of the sync for 30 s under load (root; 5 s in make test)
 	go test -count=1 -v -run TestStall ./tests/stall -stall 30s
