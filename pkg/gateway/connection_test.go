@@ -1,9 +1,7 @@
 package gateway
 
 import (
-	"crypto/tls"
 	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,47 +15,6 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
-
-// certificate makes a client present pair, whatever it would check itself.
-func certificate(t *testing.T, config *tls.Config, pair *pki.Pair) *tls.Config {
-	t.Helper()
-	cert, err := tls.X509KeyPair(pair.CertPEM, pair.KeyPEM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
-	return config
-}
-
-func TestCertificatesThatAreRefused(t *testing.T) {
-	b := newBed(t)
-	imposter, err := pki.OpenAuthority(filepath.Join(t.TempDir(), "pki"), "east")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, test := range map[string]struct {
-		authority *pki.Authority
-		request   pki.Request
-	}{
-		"another authority of the same name": {imposter, pki.Request{Role: pki.RoleAdmin, Name: "admin", TTL: time.Hour}},
-		"expired":                            {b.authority, pki.Request{Role: pki.RoleAdmin, Name: "admin", TTL: time.Nanosecond}},
-		"a server's":                         {b.authority, pki.Request{Role: pki.RoleServer, TTL: time.Hour}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			pair, err := test.authority.Issue(test.request)
-			if err != nil {
-				t.Fatal(err)
-			}
-			before := b.refused(reasonCertificate)
-			conn := b.dialTLS(certificate(t, b.clientTLS("", "", time.Hour), pair))
-			err = conn.Invoke(b.ctx(), "/causeway.admin.v1.Admin/Who", new(emptypb.Empty), new(wrapperspb.StringValue))
-			if status.Code(err) != codes.Unavailable {
-				t.Errorf("error %v", err)
-			}
-			b.eventually("counted", func() bool { return b.refused(reasonCertificate) > before })
-		})
-	}
-}
 
 func TestConnectionThatIsNotTLS(t *testing.T) {
 	b := newBed(t)

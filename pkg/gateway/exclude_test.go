@@ -6,7 +6,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -105,36 +104,4 @@ func TestExcludedConnectionGoes(t *testing.T) {
 		defer e.mu.Unlock()
 		return len(e.open) == 0
 	})
-}
-
-// Without a certificate nothing can be called but what joins; what joins can be
-// called with none only.
-func TestJoinIsForStrangers(t *testing.T) {
-	b := newBed(t)
-	conns := map[pki.Role]*grpc.ClientConn{
-		roleNone: b.dial("", ""), pki.RolePeer: b.dial(pki.RolePeer, "west"), pki.RoleAgent: b.dial(pki.RoleAgent, "west"), pki.RoleAdmin: b.dial(pki.RoleAdmin, "west"),
-	}
-	for method, roles := range map[string][]pki.Role{
-		"/causeway.join.v1.Join/Join":           {roleNone},
-		"/causeway.join.v1.Join/Authority":      {roleNone},
-		"/causeway.join.v1.Join/Else":           {},
-		"/causeway.join.v1.Membership/Invite":   {pki.RoleAdmin},
-		"/causeway.join.v1.Membershipper/Other": {},
-	} {
-		for role, conn := range conns {
-			err := conn.Invoke(b.ctx(), method, new(emptypb.Empty), new(wrapperspb.StringValue))
-			want := codes.PermissionDenied
-			if role == roleNone {
-				want = codes.Unauthenticated
-			}
-			for _, r := range roles {
-				if r == role {
-					want = codes.Unimplemented // let through, to a service that this gateway has not
-				}
-			}
-			if got := status.Code(err); got != want {
-				t.Errorf("%s as %s: %v, want %s", method, role, err, want)
-			}
-		}
-	}
 }

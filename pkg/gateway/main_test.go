@@ -40,6 +40,8 @@ type bed struct {
 	registry  *prometheus.Registry
 	gateway   *Gateway
 	stop      func()
+	// register is what the next gateway offers; nil: see config.
+	register func(grpc.ServiceRegistrar)
 }
 
 func newBed(t *testing.T) *bed {
@@ -93,7 +95,7 @@ func (b *bed) config() Config {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return Config{
+	config := Config{
 		Cluster: "east", Listen: "127.0.0.1:0", TLS: server,
 		Etcd: b.etcd.Etcd().ActiveConnection(),
 		Register: func(r grpc.ServiceRegistrar) {
@@ -108,6 +110,10 @@ func (b *bed) config() Config {
 		},
 		Logger: slog.New(slog.DiscardHandler), Registerer: b.registry,
 	}
+	if b.register != nil {
+		config.Register = b.register
+	}
+	return config
 }
 
 func (b *bed) startGateway() {
