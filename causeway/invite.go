@@ -49,6 +49,7 @@ two read each other.`,
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "For one use until %s, by whoever has it; the other cluster has to reach %s:\n",
 				answer.Expires.AsTime().Local().Format("Jan _2 15:04 MST"), strings.Join(answer.Addresses, " or "))
+			fmt.Fprintln(cmd.ErrOrStderr(), answer.HeldTo)
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), answer.Invitation)
 			return err
 		},

@@ -36,6 +36,9 @@ type config struct {
 	etcdFiles            pki.ClientFiles
 	excludedLabels       []string
 	meshCIDR             []string
+	podCIDR              []string
+	nodeCIDR             []string
+	externalCIDR         []string
 	reservedCIDR         []string
 	routeMode            string
 	peerRouteMode        map[string]string
@@ -64,6 +67,10 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"pod labels that do not count for identities; an entry that ends in '*' is a prefix; replaces the default")
 	f.StringSliceVar(&c.meshCIDR, "mesh-cidr", nil,
 		"`range` that nothing else uses in any cluster, one a family with commas: each node gets an address of it, which peers are told (default: none)")
+	f.StringSliceVar(&c.podCIDR, "pod-cidr", nil,
+		"`ranges` of this cluster's pods, several with commas, to which clusters that join it hold it from then on (default: none, they agree to what it names first)")
+	f.StringSliceVar(&c.nodeCIDR, "node-cidr", nil, "the same for the networks that its nodes are in; nodes of other clusters may be there, too")
+	f.StringSliceVar(&c.externalCIDR, "external-cidr", nil, "the same for backends of its services that are neither pods nor nodes (default: none, when --pod-cidr or --node-cidr is given)")
 	f.StringSliceVar(&c.reservedCIDR, "reserved-cidr", nil,
 		"`ranges` where no other cluster may have pods, several with commas: this cluster's service ranges, and networks that its nodes use (default: none)")
 	f.StringVar(&c.routeMode, "route-mode", modeAuto,
@@ -109,6 +116,9 @@ func (c *config) validate() error {
 	}
 	if _, err := parseRanges(c.reservedCIDR); err != nil {
 		return fmt.Errorf("--reserved-cidr: %w", err)
+	}
+	if _, err := c.claims(); err != nil {
+		return err
 	}
 	if err := c.validateModes(); err != nil {
 		return err

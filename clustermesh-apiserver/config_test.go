@@ -51,6 +51,10 @@ func TestValidate(t *testing.T) {
 		{"--reserved-cidr=10.96.0.0/12,10.97.0.0/16,fd00:96::/108", ""},
 		{"--reserved-cidr=10.96.0.0", "--reserved-cidr: \"10.96.0.0\" is not a range"},
 		{"--reserved-cidr=10.96.0.1/12", "--reserved-cidr: prefix 10.96.0.1/12"},
+		{"--pod-cidr=10.1.0.0/16,fd00:1::/48", ""},
+		{"--pod-cidr=10.1.0.0", "--pod-cidr: \"10.1.0.0\" is not a range"},
+		{"--node-cidr=0.0.0.0/0", "--node-cidr: prefix 0.0.0.0/0"},
+		{"--external-cidr=10.1.0.1/16", "--external-cidr: prefix 10.1.0.1/16"},
 	} {
 		err := parse(t, tc.arg).validate()
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +19,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/process"
 )
@@ -31,12 +34,15 @@ func newDoor(
 	log *slog.Logger, registry prometheus.Registerer, services ...registrar,
 ) (*gateway.Gateway, *join.Manager, error) {
 	var door *gateway.Gateway
+	claims, _ := cfg.claims() // validate has seen them
+	reserved, _ := parseRanges(cfg.reservedCIDR)
 	exclusions := gateway.NewExclusions(log)
 	members, err := join.New(join.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Dir: cfg.joined(), Authority: authority, Etcd: etcd,
 		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
 		Ranges:    func() []netip.Prefix { return cfg.ownRanges(engine) },
-		Peers:     peers.Status, Exclude: exclusions.Exclude, Logger: log, Registerer: registry,
+		Claims:    claims, Reserved: reserved,
+		Peers: peers.Status, Beliefs: peers.Beliefs, Exclude: exclusions.Exclude, Logger: log, Registerer: registry,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -51,6 +57,30 @@ func newDoor(
 		Logger: log, Registerer: registry,
 	})
 	return door, members, nil
+}
+
+// claims are what other clusters are to hold this one to, as far as flags say it.
+func (c *config) claims() (out []trust.Claim, err error) {
+	for _, field := range []struct {
+		flag  string
+		class trust.Class
+		texts []string
+	}{
+		{"pod-cidr", trust.Pods, c.podCIDR},
+		{"mesh-cidr", trust.Mesh, c.meshCIDR},
+		{"node-cidr", trust.Nodes, c.nodeCIDR},
+		{"external-cidr", trust.External, c.externalCIDR},
+	} {
+		ranges, err := parseRanges(field.texts)
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %w", field.flag, err)
+		}
+		for _, r := range ranges {
+			out = append(out, trust.Claim{Class: field.class, Range: r})
+		}
+	}
+	slices.SortFunc(out, trust.CompareClaims)
+	return slices.Compact(out), nil
 }
 
 // joined is where pkg/join keeps the peers that joined.

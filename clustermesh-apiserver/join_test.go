@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"testing"
+
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 )
 
 func TestAddresses(t *testing.T) {
@@ -49,4 +52,23 @@ func TestRunAfter(t *testing.T) {
 	if err := runAfter(t.Context(), ready, never); err == nil {
 		t.Error("it did not run")
 	}
+}
+
+func TestClaims(t *testing.T) {
+	c := parse(t, "--mesh-cidr=10.200.0.0/16", "--node-cidr=192.0.2.0/24", "--pod-cidr=10.2.0.0/16,10.1.0.0/16", "--pod-cidr=10.1.0.0/16")
+	claims, err := c.claims()
+	if want := "[10.1.0.0/16 pods 10.2.0.0/16 pods 10.200.0.0/16 mesh 192.0.2.0/24 nodes]"; err != nil || claimsOf(claims) != want {
+		t.Errorf("%s, %v, want %s", claimsOf(claims), err, want)
+	}
+	if none, err := parse(t).claims(); err != nil || len(none) > 0 {
+		t.Errorf("%v, %v", none, err)
+	}
+}
+
+func claimsOf(claims []trust.Claim) string {
+	var out []string
+	for _, c := range claims {
+		out = append(out, fmt.Sprintf("%s %s", c.Range, c.Class))
+	}
+	return fmt.Sprint(out)
 }

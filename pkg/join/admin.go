@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -121,7 +122,7 @@ func (s *membership) Invite(ctx context.Context, r *joinpb.InviteRequest) (*join
 		return nil, status.Errorf(codes.Unavailable, "keep the invitation: %v", err)
 	}
 	s.log.Info("invitation is made", "invitation", inv.Name(), "cluster", r.GetPeer(), "expires", inv.Expires)
-	return &joinpb.InviteResponse{Invitation: inv.Text(), Expires: timestamppb.New(inv.Expires), Addresses: addresses}, nil
+	return &joinpb.InviteResponse{Invitation: inv.Text(), Expires: timestamppb.New(inv.Expires), Addresses: addresses, HeldTo: strings.TrimSuffix(s.ownClaims()+"; "+s.outside(), "; ")}, nil
 }
 
 // checkName refuses what can not be another cluster's name.

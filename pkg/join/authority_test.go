@@ -101,7 +101,7 @@ func TestAuthorityWithMoreBehindIt(t *testing.T) {
 	conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
 	check(t, err)
 	defer func() { _ = conn.Close() }()
-	_, err = west.converse(west.ctx(), "east", time.Time{}, conn, offer, []byte(mine.Key), east.authority.CertPEM(), func(string, bool) {})
+	_, _, err = west.converse(west.ctx(), "east", time.Time{}, conn, offer, []byte(mine.Key), east.authority.CertPEM(), func(string, bool) {})
 	check(t, err)
 	if kept := east.book.member("west").Reads.CA; kept != string(west.authority.CertPEM()) {
 		t.Errorf("kept: %s", kept)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/stranger"
@@ -113,60 +114,76 @@ func (m *Manager) exchange(
 		return reading{}, err
 	}
 	defer func() { _ = conn.Close() }()
-	chain, err := m.converse(ctx, inv.Cluster, out, conn, offer, []byte(mine.Key), authority, step)
+	chain, claims, err := m.converse(ctx, inv.Cluster, out, conn, offer, []byte(mine.Key), authority, step)
 	if err != nil {
 		return reading{}, explain(inv.Cluster, err)
 	}
-	return reading{CA: string(authority), Cert: string(chain), Key: mine.Key}, nil
+	return reading{CA: string(authority), Cert: string(chain), Key: mine.Key, Claims: claims}, nil
 }
 
-// converse is the joining side of the exchange.
+// converse is the joining side of the exchange. It returns what the other side signed
+// and claims.
 func (m *Manager) converse(
 	ctx context.Context, inviter string, out time.Time, conn *grpc.ClientConn, offer *joinpb.Offer, key, authority []byte, step func(string, bool),
-) (chain []byte, err error) {
+) (chain []byte, claims []trust.Claim, err error) {
 	stream, answer, err := open(ctx, conn, offer)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	theirs, err := ParseFacts(answer.GetFacts())
+	theirs, err := m.vet(inviter, answer)
 	if err != nil {
-		return nil, fmt.Errorf("what %s says of itself: %w", inviter, err)
+		return nil, nil, err
 	}
-	if theirs.Name != inviter {
-		return nil, fmt.Errorf("%s calls itself %s", inviter, theirs.Name)
-	}
-	if wrong := m.unfit(theirs); len(wrong) > 0 {
-		return nil, errors.New(strings.Join(wrong, "; "))
-	}
-	if len(answer.GetChain()) > maxPEM {
-		return nil, fmt.Errorf("the chain that %s signed has more than %d bytes", inviter, maxPEM)
-	}
+	step(heldTo(inviter, theirs.Claims), false)
 	until, err := m.checkChain(inviter, authority, answer.GetChain(), key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	step(fmt.Sprintf("%s signed a certificate to read it with, valid until %s", inviter, until.UTC().Format(time.RFC3339)), false)
 	if len(offer.Authority) == 0 {
-		return answer.GetChain(), nil
+		return answer.GetChain(), theirs.Claims, nil
+	}
+	step(m.ownClaims(), false)
+	if text := m.outside(); text != "" {
+		step(text, true)
 	}
 	back, err := m.sign(ctx, inviter, out, answer.GetRequest())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	certificate := &joinpb.JoinRequest_Certificate{Certificate: &joinpb.Certificate{Chain: back}}
 	if err := stream.Send(&joinpb.JoinRequest{Step: certificate}); err != nil {
 		_, err = stream.Recv() // has the reason
-		return nil, err
+		return nil, nil, err
 	}
 	done, err := stream.Recv()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if done.GetDone() == nil {
-		return nil, errors.New("the exchange did not come to its end")
+		return nil, nil, errors.New("the exchange did not come to its end")
 	}
 	step(fmt.Sprintf("%s has a certificate to read this cluster with, and does", inviter), false)
-	return answer.GetChain(), nil
+	return answer.GetChain(), theirs.Claims, nil
+}
+
+// vet returns what the inviting cluster says of itself, unless that speaks against
+// joining it.
+func (m *Manager) vet(inviter string, answer *joinpb.Answer) (Facts, error) {
+	theirs, err := ParseFacts(answer.GetFacts())
+	if err != nil {
+		return Facts{}, fmt.Errorf("what %s says of itself: %w", inviter, err)
+	}
+	if theirs.Name != inviter {
+		return Facts{}, fmt.Errorf("%s calls itself %s", inviter, theirs.Name)
+	}
+	if wrong := m.unfit(theirs); len(wrong) > 0 {
+		return Facts{}, errors.New(strings.Join(wrong, "; "))
+	}
+	if len(answer.GetChain()) > maxPEM {
+		return Facts{}, fmt.Errorf("the chain that %s signed has more than %d bytes", inviter, maxPEM)
+	}
+	return theirs, nil
 }
 
 // open sends the offer and returns its answer. A gateway that has no place for

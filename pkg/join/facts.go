@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 )
 
 // maxClockDifference is how far the clocks of two clusters may be apart: less
@@ -31,6 +32,8 @@ type Facts struct {
 	Ranges []netip.Prefix
 	// Addresses are host:port of its gateway.
 	Addresses []string
+	// Claims are what it is to be held to, of their class and range alone, sorted.
+	Claims []trust.Claim
 }
 
 // Compare returns every reason for which a and b can not be members of one mesh,
@@ -53,10 +56,11 @@ func Compare(a, b Facts) []string {
 	if d := a.Time.Sub(b.Time).Abs(); d > maxClockDifference {
 		add("the clocks of %s and %s are %s apart, more than %s: certificates would not be valid in time", a.Name, b.Name, d.Round(time.Second), maxClockDifference)
 	}
-	if x, y, ok := overlap(a.Ranges, b.Ranges); ok {
+	x, y, overlapping := overlap(a.Ranges, b.Ranges)
+	if overlapping {
 		add("range %s of %s overlaps %s of %s: pods and nodes' mesh addresses need ranges that no other cluster uses", x, a.Name, y, b.Name)
 	}
-	return out
+	return append(out, contended(a, b, overlapping)...)
 }
 
 var versionPattern = regexp.MustCompile(`^v(\d+)\.(\d+)\.\d+`)
@@ -120,6 +124,9 @@ func (f Facts) validate() error {
 	}
 	if len(f.Ranges) > maxRanges {
 		return fmt.Errorf("%d ranges, more than %d", len(f.Ranges), maxRanges)
+	}
+	if len(f.Claims) > maxClaims {
+		return fmt.Errorf("%d claims, more than %d", len(f.Claims), maxClaims)
 	}
 	if len(f.Version) > 100 {
 		return fmt.Errorf("a version of %d characters", len(f.Version))

@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
 
@@ -30,6 +32,33 @@ type peerFile struct {
 	CA        string   `yaml:"trusted-ca-file"`
 	Cert      string   `yaml:"cert-file"`
 	Key       string   `yaml:"key-file"`
+	Agreed    *agreed  `yaml:"agreed,omitempty"`
+}
+
+// agreed are the claims of a peer that said them when it joined.
+type agreed struct {
+	Since         time.Time `yaml:"since"`
+	PodCIDRs      []string  `yaml:"podCIDRs,omitempty"`
+	MeshCIDR      []string  `yaml:"meshCIDR,omitempty"`
+	NodeCIDRs     []string  `yaml:"nodeCIDRs,omitempty"`
+	ExternalCIDRs []string  `yaml:"externalCIDRs,omitempty"`
+}
+
+func agreedOf(r *reading) *agreed {
+	if len(r.Claims) == 0 {
+		return nil
+	}
+	of := func(class trust.Class) (out []string) {
+		for _, c := range r.Claims {
+			if c.Class == class {
+				out = append(out, c.Range.String())
+			}
+		}
+		return out
+	}
+	return &agreed{
+		Since: r.Since, PodCIDRs: of(trust.Pods), MeshCIDR: of(trust.Mesh), NodeCIDRs: of(trust.Nodes), ExternalCIDRs: of(trust.External),
+	}
 }
 
 // load returns what an earlier run wrote. A file that can not be used is named in
@@ -76,6 +105,7 @@ func (f files) save(name string, m member) error {
 func (f files) savePeer(name, file string, m member) error {
 	text, err := yaml.Marshal(peerFile{
 		Endpoints: m.Reads.Endpoints, CA: name + ".ca.crt", Cert: name + ".crt", Key: name + ".key",
+		Agreed: agreedOf(m.Reads),
 	})
 	if err != nil {
 		return fmt.Errorf("encode the peer file of %s: %w", name, err)

@@ -25,6 +25,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/stranger"
@@ -33,7 +34,7 @@ import (
 // certificateTTL is how long a peer's certificate is valid.
 const certificateTTL = 30 * 24 * time.Hour
 
-// Config is what New needs. All fields are required.
+// Config is what New needs. All fields are required that do not say else.
 type Config struct {
 	Cluster cluster.Config
 	Version string
@@ -47,8 +48,14 @@ type Config struct {
 	// Ranges returns those of our pods and of our nodes' mesh addresses; the list
 	// is the caller's to change.
 	Ranges func() []netip.Prefix
+	// Claims are what this cluster is to be held to by others, and Reserved where no
+	// other cluster may have pods. Both may be empty.
+	Claims   []trust.Claim
+	Reserved []netip.Prefix
 	// Peers returns the sessions with other clusters.
 	Peers func() []peer.Status
+	// Beliefs returns what is believed of them, by name.
+	Beliefs func() map[string]peer.Belief
 	// Exclude makes the gateway refuse what a peer shows that is valid from before
 	// a time, and cut its connections.
 	Exclude func(subject pki.Subject, before time.Time)
@@ -104,7 +111,7 @@ func (m *Manager) peerSubject(name string) pki.Subject {
 func (m *Manager) facts() Facts {
 	return Facts{
 		Name: m.cfg.Cluster.Name, ID: m.cfg.Cluster.ID, Size: m.cfg.Cluster.Size, Version: m.cfg.Version,
-		Time: time.Now(), Ranges: tidy(m.cfg.Ranges()), Addresses: m.cfg.Addresses(),
+		Time: time.Now(), Ranges: tidy(m.cfg.Ranges()), Addresses: m.cfg.Addresses(), Claims: m.cfg.Claims,
 	}
 }
 
@@ -117,7 +124,7 @@ func (m *Manager) unfit(theirs Facts) []string {
 				theirs.Name, theirs.ID, p.Name, m.cfg.Cluster.Name))
 		}
 	}
-	return out
+	return append(out, m.unclaimable(theirs)...)
 }
 
 // peer returns the session with a cluster.

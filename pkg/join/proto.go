@@ -13,7 +13,7 @@ import (
 func protoFacts(f Facts) *joinpb.Facts {
 	out := &joinpb.Facts{
 		Name: f.Name, Id: uint32(f.ID), Size: uint32(f.Size), Version: f.Version,
-		Time: timestamppb.New(f.Time), Addresses: f.Addresses,
+		Time: timestamppb.New(f.Time), Addresses: f.Addresses, Claims: protoClaims(f.Claims),
 	}
 	for _, r := range f.Ranges {
 		out.Ranges = append(out.Ranges, r.String())
@@ -41,5 +41,9 @@ func ParseFacts(p *joinpb.Facts) (Facts, error) {
 		out.Ranges = append(out.Ranges, r)
 	}
 	out.Ranges = tidy(out.Ranges)
+	var err error
+	if out.Claims, err = parseClaims(p.GetClaims()); err != nil {
+		return Facts{}, err
+	}
 	return out, out.validate()
 }

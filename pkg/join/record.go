@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 )
 
 // The keys in our own etcd. Peers can not read them: see the gateway's ranges.
@@ -41,6 +42,8 @@ type reading struct {
 	// Since is when it joined, Invitation which one was used.
 	Since      time.Time `json:"since"`
 	Invitation string    `json:"invitation"`
+	// Claims are what it said that it has, agreed at Since.
+	Claims []trust.Claim `json:"claims,omitempty"`
 }
 
 type pending struct {

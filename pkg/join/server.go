@@ -69,7 +69,7 @@ func (s *inviter) Join(stream stream) error {
 		return err
 	}
 	s.metrics.joins.Inc()
-	s.log.Info("cluster joined", "invitation", hex.EncodeToString(g.offer.GetId()), "cluster", g.facts.Name, "read", len(g.offer.GetAuthority()) > 0)
+	s.log.Info("cluster joined", "invitation", hex.EncodeToString(g.offer.GetId()), "cluster", g.facts.Name, "read", len(g.offer.GetAuthority()) > 0, "claims", claimsText(g.facts.Claims))
 	return nil
 }
 
@@ -222,7 +222,7 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 	}
 	err = s.keep(ctx, theirs.Name, g.known.Out, reading{
 		Endpoints: endpoints(reached), CA: string(offer.GetAuthority()), Cert: string(chain), Key: string(key),
-		Invitation: hex.EncodeToString(offer.GetId()),
+		Invitation: hex.EncodeToString(offer.GetId()), Claims: theirs.Claims,
 	})
 	if errors.Is(err, errPutOut) {
 		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%s is not kept as a peer: %v", theirs.Name, err)

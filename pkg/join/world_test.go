@@ -23,6 +23,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
@@ -81,6 +82,7 @@ type site struct {
 	config cluster.Config
 	pkiDir string
 	ranges []netip.Prefix
+	claims []trust.Claim
 	etcd   *kvstore.Client
 }
 
@@ -131,7 +133,14 @@ func (s *site) publish() {
 // newCluster is a site with one replica.
 func newCluster(t *testing.T, name string, id cluster.ID, ranges ...string) *replica {
 	t.Helper()
+	return newClaimant(t, name, id, nil, ranges...)
+}
+
+// newClaimant is a cluster that says what it claims.
+func newClaimant(t *testing.T, name string, id cluster.ID, claims []trust.Claim, ranges ...string) *replica {
+	t.Helper()
 	r := &replica{site: newSite(t, name, id, ranges...), dir: t.TempDir(), peersDir: t.TempDir()}
+	r.site.claims = claims
 	r.start()
 	return r
 }
@@ -154,7 +163,8 @@ func (r *replica) start() {
 		Cluster: r.site.config, Version: "v1.0.0", Dir: r.dir, Authority: r.authority, Etcd: r.site.etcd,
 		Addresses: func() []string { return []string{door.Addr().String()} },
 		Ranges:    func() []netip.Prefix { return slices.Clone(r.site.ranges) },
-		Peers:     r.sessions.Status, Exclude: exclusions.Exclude, Logger: quiet(),
+		Claims:    r.site.claims, Reserved: prefixes("10.96.0.0/12"),
+		Peers: r.sessions.Status, Beliefs: r.sessions.Beliefs, Exclude: exclusions.Exclude, Logger: quiet(),
 	})
 	check(t, err)
 	door = gateway.New(gateway.Config{

@@ -26,7 +26,7 @@ var (
 // session runs meanwhile.
 func (s *session) regard(file File) {
 	s.agreeing.Lock()
-	s.declared = file.Claims
+	s.declared, s.joined = file.Claims, file.Agreed
 	s.agreeing.Unlock()
 	rules := file.rules()
 	s.judge.Rules(rules)
@@ -36,8 +36,8 @@ func (s *session) regard(file File) {
 }
 
 // agree puts in effect what a peer may claim: what its file says, else what was
-// agreed earlier; of what neither speaks, the peer's own word is taken once. All
-// that the peer said is judged anew.
+// agreed when it joined or later; of what neither speaks, the peer's own word is taken
+// once. All that the peer said is judged anew.
 func (s *session) agree() {
 	s.agreeing.Lock()
 	defer s.agreeing.Unlock()
@@ -62,7 +62,11 @@ func (s *session) part() {
 func (s *session) agreed() (claims []trust.Claim, open []trust.Class) {
 	kept := s.ledger.get(s.name).Claims
 	if s.declared == nil {
-		return kept, openClasses(kept)
+		claims = withJoined(kept, s.joined)
+		if !slices.Equal(claims, kept) {
+			s.ledger.put(s.name, record{Claims: claims})
+		}
+		return claims, openClasses(claims)
 	}
 	changed := len(kept) != len(s.declared)
 	now := time.Now().UTC()
@@ -81,12 +85,42 @@ func (s *session) agreed() (claims []trust.Claim, open []trust.Class) {
 	return claims, nil
 }
 
+// withJoined returns what is agreed with a peer that said joined when it joined. That
+// counts from when it was first agreed. What was observed of the classes that it speaks
+// of counts no more, nor what it said when it joined before; what a person approved does.
+func withJoined(kept, joined []trust.Claim) []trust.Claim {
+	if len(joined) == 0 {
+		return kept
+	}
+	same := func(a trust.Claim) func(trust.Claim) bool {
+		return func(b trust.Claim) bool { return a.Class == b.Class && a.Range == b.Range }
+	}
+	var out []trust.Claim
+	for _, c := range joined {
+		if i := slices.IndexFunc(kept, same(c)); i >= 0 && (kept[i].Origin == trust.Agreed || kept[i].Origin == trust.Declared) {
+			c.Since = kept[i].Since
+		}
+		out = append(out, c)
+	}
+	for _, k := range kept {
+		spoken := slices.ContainsFunc(joined, func(c trust.Claim) bool { return c.Class == k.Class })
+		stays := k.Origin == trust.Approved || k.Origin == trust.Observed && !spoken
+		if stays && !slices.ContainsFunc(out, same(k)) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
 // openClasses are those of which nothing is agreed. Backends outside of a peer's
 // pods and nodes are agreed with the first of these, or not at all.
 func openClasses(kept []trust.Claim) (open []trust.Class) {
+	has := func(class trust.Class) bool {
+		return slices.ContainsFunc(kept, func(c trust.Claim) bool { return c.Class == class })
+	}
 	for _, class := range trust.Classes() {
-		has := slices.ContainsFunc(kept, func(c trust.Claim) bool { return c.Class == class })
-		if !has && (class != trust.External || len(kept) == 0) {
+		late := class == trust.External && (has(trust.Pods) || has(trust.Nodes))
+		if !has(class) && !late {
 			open = append(open, class)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 )
@@ -16,6 +17,12 @@ type claimFields struct {
 	MeshCIDR      oneOrAll `yaml:"meshCIDR"`
 	NodeCIDRs     []string `yaml:"nodeCIDRs"`
 	ExternalCIDRs []string `yaml:"externalCIDRs"`
+}
+
+// agreedFields are what pkg/join writes of the claims of a cluster that joined.
+type agreedFields struct {
+	Since       time.Time `yaml:"since"`
+	claimFields `yaml:",inline"`
 }
 
 // importFields are what is taken from a peer.
@@ -61,6 +68,14 @@ func (f *File) trust(from *fileFields) error {
 			return err
 		}
 		f.Claims = claims
+	}
+	agreed, err := from.Agreed.claims()
+	if err != nil {
+		return fmt.Errorf("agreed: %w", err)
+	}
+	for _, c := range agreed {
+		c.Origin, c.Since = trust.Agreed, from.Agreed.Since.UTC()
+		f.Agreed = append(f.Agreed, c)
 	}
 	i := from.Import
 	for _, namespace := range i.Namespaces {

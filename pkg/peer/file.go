@@ -25,6 +25,9 @@ type File struct {
 	// is what is taken from it; quotas of 0 are the defaults.
 	Claims []trust.Claim
 	Import trust.Rules
+	// Agreed is what the peer said that it has when it joined. What it says nothing of,
+	// by class, is agreed as it is first named, and what grows can be approved.
+	Agreed []trust.Claim
 	// Path is the file's own, "" for one that was not read from a directory.
 	Path string
 }
@@ -46,6 +49,7 @@ type fileFields struct {
 
 	Claims *claimFields `yaml:"claims"`
 	Import importFields `yaml:"import"`
+	Agreed agreedFields `yaml:"agreed"`
 }
 
 // ParseFile reads the text of a peer file. Relative paths in it are relative to

@@ -56,6 +56,7 @@ type session struct {
 	// agreeing is held while it is decided what the peer may claim.
 	agreeing sync.Mutex
 	declared []trust.Claim // by its file; nil when that does not say
+	joined   []trust.Claim // when it joined; nil when it said nothing, or did not
 	gone     bool          // the peer is removed: nothing is agreed any more
 
 	mu         sync.Mutex
@@ -87,7 +88,7 @@ func newSession(name string, m *Manager, file File) *session {
 		since: time.Now(), lastState: Connecting, refused: map[string]int{},
 	}
 	s.contest = &contest{session: s, lost: map[string][]byte{}}
-	s.declared = file.Claims
+	s.declared, s.joined = file.Claims, file.Agreed
 	s.agree()
 	s.judge = trust.NewJudge(trust.JudgeConfig{Book: m.cfg.Book, Peer: name, Size: m.cfg.Cluster.Size})
 	s.regard(file)

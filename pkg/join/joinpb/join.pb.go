@@ -504,7 +504,10 @@ type Facts struct {
 	// ranges are those of its pods and of its nodes' mesh addresses.
 	Ranges []string `protobuf:"bytes,6,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	// addresses are host:port of its gateway.
-	Addresses     []string `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []string `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// claims are what it is to be held to; of a class of which it has none, what it
+	// names first is.
+	Claims        []*Claim `protobuf:"bytes,8,rep,name=claims,proto3" json:"claims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -588,6 +591,67 @@ func (x *Facts) GetAddresses() []string {
 	return nil
 }
 
+func (x *Facts) GetClaims() []*Claim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+// Claim is a range that a cluster has.
+type Claim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// class is "pods", "mesh", "nodes" or "external".
+	Class         string `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	Range         string `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claim) Reset() {
+	*x = Claim{}
+	mi := &file_join_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claim) ProtoMessage() {}
+
+func (x *Claim) ProtoReflect() protoreflect.Message {
+	mi := &file_join_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claim.ProtoReflect.Descriptor instead.
+func (*Claim) Descriptor() ([]byte, []int) {
+	return file_join_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Claim) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *Claim) GetRange() string {
+	if x != nil {
+		return x.Range
+	}
+	return ""
+}
+
 type DescribeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -596,7 +660,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_join_proto_msgTypes[9]
+	mi := &file_join_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +672,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[9]
+	mi := &file_join_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +685,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{9}
+	return file_join_proto_rawDescGZIP(), []int{10}
 }
 
 type DescribeResponse struct {
@@ -637,7 +701,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_join_proto_msgTypes[10]
+	mi := &file_join_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +713,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[10]
+	mi := &file_join_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +726,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{10}
+	return file_join_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DescribeResponse) GetFacts() *Facts {
@@ -703,14 +767,20 @@ type Member struct {
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	Id     uint32 `protobuf:"varint,5,opt,name=id,proto3" json:"id,omitempty"`
 	// out is since when its certificates are refused, if they are.
-	Out           *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=out,proto3" json:"out,omitempty"`
+	Out *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=out,proto3" json:"out,omitempty"`
+	// reader is how it reads this cluster, where this one was told that and the other
+	// did not join for both directions.
+	Reader *Reader `protobuf:"bytes,7,opt,name=reader,proto3" json:"reader,omitempty"`
+	// one_way says that it was made a peer by an etcd client's configuration, whose
+	// certificate is not renewed here.
+	OneWay        bool `protobuf:"varint,8,opt,name=one_way,json=oneWay,proto3" json:"one_way,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_join_proto_msgTypes[11]
+	mi := &file_join_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +792,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[11]
+	mi := &file_join_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +805,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{11}
+	return file_join_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Member) GetName() string {
@@ -780,6 +850,339 @@ func (x *Member) GetOut() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Member) GetReader() *Reader {
+	if x != nil {
+		return x.Reader
+	}
+	return nil
+}
+
+func (x *Member) GetOneWay() bool {
+	if x != nil {
+		return x.OneWay
+	}
+	return false
+}
+
+// Reader is a certificate that a cluster reads this one with.
+type Reader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	Ends  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=ends,proto3" json:"ends,omitempty"`
+	// issued says that its key was made here too, and that it can not be renewed.
+	Issued        bool   `protobuf:"varint,3,opt,name=issued,proto3" json:"issued,omitempty"`
+	Id            uint32 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reader) Reset() {
+	*x = Reader{}
+	mi := &file_join_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reader) ProtoMessage() {}
+
+func (x *Reader) ProtoReflect() protoreflect.Message {
+	mi := &file_join_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reader.ProtoReflect.Descriptor instead.
+func (*Reader) Descriptor() ([]byte, []int) {
+	return file_join_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Reader) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Reader) GetEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+func (x *Reader) GetIssued() bool {
+	if x != nil {
+		return x.Issued
+	}
+	return false
+}
+
+func (x *Reader) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type DeclareRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id        uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Endpoints []string               `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// ca, cert and key are PEM.
+	Ca            []byte   `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"`
+	Cert          []byte   `protobuf:"bytes,5,opt,name=cert,proto3" json:"cert,omitempty"`
+	Key           []byte   `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	Claims        []*Claim `protobuf:"bytes,7,rep,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclareRequest) Reset() {
+	*x = DeclareRequest{}
+	mi := &file_join_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclareRequest) ProtoMessage() {}
+
+func (x *DeclareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_join_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclareRequest.ProtoReflect.Descriptor instead.
+func (*DeclareRequest) Descriptor() ([]byte, []int) {
+	return file_join_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DeclareRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeclareRequest) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *DeclareRequest) GetEndpoints() []string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *DeclareRequest) GetCa() []byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *DeclareRequest) GetCert() []byte {
+	if x != nil {
+		return x.Cert
+	}
+	return nil
+}
+
+func (x *DeclareRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *DeclareRequest) GetClaims() []*Claim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+type IssueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id    uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// renew says that it has one already.
+	Renew bool `protobuf:"varint,3,opt,name=renew,proto3" json:"renew,omitempty"`
+	// addresses replace those that the API server knows of itself.
+	Addresses     []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueRequest) Reset() {
+	*x = IssueRequest{}
+	mi := &file_join_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueRequest) ProtoMessage() {}
+
+func (x *IssueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_join_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueRequest.ProtoReflect.Descriptor instead.
+func (*IssueRequest) Descriptor() ([]byte, []int) {
+	return file_join_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *IssueRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IssueRequest) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *IssueRequest) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+func (x *IssueRequest) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+type IssueResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cluster is the one that is to be read.
+	Cluster   string   `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// ca, cert and key are PEM.
+	Ca            []byte                 `protobuf:"bytes,3,opt,name=ca,proto3" json:"ca,omitempty"`
+	Cert          []byte                 `protobuf:"bytes,4,opt,name=cert,proto3" json:"cert,omitempty"`
+	Key           []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	Ends          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ends,proto3" json:"ends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueResponse) Reset() {
+	*x = IssueResponse{}
+	mi := &file_join_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueResponse) ProtoMessage() {}
+
+func (x *IssueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_join_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueResponse.ProtoReflect.Descriptor instead.
+func (*IssueResponse) Descriptor() ([]byte, []int) {
+	return file_join_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *IssueResponse) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *IssueResponse) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetCa() []byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetCert() []byte {
+	if x != nil {
+		return x.Cert
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
 // Invitation is one that was made, without its secret.
 type Invitation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -796,7 +1199,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_join_proto_msgTypes[12]
+	mi := &file_join_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +1211,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[12]
+	mi := &file_join_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +1224,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{12}
+	return file_join_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Invitation) GetId() string {
@@ -878,7 +1281,7 @@ type InviteRequest struct {
 
 func (x *InviteRequest) Reset() {
 	*x = InviteRequest{}
-	mi := &file_join_proto_msgTypes[13]
+	mi := &file_join_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1293,7 @@ func (x *InviteRequest) String() string {
 func (*InviteRequest) ProtoMessage() {}
 
 func (x *InviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[13]
+	mi := &file_join_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1306,7 @@ func (x *InviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteRequest.ProtoReflect.Descriptor instead.
 func (*InviteRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{13}
+	return file_join_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InviteRequest) GetTtl() *durationpb.Duration {
@@ -928,17 +1331,19 @@ func (x *InviteRequest) GetAddresses() []string {
 }
 
 type InviteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Invitation    string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
-	Addresses     []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Invitation string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	Expires    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	Addresses  []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// held_to says to what this cluster will be held, for a person.
+	HeldTo        string `protobuf:"bytes,4,opt,name=held_to,json=heldTo,proto3" json:"held_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InviteResponse) Reset() {
 	*x = InviteResponse{}
-	mi := &file_join_proto_msgTypes[14]
+	mi := &file_join_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1355,7 @@ func (x *InviteResponse) String() string {
 func (*InviteResponse) ProtoMessage() {}
 
 func (x *InviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[14]
+	mi := &file_join_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1368,7 @@ func (x *InviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteResponse.ProtoReflect.Descriptor instead.
 func (*InviteResponse) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{14}
+	return file_join_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InviteResponse) GetInvitation() string {
@@ -987,6 +1392,13 @@ func (x *InviteResponse) GetAddresses() []string {
 	return nil
 }
 
+func (x *InviteResponse) GetHeldTo() string {
+	if x != nil {
+		return x.HeldTo
+	}
+	return ""
+}
+
 type AcceptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Invitation    string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
@@ -998,7 +1410,7 @@ type AcceptRequest struct {
 
 func (x *AcceptRequest) Reset() {
 	*x = AcceptRequest{}
-	mi := &file_join_proto_msgTypes[15]
+	mi := &file_join_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1422,7 @@ func (x *AcceptRequest) String() string {
 func (*AcceptRequest) ProtoMessage() {}
 
 func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[15]
+	mi := &file_join_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1435,7 @@ func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptRequest.ProtoReflect.Descriptor instead.
 func (*AcceptRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{15}
+	return file_join_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AcceptRequest) GetInvitation() string {
@@ -1056,7 +1468,7 @@ type DisconnectRequest struct {
 
 func (x *DisconnectRequest) Reset() {
 	*x = DisconnectRequest{}
-	mi := &file_join_proto_msgTypes[16]
+	mi := &file_join_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1480,7 @@ func (x *DisconnectRequest) String() string {
 func (*DisconnectRequest) ProtoMessage() {}
 
 func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[16]
+	mi := &file_join_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1493,7 @@ func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{16}
+	return file_join_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DisconnectRequest) GetPeer() string {
@@ -1103,7 +1515,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_join_proto_msgTypes[17]
+	mi := &file_join_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1527,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[17]
+	mi := &file_join_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1540,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{17}
+	return file_join_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Step) GetText() string {
@@ -1156,7 +1568,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_join_proto_msgTypes[18]
+	mi := &file_join_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1580,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[18]
+	mi := &file_join_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1593,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{18}
+	return file_join_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReachRequest) GetName() string {
@@ -1217,7 +1629,7 @@ type ReachResponse struct {
 
 func (x *ReachResponse) Reset() {
 	*x = ReachResponse{}
-	mi := &file_join_proto_msgTypes[19]
+	mi := &file_join_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1641,7 @@ func (x *ReachResponse) String() string {
 func (*ReachResponse) ProtoMessage() {}
 
 func (x *ReachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[19]
+	mi := &file_join_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1654,7 @@ func (x *ReachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
 func (*ReachResponse) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{19}
+	return file_join_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReachResponse) GetReached() []string {
@@ -1288,7 +1700,7 @@ const file_join_proto_rawDesc = "" +
 	"\arequest\x18\x03 \x01(\fR\arequest\"#\n" +
 	"\vCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\fR\x05chain\"\x06\n" +
-	"\x04Done\"\xbf\x01\n" +
+	"\x04Done\"\xf0\x01\n" +
 	"\x05Facts\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x12\n" +
@@ -1296,20 +1708,51 @@ const file_join_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12.\n" +
 	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06ranges\x18\x06 \x03(\tR\x06ranges\x12\x1c\n" +
-	"\taddresses\x18\a \x03(\tR\taddresses\"\x11\n" +
+	"\taddresses\x18\a \x03(\tR\taddresses\x12/\n" +
+	"\x06claims\x18\b \x03(\v2\x17.causeway.join.v1.ClaimR\x06claims\"3\n" +
+	"\x05Claim\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
+	"\x05range\x18\x02 \x01(\tR\x05range\"\x11\n" +
 	"\x0fDescribeRequest\"\xd7\x01\n" +
 	"\x10DescribeResponse\x12-\n" +
 	"\x05facts\x18\x01 \x01(\v2\x17.causeway.join.v1.FactsR\x05facts\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\fR\vfingerprint\x122\n" +
 	"\amembers\x18\x03 \x03(\v2\x18.causeway.join.v1.MemberR\amembers\x12>\n" +
-	"\vinvitations\x18\x04 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\xa0\x01\n" +
+	"\vinvitations\x18\x04 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\xeb\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
 	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x0e\n" +
 	"\x02id\x18\x05 \x01(\rR\x02id\x12,\n" +
-	"\x03out\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x03out\"\xe5\x01\n" +
+	"\x03out\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x03out\x120\n" +
+	"\x06reader\x18\a \x01(\v2\x18.causeway.join.v1.ReaderR\x06reader\x12\x17\n" +
+	"\aone_way\x18\b \x01(\bR\x06oneWay\"\x92\x01\n" +
+	"\x06Reader\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12.\n" +
+	"\x04ends\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x16\n" +
+	"\x06issued\x18\x03 \x01(\bR\x06issued\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\rR\x02id\"\xb9\x01\n" +
+	"\x0eDeclareRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12\x1c\n" +
+	"\tendpoints\x18\x03 \x03(\tR\tendpoints\x12\x0e\n" +
+	"\x02ca\x18\x04 \x01(\fR\x02ca\x12\x12\n" +
+	"\x04cert\x18\x05 \x01(\fR\x04cert\x12\x10\n" +
+	"\x03key\x18\x06 \x01(\fR\x03key\x12/\n" +
+	"\x06claims\x18\a \x03(\v2\x17.causeway.join.v1.ClaimR\x06claims\"f\n" +
+	"\fIssueRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\x12\x1c\n" +
+	"\taddresses\x18\x04 \x03(\tR\taddresses\"\xad\x01\n" +
+	"\rIssueResponse\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x0e\n" +
+	"\x02ca\x18\x03 \x01(\fR\x02ca\x12\x12\n" +
+	"\x04cert\x18\x04 \x01(\fR\x04cert\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\fR\x03key\x12.\n" +
+	"\x04ends\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\"\xe5\x01\n" +
 	"\n" +
 	"Invitation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1321,13 +1764,14 @@ const file_join_proto_rawDesc = "" +
 	"\rInviteRequest\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x84\x01\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x9d\x01\n" +
 	"\x0eInviteResponse\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x01 \x01(\tR\n" +
 	"invitation\x124\n" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"f\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x17\n" +
+	"\aheld_to\x18\x04 \x01(\tR\x06heldTo\"f\n" +
 	"\rAcceptRequest\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x01 \x01(\tR\n" +
@@ -1348,14 +1792,16 @@ const file_join_proto_rawDesc = "" +
 	"\bproblems\x18\x02 \x03(\tR\bproblems2\xa7\x01\n" +
 	"\x04Join\x12T\n" +
 	"\tAuthority\x12\".causeway.join.v1.AuthorityRequest\x1a#.causeway.join.v1.AuthorityResponse\x12I\n" +
-	"\x04Join\x12\x1d.causeway.join.v1.JoinRequest\x1a\x1e.causeway.join.v1.JoinResponse(\x010\x012\x88\x03\n" +
+	"\x04Join\x12\x1d.causeway.join.v1.JoinRequest\x1a\x1e.causeway.join.v1.JoinResponse(\x010\x012\x99\x04\n" +
 	"\n" +
 	"Membership\x12Q\n" +
 	"\bDescribe\x12!.causeway.join.v1.DescribeRequest\x1a\".causeway.join.v1.DescribeResponse\x12K\n" +
 	"\x06Invite\x12\x1f.causeway.join.v1.InviteRequest\x1a .causeway.join.v1.InviteResponse\x12C\n" +
 	"\x06Accept\x12\x1f.causeway.join.v1.AcceptRequest\x1a\x16.causeway.join.v1.Step0\x01\x12K\n" +
 	"\n" +
-	"Disconnect\x12#.causeway.join.v1.DisconnectRequest\x1a\x16.causeway.join.v1.Step0\x01\x12H\n" +
+	"Disconnect\x12#.causeway.join.v1.DisconnectRequest\x1a\x16.causeway.join.v1.Step0\x01\x12E\n" +
+	"\aDeclare\x12 .causeway.join.v1.DeclareRequest\x1a\x16.causeway.join.v1.Step0\x01\x12H\n" +
+	"\x05Issue\x12\x1e.causeway.join.v1.IssueRequest\x1a\x1f.causeway.join.v1.IssueResponse\x12H\n" +
 	"\x05Reach\x12\x1e.causeway.join.v1.ReachRequest\x1a\x1f.causeway.join.v1.ReachResponseB3Z1github.com/causeway-mesh/causeway/pkg/join/joinpbb\x06proto3"
 
 var (
@@ -1370,7 +1816,7 @@ func file_join_proto_rawDescGZIP() []byte {
 	return file_join_proto_rawDescData
 }
 
-var file_join_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_join_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_join_proto_goTypes = []any{
 	(*AuthorityRequest)(nil),      // 0: causeway.join.v1.AuthorityRequest
 	(*AuthorityResponse)(nil),     // 1: causeway.join.v1.AuthorityResponse
@@ -1381,19 +1827,24 @@ var file_join_proto_goTypes = []any{
 	(*Certificate)(nil),           // 6: causeway.join.v1.Certificate
 	(*Done)(nil),                  // 7: causeway.join.v1.Done
 	(*Facts)(nil),                 // 8: causeway.join.v1.Facts
-	(*DescribeRequest)(nil),       // 9: causeway.join.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 10: causeway.join.v1.DescribeResponse
-	(*Member)(nil),                // 11: causeway.join.v1.Member
-	(*Invitation)(nil),            // 12: causeway.join.v1.Invitation
-	(*InviteRequest)(nil),         // 13: causeway.join.v1.InviteRequest
-	(*InviteResponse)(nil),        // 14: causeway.join.v1.InviteResponse
-	(*AcceptRequest)(nil),         // 15: causeway.join.v1.AcceptRequest
-	(*DisconnectRequest)(nil),     // 16: causeway.join.v1.DisconnectRequest
-	(*Step)(nil),                  // 17: causeway.join.v1.Step
-	(*ReachRequest)(nil),          // 18: causeway.join.v1.ReachRequest
-	(*ReachResponse)(nil),         // 19: causeway.join.v1.ReachResponse
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*Claim)(nil),                 // 9: causeway.join.v1.Claim
+	(*DescribeRequest)(nil),       // 10: causeway.join.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 11: causeway.join.v1.DescribeResponse
+	(*Member)(nil),                // 12: causeway.join.v1.Member
+	(*Reader)(nil),                // 13: causeway.join.v1.Reader
+	(*DeclareRequest)(nil),        // 14: causeway.join.v1.DeclareRequest
+	(*IssueRequest)(nil),          // 15: causeway.join.v1.IssueRequest
+	(*IssueResponse)(nil),         // 16: causeway.join.v1.IssueResponse
+	(*Invitation)(nil),            // 17: causeway.join.v1.Invitation
+	(*InviteRequest)(nil),         // 18: causeway.join.v1.InviteRequest
+	(*InviteResponse)(nil),        // 19: causeway.join.v1.InviteResponse
+	(*AcceptRequest)(nil),         // 20: causeway.join.v1.AcceptRequest
+	(*DisconnectRequest)(nil),     // 21: causeway.join.v1.DisconnectRequest
+	(*Step)(nil),                  // 22: causeway.join.v1.Step
+	(*ReachRequest)(nil),          // 23: causeway.join.v1.ReachRequest
+	(*ReachResponse)(nil),         // 24: causeway.join.v1.ReachResponse
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
 }
 var file_join_proto_depIdxs = []int32{
 	4,  // 0: causeway.join.v1.JoinRequest.offer:type_name -> causeway.join.v1.Offer
@@ -1402,35 +1853,45 @@ var file_join_proto_depIdxs = []int32{
 	7,  // 3: causeway.join.v1.JoinResponse.done:type_name -> causeway.join.v1.Done
 	8,  // 4: causeway.join.v1.Offer.facts:type_name -> causeway.join.v1.Facts
 	8,  // 5: causeway.join.v1.Answer.facts:type_name -> causeway.join.v1.Facts
-	20, // 6: causeway.join.v1.Facts.time:type_name -> google.protobuf.Timestamp
-	8,  // 7: causeway.join.v1.DescribeResponse.facts:type_name -> causeway.join.v1.Facts
-	11, // 8: causeway.join.v1.DescribeResponse.members:type_name -> causeway.join.v1.Member
-	12, // 9: causeway.join.v1.DescribeResponse.invitations:type_name -> causeway.join.v1.Invitation
-	20, // 10: causeway.join.v1.Member.out:type_name -> google.protobuf.Timestamp
-	20, // 11: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
-	20, // 12: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
-	20, // 13: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
-	21, // 14: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
-	20, // 15: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
-	0,  // 16: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
-	2,  // 17: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
-	9,  // 18: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
-	13, // 19: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
-	15, // 20: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
-	16, // 21: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
-	18, // 22: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
-	1,  // 23: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
-	3,  // 24: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
-	10, // 25: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
-	14, // 26: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
-	17, // 27: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
-	17, // 28: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
-	19, // 29: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
-	23, // [23:30] is the sub-list for method output_type
-	16, // [16:23] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	25, // 6: causeway.join.v1.Facts.time:type_name -> google.protobuf.Timestamp
+	9,  // 7: causeway.join.v1.Facts.claims:type_name -> causeway.join.v1.Claim
+	8,  // 8: causeway.join.v1.DescribeResponse.facts:type_name -> causeway.join.v1.Facts
+	12, // 9: causeway.join.v1.DescribeResponse.members:type_name -> causeway.join.v1.Member
+	17, // 10: causeway.join.v1.DescribeResponse.invitations:type_name -> causeway.join.v1.Invitation
+	25, // 11: causeway.join.v1.Member.out:type_name -> google.protobuf.Timestamp
+	13, // 12: causeway.join.v1.Member.reader:type_name -> causeway.join.v1.Reader
+	25, // 13: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
+	25, // 14: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
+	9,  // 15: causeway.join.v1.DeclareRequest.claims:type_name -> causeway.join.v1.Claim
+	25, // 16: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
+	25, // 17: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
+	25, // 18: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
+	25, // 19: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
+	26, // 20: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
+	25, // 21: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
+	0,  // 22: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
+	2,  // 23: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
+	10, // 24: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
+	18, // 25: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
+	20, // 26: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
+	21, // 27: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
+	14, // 28: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
+	15, // 29: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
+	23, // 30: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
+	1,  // 31: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
+	3,  // 32: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
+	11, // 33: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
+	19, // 34: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
+	22, // 35: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
+	22, // 36: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
+	22, // 37: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
+	16, // 38: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
+	24, // 39: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
+	31, // [31:40] is the sub-list for method output_type
+	22, // [22:31] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_join_proto_init() }
@@ -1452,7 +1913,7 @@ func file_join_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_join_proto_rawDesc), len(file_join_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

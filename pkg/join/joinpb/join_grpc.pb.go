@@ -172,6 +172,8 @@ const (
 	Membership_Invite_FullMethodName     = "/causeway.join.v1.Membership/Invite"
 	Membership_Accept_FullMethodName     = "/causeway.join.v1.Membership/Accept"
 	Membership_Disconnect_FullMethodName = "/causeway.join.v1.Membership/Disconnect"
+	Membership_Declare_FullMethodName    = "/causeway.join.v1.Membership/Declare"
+	Membership_Issue_FullMethodName      = "/causeway.join.v1.Membership/Issue"
 	Membership_Reach_FullMethodName      = "/causeway.join.v1.Membership/Reach"
 )
 
@@ -185,6 +187,10 @@ type MembershipClient interface {
 	Invite(ctx context.Context, in *InviteRequest, opts ...grpc.CallOption) (*InviteResponse, error)
 	Accept(ctx context.Context, in *AcceptRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Step], error)
 	Disconnect(ctx context.Context, in *DisconnectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Step], error)
+	// Declare makes a cluster a peer by an etcd client's configuration.
+	Declare(ctx context.Context, in *DeclareRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Step], error)
+	// Issue makes what a cluster needs that reads this one and can not join.
+	Issue(ctx context.Context, in *IssueRequest, opts ...grpc.CallOption) (*IssueResponse, error)
 	// Reach tries the addresses of another cluster from this one.
 	Reach(ctx context.Context, in *ReachRequest, opts ...grpc.CallOption) (*ReachResponse, error)
 }
@@ -255,6 +261,35 @@ func (c *membershipClient) Disconnect(ctx context.Context, in *DisconnectRequest
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Membership_DisconnectClient = grpc.ServerStreamingClient[Step]
 
+func (c *membershipClient) Declare(ctx context.Context, in *DeclareRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Step], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Membership_ServiceDesc.Streams[2], Membership_Declare_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DeclareRequest, Step]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Membership_DeclareClient = grpc.ServerStreamingClient[Step]
+
+func (c *membershipClient) Issue(ctx context.Context, in *IssueRequest, opts ...grpc.CallOption) (*IssueResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IssueResponse)
+	err := c.cc.Invoke(ctx, Membership_Issue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *membershipClient) Reach(ctx context.Context, in *ReachRequest, opts ...grpc.CallOption) (*ReachResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReachResponse)
@@ -275,6 +310,10 @@ type MembershipServer interface {
 	Invite(context.Context, *InviteRequest) (*InviteResponse, error)
 	Accept(*AcceptRequest, grpc.ServerStreamingServer[Step]) error
 	Disconnect(*DisconnectRequest, grpc.ServerStreamingServer[Step]) error
+	// Declare makes a cluster a peer by an etcd client's configuration.
+	Declare(*DeclareRequest, grpc.ServerStreamingServer[Step]) error
+	// Issue makes what a cluster needs that reads this one and can not join.
+	Issue(context.Context, *IssueRequest) (*IssueResponse, error)
 	// Reach tries the addresses of another cluster from this one.
 	Reach(context.Context, *ReachRequest) (*ReachResponse, error)
 	mustEmbedUnimplementedMembershipServer()
@@ -298,6 +337,12 @@ func (UnimplementedMembershipServer) Accept(*AcceptRequest, grpc.ServerStreaming
 }
 func (UnimplementedMembershipServer) Disconnect(*DisconnectRequest, grpc.ServerStreamingServer[Step]) error {
 	return status.Error(codes.Unimplemented, "method Disconnect not implemented")
+}
+func (UnimplementedMembershipServer) Declare(*DeclareRequest, grpc.ServerStreamingServer[Step]) error {
+	return status.Error(codes.Unimplemented, "method Declare not implemented")
+}
+func (UnimplementedMembershipServer) Issue(context.Context, *IssueRequest) (*IssueResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Issue not implemented")
 }
 func (UnimplementedMembershipServer) Reach(context.Context, *ReachRequest) (*ReachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reach not implemented")
@@ -381,6 +426,35 @@ func _Membership_Disconnect_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Membership_DisconnectServer = grpc.ServerStreamingServer[Step]
 
+func _Membership_Declare_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DeclareRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MembershipServer).Declare(m, &grpc.GenericServerStream[DeclareRequest, Step]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Membership_DeclareServer = grpc.ServerStreamingServer[Step]
+
+func _Membership_Issue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IssueRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).Issue(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_Issue_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).Issue(ctx, req.(*IssueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Membership_Reach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReachRequest)
 	if err := dec(in); err != nil {
@@ -415,6 +489,10 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Membership_Invite_Handler,
 		},
 		{
+			MethodName: "Issue",
+			Handler:    _Membership_Issue_Handler,
+		},
+		{
 			MethodName: "Reach",
 			Handler:    _Membership_Reach_Handler,
 		},
@@ -428,6 +506,11 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Disconnect",
 			Handler:       _Membership_Disconnect_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Declare",
+			Handler:       _Membership_Declare_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -358,7 +358,7 @@ func (v *view) differs(w *view) bool {
 // comes in a network that both are in concerns it only if its own has the address;
 // a range there may be around some of them.
 func (b *Book) touches(changed map[netip.Prefix]struct{}, v *view) bool {
-	if len(changed) > 0 && (v.wary.Load() || v.open == [4]bool{true, true, true, true}) {
+	if len(changed) > 0 && (v.wary.Load() || v.isOpen(Pods) || v.isOpen(Nodes)) {
 		return true
 	}
 	for p := range changed {

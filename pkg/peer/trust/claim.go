@@ -43,10 +43,11 @@ func rank(c Class) int {
 // Origin is how a claim came to be agreed.
 type Origin string
 
-// The origins. What is declared keeps other peers out; the others, which are as
-// wide as a guess, let their peer in alone.
+// The origins. What is declared or agreed keeps other peers out; the others, which are
+// as wide as a guess, let their peer in alone.
 const (
 	Declared Origin = "declared" // by the peer's file
+	Agreed   Origin = "agreed"   // when the peer joined
 	Approved Origin = "approved" // by a person
 	Observed Origin = "observed" // it was there when the peer was first read
 )
@@ -60,7 +61,16 @@ type Claim struct {
 }
 
 // exclusive reports whether the claim keeps other peers out of its range.
-func (c Claim) exclusive() bool { return (c.Class == Pods || c.Class == Mesh) && c.Origin == Declared }
+func (c Claim) exclusive() bool {
+	return (c.Class == Pods || c.Class == Mesh) && (c.Origin == Declared || c.Origin == Agreed)
+}
+
+// Contends reports whether the claims of two clusters can not both be held to: they
+// have addresses in common, and those of pods or of a mesh range are one cluster's alone.
+func (c Claim) Contends(d Claim) bool {
+	alone := func(c Class) bool { return c == Pods || c == Mesh }
+	return (alone(c.Class) || alone(d.Class)) && c.Range.Overlaps(d.Range)
+}
 
 // CompareClaims orders claims by class and range.
 func CompareClaims(a, b Claim) int {

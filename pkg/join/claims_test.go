@@ -1,0 +1,163 @@
+package join
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+	"github.com/causeway-mesh/causeway/pkg/peer"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
+)
+
+// claims are made of "class range" each.
+func claims(t *testing.T, texts ...string) []trust.Claim {
+	t.Helper()
+	var sent []*joinpb.Claim
+	for _, text := range texts {
+		class, r, _ := strings.Cut(text, " ")
+		sent = append(sent, &joinpb.Claim{Class: class, Range: r})
+	}
+	out, err := parseClaims(sent)
+	check(t, err)
+	return out
+}
+
+// agreedWith returns the claims of a peer that are in effect, "class range origin" each.
+func (r *replica) agreedWith(name string) (out []string) {
+	for _, c := range r.sessions.Beliefs()[name].Claims {
+		if c.Since.IsZero() {
+			r.site.t.Errorf("%v is agreed since never", c)
+		}
+		out = append(out, fmt.Sprintf("%s %s %s", c.Class, c.Range, c.Origin))
+	}
+	return out
+}
+
+// What each side claims is shown, agreed, and kept with its time on both; who says
+// nothing is believed as before.
+func TestClaimsAreAgreed(t *testing.T) {
+	t.Parallel()
+	east := newClaimant(t, "east", 1, claims(t, "pods 10.1.0.0/16", "nodes 192.0.2.0/24"), "10.1.3.0/24", "10.50.0.0/24")
+	west := newClaimant(t, "west", 2, claims(t, "pods 10.2.0.0/16", "mesh 10.200.2.0/24", "nodes 192.0.2.0/24", "external 198.51.100.0/24"))
+	said, err := east.join(&joinpb.AcceptRequest{Invitation: west.invite(&joinpb.InviteRequest{})})
+	check(t, err)
+	all := strings.Join(said, "\n")
+	for _, want := range []string{
+		"west claims pods 10.2.0.0/16, mesh 10.200.2.0/24, nodes 192.0.2.0/24, external 198.51.100.0/24, and nothing else",
+		"east claims pods 10.1.0.0/16, nodes 192.0.2.0/24; of mesh what it names first is agreed",
+		"nodes of east have ranges outside of what it claims: 10.50.0.0/24",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+	east.awaitState("west", peer.Synced, "")
+	west.awaitState("east", peer.Synced, "")
+	want := []string{"pods 10.2.0.0/16 agreed", "mesh 10.200.2.0/24 agreed", "nodes 192.0.2.0/24 agreed", "external 198.51.100.0/24 agreed"}
+	if diff := cmp.Diff(want, east.agreedWith("west")); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"pods 10.1.0.0/16 agreed", "nodes 192.0.2.0/24 agreed"}, west.agreedWith("east")); diff != "" {
+		t.Error(diff)
+	}
+	if since := east.book.member("west").Reads.Since; !east.sessions.Beliefs()["west"].Claims[0].Since.Equal(since) {
+		t.Errorf("agreed at another time than %s", since)
+	}
+	eventually(t, func() error {
+		text, _, err := east.site.etcd.Get(east.ctx(), "causeway/claims/v1/west")
+		var kept struct {
+			Claims []trust.Claim `json:"claims"`
+		}
+		if err == nil && json.Unmarshal(text, &kept) == nil && len(kept.Claims) == 4 && kept.Claims[0].Origin == trust.Agreed {
+			return nil
+		}
+		return fmt.Errorf("kept: %s, %w", text, err)
+	})
+}
+
+// A claim to what is another cluster's is refused by both sides before anything changes.
+func TestClaimsAreRefused(t *testing.T) {
+	t.Parallel()
+	east := newClaimant(t, "east", 1, claims(t, "pods 10.1.0.0/16", "nodes 192.0.2.0/24"))
+	west := newClaimant(t, "west", 2, claims(t, "pods 10.2.0.0/16"))
+	_, err := west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
+	check(t, err)
+	east.awaitState("west", peer.Synced, "")
+	north := newClaimant(t, "north", 3, claims(t, "pods 10.0.0.0/8", "nodes 10.1.9.0/24", "mesh 192.0.2.128/25"))
+	_, err = north.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
+	for _, want := range []string{
+		"10.1.0.0/16 (pods) of east overlaps 10.0.0.0/8 (pods) of north", "10.1.0.0/16 (pods) of east overlaps 10.1.9.0/24 (nodes) of north",
+		"192.0.2.0/24 (nodes) of east overlaps 192.0.2.128/25 (mesh) of north", "10.0.0.0/8 (pods) of north overlaps 10.96.0.0/12, which is reserved in east",
+		"10.0.0.0/8 (pods) of north overlaps 10.2.0.0/16 (pods), which east has agreed with west",
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in %v", want, err)
+		}
+	}
+	if east.book.member("north").Reads != nil || len(east.agreedWith("north")) > 0 {
+		t.Error("north is a peer")
+	}
+	// A peer that joins anew does not stand in its own way, and its new claims count.
+	again := east.invite(&joinpb.InviteRequest{Peer: "west"})
+	west.stop()
+	west.site.claims = claims(t, "pods 10.2.0.0/16", "pods 10.3.0.0/16")
+	west.start()
+	before := east.sessions.Beliefs()["west"].Claims[0].Since
+	_, err = west.join(&joinpb.AcceptRequest{Invitation: again})
+	check(t, err)
+	eventually(t, func() error {
+		if diff := cmp.Diff([]string{"pods 10.2.0.0/16 agreed", "pods 10.3.0.0/16 agreed"}, east.agreedWith("west")); diff != "" {
+			return fmt.Errorf("%s", diff)
+		}
+		return nil
+	})
+	if now := east.sessions.Beliefs()["west"].Claims[0].Since; !now.Equal(before) {
+		t.Errorf("what was agreed at %s is so since %s", before, now)
+	}
+}
+
+func TestParseClaims(t *testing.T) {
+	for _, tc := range []struct{ class, text, want string }{
+		{"pods", "10.1.0.0/16", ""},
+		{"pod", "10.1.0.0/16", "is not known"},
+		{"pods", "10.1.0.1/16", "bits are set"},
+		{"nodes", "0.0.0.0/0", "shorter than"},
+		{"mesh", "x", "is not a range"},
+		{strings.Repeat("a", 17), "10.1.0.0/16", "no class"},
+		{"external", "::ffff:10.1.0.0/112", "no plain"},
+	} {
+		_, err := parseClaims([]*joinpb.Claim{{Class: tc.class, Range: tc.text}})
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s %s: %v, want %q", tc.class, tc.text, err, tc.want)
+		}
+	}
+	if _, err := parseClaims(make([]*joinpb.Claim, maxClaims+1)); err == nil {
+		t.Error("too many are taken")
+	}
+	if got := claims(t, "nodes 10.2.0.0/16", "pods 10.1.0.0/16", "nodes 10.2.0.0/16"); len(got) != 2 || got[0].Class != trust.Pods {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestClaimsForPeople(t *testing.T) {
+	many := make([]string, 0, shownRanges+2)
+	for i := range cap(many) {
+		many = append(many, fmt.Sprintf("nodes 10.%d.0.0/16", i))
+	}
+	for want, texts := range map[string][]string{
+		"west claims no ranges: what it names first is agreed":                                nil,
+		"west claims pods 10.1.0.0/16; of mesh and nodes what it names first is agreed":       {"pods 10.1.0.0/16"},
+		"west claims pods 10.1.0.0/16, mesh 10.9.0.0/24, nodes 10.2.0.0/16, and nothing else": {"pods 10.1.0.0/16", "mesh 10.9.0.0/24", "nodes 10.2.0.0/16"},
+	} {
+		if got := heldTo("west", claims(t, texts...)); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got := claimsText(claims(t, many...)); !strings.HasSuffix(got, "10.7.0.0/16 2 more") {
+		t.Errorf("got %q", got)
+	}
+}
