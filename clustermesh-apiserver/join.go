@@ -22,13 +22,14 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/process"
+	"github.com/causeway-mesh/causeway/pkg/token"
 )
 
 // registrar is a service of the gateway.
 type registrar interface{ Register(r grpc.ServiceRegistrar) }
 
-// newDoor returns the gateway with its services, and what lets other clusters join
-// and puts them out there.
+// newDoor returns the gateway with its services, what lets agents begin there, and
+// what lets other clusters join and puts them out.
 func newDoor(
 	cfg *config, authority *pki.Authority, server *tls.Config, etcd *kvstore.Client, engine *merge.Engine, peers *peer.Manager,
 	log *slog.Logger, registry prometheus.Registerer, services ...registrar,
@@ -47,10 +48,15 @@ func newDoor(
 	if err != nil {
 		return nil, nil, err
 	}
+	tokens := token.New(token.Config{
+		Cluster: cfg.clusterName, Authority: authority, TTL: cfg.agentTTL, Etcd: etcd,
+		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
+		Logger:    log, Registerer: registry,
+	})
 	door = gateway.New(gateway.Config{
 		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: server, Etcd: etcd.Etcd().ActiveConnection(), Exclusions: exclusions,
 		Register: func(r grpc.ServiceRegistrar) {
-			for _, s := range append(services, members) {
+			for _, s := range append(services, members, tokens) {
 				s.Register(r)
 			}
 		},

@@ -21,6 +21,7 @@ type config struct {
 	node, cluster string
 	apiServer     string
 	files         pki.ClientFiles
+	tokenFile     string
 	bpffs, cgroup string
 	stateDir      string
 	mapCapacity   uint32
@@ -68,6 +69,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.files.CAFile, "ca-file", "", "`file` with the cluster's CA certificate (required)")
 	f.StringVar(&c.files.CertFile, "cert-file", "", "`file` with this node's certificate (required)")
 	f.StringVar(&c.files.KeyFile, "key-file", "", "`file` with the certificate's private key (required)")
+	f.StringVar(&c.tokenFile, "join-token-file", "", "`file` with what causeway agent token printed: where there is no valid certificate, one is got for it, and the three files above are written")
 	f.StringVar(&c.bpffs, "bpffs-dir", defaultBPFFS, "`folder` on a BPF file system for what stays in the kernel")
 	f.StringVar(&c.cgroup, "cgroup-root", "", "cgroup v2 `folder` above all workloads of the node (found when not given)")
 	f.StringVar(&c.stateDir, "state-dir", "/var/lib/causeway/node-agent", "`folder` for the last state, this agent's alone, with which it starts when the API server is away; empty for none")

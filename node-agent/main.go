@@ -46,7 +46,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	state, carried := readiness{status.Condition("state")}, status.Condition("mesh")
 	carried.SetReady() // services do not wait for it
 
-	if err := cfg.files.CheckSubject(pki.Subject{Cluster: cfg.cluster, Role: pki.RoleAgent, Name: cfg.node}); err != nil {
+	if err := enrol(ctx, cfg, log); err != nil {
 		return err
 	}
 	tls, err := pki.ClientConfig(cfg.files, pki.MeshNames(cfg.cluster)...)

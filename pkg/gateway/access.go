@@ -27,9 +27,12 @@ func allowed(role pki.Role) []string {
 	case pki.RoleAgent:
 		return []string{"/causeway.feed.", "/causeway.observe.", "/causeway.probe.", "/causeway.renewal."}
 	case pki.RoleAdmin:
-		return []string{"/causeway.admin.", "/causeway.join.v1.Membership/"}
-	case roleNone: // who joins has no certificate yet; the service asks for a secret
-		return []string{"/causeway.join.v1.Join/Authority", "/causeway.join.v1.Join/Join"}
+		return []string{"/causeway.admin.", "/causeway.join.v1.Membership/", "/causeway.stranger.v1.Tokens/"}
+	case roleNone: // who joins or begins has no certificate yet; the services ask for a secret
+		return []string{
+			"/causeway.join.v1.Join/Authority", "/causeway.join.v1.Join/Join",
+			"/causeway.stranger.v1.Enrolment/Authority", "/causeway.stranger.v1.Enrolment/Enrol",
+		}
 	default:
 		return nil
 	}

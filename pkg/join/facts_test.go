@@ -131,7 +131,7 @@ func FuzzJoinRequest(f *testing.F) {
 			return
 		}
 		offer := request.GetOffer()
-		_ = keyOf(offer.GetRequest())
+		_ = stranger.KeyOf(offer.GetRequest())
 		_, _, _ = stranger.CheckAuthority("west", offer.GetAuthority())
 		facts, err := ParseFacts(offer.GetFacts())
 		if err != nil {

@@ -2,21 +2,15 @@ package join
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
@@ -114,7 +108,7 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 	case err == nil:
 		return g, nil
 	case errors.Is(err, errUnknown):
-		wait, ok := s.limiter.Fail(callerAddress(ctx), time.Now())
+		wait, ok := s.limiter.Fail(stranger.CallerAddress(ctx), time.Now())
 		if !ok {
 			return g, s.refuse(reasonBusy, codes.ResourceExhausted, "too many wrong tries from this address")
 		}
@@ -128,7 +122,7 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 
 // admit does what the offer asks for, if it may be.
 func (s *inviter) admit(ctx context.Context, stream stream, g guest) error {
-	key := keyOf(g.offer.GetRequest())
+	key := stranger.KeyOf(g.offer.GetRequest())
 	if err := s.invitations.open(ctx, g.offer.GetId(), g.inv, g.facts.Name, key, time.Now()); err != nil {
 		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%v", err)
 	}
@@ -283,29 +277,4 @@ func receive(ctx context.Context, stream stream) (*joinpb.JoinRequest, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-}
-
-// keyOf is what a signing request's key is known by; Sign has read the request.
-func keyOf(request []byte) [sha256.Size]byte {
-	block, _ := pem.Decode(request)
-	if block == nil {
-		return [sha256.Size]byte{}
-	}
-	csr, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return [sha256.Size]byte{}
-	}
-	return sha256.Sum256(csr.RawSubjectPublicKeyInfo)
-}
-
-// callerAddress is where a call comes from; the zero Addr when that is not known.
-func callerAddress(ctx context.Context) netip.Addr {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return netip.Addr{}
-	}
-	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr()
-	}
-	return netip.Addr{}
 }

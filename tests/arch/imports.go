@@ -15,7 +15,7 @@ var Layers = [][]string{
 	{"bpf", "pkg/kvstore", "pkg/merge", "pkg/pki", "pkg/process", "pkg/source", "pkg/wire"},
 	{"pkg/renewal", "pkg/stranger"},
 	{"pkg/datapath", "pkg/feed", "pkg/gateway", "pkg/observe", "pkg/peer", "pkg/probe", "pkg/publish"},
-	{"pkg/admin", "pkg/agent", "pkg/join", "pkg/mesh"},
+	{"pkg/admin", "pkg/agent", "pkg/join", "pkg/mesh", "pkg/token"},
 	{"causeway", "clustermesh-apiserver", "node-agent"},
 }
 

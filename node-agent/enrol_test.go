@@ -1,0 +1,75 @@
+package main
+
+import (
+	"crypto/sha256"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
+)
+
+// What has no certificate and can get none says why in one line, and what to do.
+// Who answers tokens is tested in pkg/token, the whole in tests/scenarios.
+func TestEnrolRefuses(t *testing.T) {
+	token := func(change func(*stranger.Pass)) string {
+		p := stranger.NewPass("east", []string{"127.0.0.1:1"}, sha256.Sum256(nil), time.Now().Add(time.Hour))
+		p.Node = "node-1"
+		change(&p)
+		return stranger.TokenText(p)
+	}
+	for name, tc := range map[string]struct {
+		token string
+		want  []string
+	}{
+		"no flag":      {"", []string{"agent.crt", "`causeway agent token node-1`, then --join-token-file"}},
+		"no token":     {"something else", []string{"does not begin with", "no such file"}},
+		"other node":   {token(func(p *stranger.Pass) { p.Node = "node-2" }), []string{"it is for node node-2 of cluster east, this is node node-1 of cluster east"}},
+		"another mesh": {token(func(p *stranger.Pass) { p.Cluster = "west" }), []string{"of cluster west, this is"}},
+		"ended":        {token(func(p *stranger.Pass) { p.Expires = time.Now().Add(-time.Minute) }), []string{"the token ended at", "causeway agent token node-1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			c := &config{
+				node: "node-1", cluster: "east",
+				files: pki.ClientFiles{CAFile: filepath.Join(dir, "ca.crt"), CertFile: filepath.Join(dir, "agent.crt"), KeyFile: filepath.Join(dir, "agent.key")},
+			}
+			if tc.token != "" {
+				c.tokenFile = filepath.Join(dir, "token")
+				if err := os.WriteFile(c.tokenFile, []byte(tc.token), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if name == "no flag" {
+				if err := os.WriteFile(c.files.CAFile, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := enrol(t.Context(), c, logger(t))
+			for _, want := range tc.want {
+				if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("got %v, want one line with %q", err, want)
+				}
+			}
+			if len(tc.token) > 60 && err != nil && strings.Contains(err.Error(), tc.token[30:60]) {
+				t.Errorf("%v holds the token", err)
+			}
+		})
+	}
+}
+
+// Who has a certificate is not asked for a token; one of another node is left alone.
+func TestEnrolLeavesAlone(t *testing.T) {
+	c, _ := newConfig(t)
+	c.tokenFile = filepath.Join(t.TempDir(), "none")
+	if err := enrol(t.Context(), c, logger(t)); err != nil {
+		t.Error(err)
+	}
+	c.node = "node-2"
+	if err := enrol(t.Context(), c, logger(t)); err == nil || !strings.Contains(err.Error(), "needed is one for causeway://east/agent/node-2") {
+		t.Errorf("another node's: %v", err)
+	}
+}

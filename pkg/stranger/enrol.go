@@ -1,0 +1,75 @@
+package stranger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/stranger/strangerpb"
+)
+
+// ErrAway is returned, wrapped, when it may be worth trying again.
+var ErrAway = errors.New("not reached")
+
+const (
+	// lookTimeout bounds a look at one address.
+	lookTimeout = 10 * time.Second
+	// enrolTimeout is longer than a gateway lets the answer to a wrong secret wait.
+	enrolTimeout = 75 * time.Second
+)
+
+// Enrol gets the certificate of an agent for a token, and writes it, its key, and
+// the authority's where that is missing, to files. It can be repeated: the files hold
+// the whole or nothing, and the key is the same. The error wraps ErrAway when no
+// gateway could be asked.
+func Enrol(ctx context.Context, files pki.ClientFiles, p Pass) error {
+	want := pki.Subject{Cluster: p.Cluster, Role: pki.RoleAgent, Name: p.Node}
+	return files.Obtain(want, func(csrPEM []byte) (chainPEM, authorityPEM []byte, err error) {
+		var away []string
+		for _, address := range p.Addresses {
+			chainPEM, authorityPEM, err = enrolAt(ctx, address, p, csrPEM)
+			if !errors.Is(err, ErrAway) {
+				return chainPEM, authorityPEM, err
+			}
+			away = append(away, fmt.Sprintf("%s: %v", address, err))
+		}
+		return nil, nil, fmt.Errorf("cluster %s: %w: %s", p.Cluster, ErrAway, strings.Join(away, "; "))
+	})
+}
+
+// enrolAt asks one gateway. Nothing is said to one of another authority.
+func enrolAt(ctx context.Context, address string, p Pass, csrPEM []byte) (chainPEM, authorityPEM []byte, err error) {
+	look, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	authorityPEM, err = FetchAuthority(look, address, p.Cluster, p.Fingerprint, func(ctx context.Context, conn grpc.ClientConnInterface) ([]byte, error) {
+		answer, err := strangerpb.NewEnrolmentClient(conn).Authority(ctx, &strangerpb.AuthorityRequest{})
+		return answer.GetAuthority(), err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrAway, err)
+	}
+	conn, err := Dial(address, p.Cluster, authorityPEM)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel = context.WithTimeout(ctx, enrolTimeout)
+	defer cancel()
+	answer, err := strangerpb.NewEnrolmentClient(conn).Enrol(ctx, &strangerpb.EnrolRequest{Id: p.ID[:], Secret: p.Secret[:], Request: csrPEM})
+	if err == nil {
+		return answer.GetChain(), authorityPEM, nil
+	}
+	text := Clean(status.Convert(err).Message())
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Canceled:
+		return nil, nil, fmt.Errorf("%w: %s", ErrAway, text)
+	}
+	return nil, nil, fmt.Errorf("cluster %s gave no certificate: %s", p.Cluster, text)
+}
