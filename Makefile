@@ -7,8 +7,13 @@ SHELL := /bin/sh
 BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
 PROGRAMS := clustermesh-apiserver node-agent causeway
+SPACE := $(subst ,, )
 GENERATED := bpf pkg \( -name '*_bpfel*' -o -name '*.pb.go' \)
 FUZZTIME ?= 1m
+# The packages whose tests start Kubernetes control planes.
+KUBE = $(sort tests/kubelab $(patsubst %/,%,$(dir $(shell grep -rl --include='*_test.go' '/tests/kubelab"' pkg tests clustermesh-apiserver causeway))))
+RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+SUMMARY = go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) --
 
 .PHONY: help
 help: ## show this list
@@ -23,21 +28,28 @@ build: ## build the programs into bin/
 demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
 	@go run ./tests/demo $(if $(KEEP),--keep) $(if $(DOWN),--down $(DOWN))
 
-# The scenarios take longest, so they begin first.
+# The scenarios take longest, so they begin first. Control planes have their own
+# step: what they start on would make the others wait.
 .PHONY: test
 test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iproute2 iptables nftables e2fsprogs util-linux containernetworking-plugins; fi
-	@$(MAKE) --no-print-directory lint verify test-conformance
-	@race=-race; \
-	if [ "$$(go env CGO_ENABLED)" != 1 ]; then \
-		race=; echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"; \
-	fi; \
-	if [ "$$(id -u)" != 0 ]; then echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"; fi; \
-	go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- $$race -timeout 20m ./tests/scenarios ./... || exit 1; \
-	if [ -n "$$race" ]; then \
-		echo "without the race detector, which would slow it down:"; \
-		go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) -- -run '^TestChurn$$' ./pkg/datapath; \
-	fi
+	@$(MAKE) --no-print-directory lint verify test-conformance test-kube test-rest
+
+.PHONY: test-rest
+test-rest:
+	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"
+	@[ "$$(id -u)" = 0 ] || echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"
+	@$(SUMMARY) $(RACE) -timeout 20m ./tests/scenarios $$(go list ./... | grep -vE '/($(subst $(SPACE),|,$(KUBE)))$$')
+	@[ -z "$(RACE)" ] || echo "without the race detector, which would slow it down:"
+	@[ -z "$(RACE)" ] || $(SUMMARY) -run '^TestChurn$$' ./pkg/datapath
+
+.PHONY: test-fast
+test-fast: lint ## lint and all tests but those that need what is built for them (root)
+	@$(SUMMARY) $(RACE) -short -timeout 20m ./tests/scenarios ./...
+
+.PHONY: test-kube
+test-kube: kubernetes ## what follows the Kubernetes API against real control planes (built once, minutes)
+	@$(SUMMARY) $(RACE) -timeout 20m $(addprefix ./,$(KUBE))
 
 .PHONY: test-conformance
 test-conformance: ## hold what we publish and read against Cilium itself (built once, minutes)

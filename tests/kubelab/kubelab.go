@@ -1,7 +1,7 @@
 // Package kubelab runs real Kubernetes control planes for tests: etcd and
 // kube-apiserver, and the controllers and the scheduler if asked for, as
 // processes on loopback. No docker, no root, no registry; a control plane is
-// ready in a few seconds and takes 300 MiB (more with the controllers).
+// ready in a few seconds and takes 450 MiB, 100 more with the controllers.
 //
 // The programs come from one binary that `make kubernetes` builds once
 // ([Build]). Where it is not built, and with -short, a test that asks for a
