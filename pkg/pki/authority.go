@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +31,8 @@ const (
 )
 
 const (
-	// authorityTTL is long: there is no way yet to replace an authority without
-	// giving all peers and agents new certificates.
+	// authorityTTL is long: who cannot follow when an authority is replaced needs
+	// new files by hand.
 	authorityTTL = 10 * 365 * 24 * time.Hour
 	// backdate is by how much clocks of a mesh may differ before a new
 	// certificate is refused.
@@ -39,9 +40,22 @@ const (
 )
 
 // Authority signs the certificates of one cluster, clients' through an issuer of
-// each role. It is safe for concurrent
-// use and does not change.
+// each role. While it is replaced it is two: see Begin. It is safe for concurrent
+// use.
 type Authority struct {
+	cluster string
+	dir     string
+
+	mu    sync.RWMutex
+	stage Stage
+	// old is the only one but while it is replaced, next the one that replaces it.
+	old, next *root
+	record    record
+	changed   chan struct{} // closed and replaced when one of the above changes
+}
+
+// root is one certificate that signs itself, and its issuers. It does not change.
+type root struct {
 	cluster string
 	dir     string
 	cert    *x509.Certificate
@@ -52,7 +66,8 @@ type Authority struct {
 
 // OpenAuthority loads the authority in dir, or makes one when there is none.
 // Processes that do so at the same time get the same one. So are the issuers,
-// beneath one that is older than they are too. Errors wrap
+// beneath one that is older than they are too. A replacement that was broken off
+// is as it was, or goes on. Errors wrap
 // ErrWrongCluster, ErrKey, ErrCertificate, ErrExpired or ErrNotYetValid, or
 // come from the file system.
 func OpenAuthority(dir, clusterName string) (*Authority, error) {
@@ -67,11 +82,16 @@ func OpenAuthority(dir, clusterName string) (*Authority, error) {
 		return nil, err
 	}
 	defer unlock()
-	a := &Authority{cluster: clusterName, dir: dir}
-	if err := a.open(); err != nil {
+	a := &Authority{cluster: clusterName, dir: dir, changed: make(chan struct{})}
+	return a, a.load(time.Now())
+}
+
+// openRoot loads or makes what is in dir. name is what a new one is called.
+func openRoot(dir, clusterName, name string, now time.Time) (*root, error) {
+	a := &root{cluster: clusterName, dir: dir}
+	if err := a.open(name); err != nil {
 		return nil, err
 	}
-	now := time.Now()
 	if err := a.check(now); err != nil {
 		return nil, err
 	}
@@ -100,7 +120,7 @@ func lock(path string) (unlock func(), err error) {
 // open loads or makes key and certificate. The key is written first: a crash
 // between the two leaves a key that nobody trusts yet, and the next start
 // finishes the work.
-func (a *Authority) open() error {
+func (a *root) open(name string) error {
 	certFile, keyFile := filepath.Join(a.dir, CAFile), filepath.Join(a.dir, caKeyFile)
 	certPEM, certErr := os.ReadFile(certFile)
 	if certErr != nil && !errors.Is(certErr, fs.ErrNotExist) {
@@ -120,15 +140,29 @@ func (a *Authority) open() error {
 	}
 	a.key = key
 	if certErr != nil {
-		return a.create(certFile)
+		return a.create(certFile, name)
 	}
-	a.certPEM = certPEM
-	a.cert, err = parseCertificate(certFile, certPEM)
-	return err
+	return a.choose(certFile, certPEM)
+}
+
+// choose takes the certificate of the key among those in a file; there are two
+// while an authority is replaced. Without one it is the first, for check to refuse.
+func (a *root) choose(path string, text []byte) (err error) {
+	a.certPEM = text
+	if a.cert, err = parseCertificate(path, text); err != nil {
+		return err
+	}
+	all := parseAll(text)
+	for _, cert := range all {
+		if len(all) > 1 && a.key.PublicKey.Equal(cert.PublicKey) {
+			a.cert, a.certPEM = cert, encodeCertificate(cert)
+		}
+	}
+	return nil
 }
 
 // create signs the authority's own certificate and writes it to path.
-func (a *Authority) create(path string) error {
+func (a *root) create(path, name string) error {
 	now := time.Now()
 	serial, err := newSerial()
 	if err != nil {
@@ -137,7 +171,7 @@ func (a *Authority) create(path string) error {
 	s := Subject{Cluster: a.cluster, Role: roleAuthority, Name: a.cluster}
 	template := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{"Causeway"}, CommonName: "authority of " + a.cluster},
+		Subject:               pkix.Name{Organization: []string{"Causeway"}, CommonName: name},
 		URIs:                  []*url.URL{s.uri()},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(authorityTTL),
@@ -155,7 +189,7 @@ func (a *Authority) create(path string) error {
 
 // check refuses an authority that is not this cluster's or whose signatures
 // nobody would accept.
-func (a *Authority) check(now time.Time) error {
+func (a *root) check(now time.Time) error {
 	path := filepath.Join(a.dir, CAFile)
 	if err := checkTime(path, a.cert, now); err != nil {
 		return err
@@ -181,14 +215,15 @@ func (a *Authority) check(now time.Time) error {
 // Cluster returns the name of the cluster that a signs for.
 func (a *Authority) Cluster() string { return a.cluster }
 
-// CertPEM returns the authority's certificate, for those who are to trust it.
+// CertPEM returns the certificate of who signs now, for those who are to trust it.
 // The caller must not change it.
-func (a *Authority) CertPEM() []byte { return a.certPEM }
+func (a *Authority) CertPEM() []byte { return a.signing().certPEM }
 
-// CertFile returns the path of the authority's certificate.
+// CertFile returns the path of what is trusted now: the authority's certificate,
+// and the next one's while it is replaced.
 func (a *Authority) CertFile() string { return filepath.Join(a.dir, CAFile) }
 
-func (a *Authority) pool() *x509.CertPool {
+func (a *root) pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
 	return pool

@@ -36,7 +36,7 @@ func TestOpenAuthority(t *testing.T) {
 	if !bytes.Equal(again.CertPEM(), made.CertPEM()) {
 		t.Error("the second start made another authority")
 	}
-	if again.key.Equal(made.key) == false {
+	if again.old.key.Equal(made.old.key) == false {
 		t.Error("the second start has another key")
 	}
 }
@@ -75,7 +75,7 @@ func TestOpenAuthorityHalfMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := openAuthority(t, dir, "east")
-	if !second.key.Equal(first.key) {
+	if !second.old.key.Equal(first.old.key) {
 		t.Error("the key was thrown away")
 	}
 	openAuthority(t, dir, "east")

@@ -23,6 +23,8 @@ var (
 	// ErrNotYetValid is returned for a certificate whose time has not begun,
 	// which nearly always means that a clock is wrong.
 	ErrNotYetValid = errors.New("certificate not yet valid")
+	// ErrStage is returned for a step of a replacement that is not the next one.
+	ErrStage = errors.New("not the next step")
 	// ErrBusy is returned while another process renews the same certificate.
 	ErrBusy = errors.New("another process renews it")
 	// ErrUntrusted is returned for a certificate that was not signed by the

@@ -56,7 +56,7 @@ func (p *Pair) Save(certFile, keyFile string) error {
 // Issue makes a key and signs a certificate for it. An error about the request
 // wraps ErrSubject.
 func (a *Authority) Issue(r Request) (*Pair, error) {
-	cert, err := a.issue(r)
+	cert, err := a.signing().issue(r)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (a *Authority) Issue(r Request) (*Pair, error) {
 }
 
 // issue is Issue for use in this process; PrivateKey is an *ecdsa.PrivateKey.
-func (a *Authority) issue(r Request) (*tls.Certificate, error) {
+func (a *root) issue(r Request) (*tls.Certificate, error) {
 	template, err := a.template(r, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("issue %s certificate: %w", r.Role, err)
@@ -96,7 +96,7 @@ func (a *Authority) issue(r Request) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
 }
 
-func (a *Authority) template(r Request, now time.Time) (*x509.Certificate, error) {
+func (a *root) template(r Request, now time.Time) (*x509.Certificate, error) {
 	s := Subject{Cluster: a.cluster, Role: r.Role, Name: r.Name}
 	if r.Role == RoleServer && r.Name == "" {
 		s.Name = a.cluster
@@ -144,7 +144,7 @@ func (a *Authority) template(r Request, now time.Time) (*x509.Certificate, error
 }
 
 // usage fills in what divides a server's certificate from a client's.
-func (a *Authority) usage(template *x509.Certificate, r Request) error {
+func (a *root) usage(template *x509.Certificate, r Request) error {
 	if r.Role != RoleServer {
 		if len(r.DNSNames)+len(r.IPs) > 0 {
 			return fmt.Errorf("only a server is dialled, so only its certificate names hosts: %w", ErrSubject)

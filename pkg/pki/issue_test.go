@@ -40,7 +40,7 @@ func TestIssue(t *testing.T) {
 			_, rest := pem.Decode(pair.CertPEM)
 			issuers := x509.NewCertPool()
 			issuers.AppendCertsFromPEM(rest)
-			_, err := cert.Verify(x509.VerifyOptions{Roots: a.pool(), Intermediates: issuers, KeyUsages: []x509.ExtKeyUsage{usage}})
+			_, err := cert.Verify(x509.VerifyOptions{Roots: a.old.pool(), Intermediates: issuers, KeyUsages: []x509.ExtKeyUsage{usage}})
 			if (err == nil) != (usage == test.usage) {
 				t.Errorf("%s with usage %v: error %v", test.request.Role, usage, err)
 			}
@@ -81,8 +81,8 @@ func TestIssueTime(t *testing.T) {
 		t.Errorf("valid from %s to %s, made at %s", cert.NotBefore, cert.NotAfter, now)
 	}
 	cert = parse(t, issue(t, a, Request{Role: RoleAdmin, Name: "admin", TTL: 2 * authorityTTL}).CertPEM)
-	if !cert.NotAfter.Equal(a.cert.NotAfter) {
-		t.Errorf("ends at %s, its authority at %s", cert.NotAfter, a.cert.NotAfter)
+	if !cert.NotAfter.Equal(a.old.cert.NotAfter) {
+		t.Errorf("ends at %s, its authority at %s", cert.NotAfter, a.old.cert.NotAfter)
 	}
 }
 

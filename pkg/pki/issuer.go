@@ -31,12 +31,12 @@ type signer struct {
 
 // issuerFile holds key and certificate of a role's issuer in one file, so that
 // there are always both or none.
-func (a *Authority) issuerFile(role Role) string { return filepath.Join(a.dir, string(role)+".pem") }
+func (a *root) issuerFile(role Role) string { return filepath.Join(a.dir, string(role)+".pem") }
 
 // openIssuers loads or makes the issuers. One that the authority did not sign,
 // or that is out of its time, is made anew: its certificates stay good, since
 // their holders show it and it is not in any file that others trust.
-func (a *Authority) openIssuers(now time.Time) error {
+func (a *root) openIssuers(now time.Time) error {
 	a.issuers = make(map[Role]*signer, len(issuerRoles()))
 	for _, role := range issuerRoles() {
 		issuer, err := a.readIssuer(role, now)
@@ -52,7 +52,7 @@ func (a *Authority) openIssuers(now time.Time) error {
 }
 
 // readIssuer returns nil where there is none of this authority.
-func (a *Authority) readIssuer(role Role, now time.Time) (*signer, error) {
+func (a *root) readIssuer(role Role, now time.Time) (*signer, error) {
 	path := a.issuerFile(role)
 	key, err := readKey(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,7 +79,7 @@ func (a *Authority) readIssuer(role Role, now time.Time) (*signer, error) {
 }
 
 // createIssuer makes an issuer that ends with the authority.
-func (a *Authority) createIssuer(role Role, now time.Time) (*signer, error) {
+func (a *root) createIssuer(role Role, now time.Time) (*signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make private key: %w", err)
@@ -126,14 +126,14 @@ func (s *signer) sign(template *x509.Certificate, key crypto.PublicKey) (*x509.C
 	return cert, nil
 }
 
-// clientPool is what clients' certificates are verified against. An authority
+// addTo adds what clients' certificates are verified against. An authority
 // that was made when it signed all by itself says that no issuer may stand below
 // it; a copy of it by the same key says otherwise here, where it is not sent to
 // anybody. Every replica with the key trusts the issuers of the others so.
-func (a *Authority) clientPool() (*x509.CertPool, error) {
-	pool := a.pool()
+func (a *root) addTo(pool *x509.CertPool) error {
+	pool.AddCert(a.cert)
 	if a.cert.MaxPathLen != 0 {
-		return pool, nil
+		return nil
 	}
 	wide := &x509.Certificate{
 		SerialNumber:          a.cert.SerialNumber,
@@ -149,8 +149,8 @@ func (a *Authority) clientPool() (*x509.CertPool, error) {
 	}
 	cert, err := (&signer{cert: wide, key: a.key}).sign(wide, a.key.Public())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	pool.AddCert(cert)
-	return pool, nil
+	return nil
 }

@@ -94,7 +94,7 @@ func TestIssuersAreSeparate(t *testing.T) {
 	for _, role := range issuerRoles() {
 		for _, wanted := range issuerRoles() {
 			s := Subject{Cluster: "east", Role: wanted, Name: "west"}
-			got, err := seen(t, a, by(t, a.issuers[role], s, a.issuers[role].cert))
+			got, err := seen(t, a, by(t, a.old.issuers[role], s, a.old.issuers[role].cert))
 			switch {
 			case role == wanted && (err != nil || got != s):
 				t.Errorf("%s by its issuer: %v, %v", wanted, got, err)
@@ -102,19 +102,19 @@ func TestIssuersAreSeparate(t *testing.T) {
 				t.Errorf("%s by the issuer of %s: %v, %v", wanted, role, got, err)
 			}
 		}
-		server := by(t, a.issuers[role], Subject{Cluster: "east", Role: RoleServer, Name: "east"}, a.issuers[role].cert)
+		server := by(t, a.old.issuers[role], Subject{Cluster: "east", Role: RoleServer, Name: "east"}, a.old.issuers[role].cert)
 		if _, err := seen(t, a, server); !errors.Is(err, ErrSubject) {
 			t.Errorf("a server by the issuer of %s: %v", role, err)
 		}
 	}
-	deep := *a.issuers[RolePeer].cert
+	deep := *a.old.issuers[RolePeer].cert
 	deep.MaxPathLenZero, deep.MaxPathLen = false, -1
-	below, err := a.issuers[RolePeer].sign(&deep, a.issuers[RoleAdmin].key.Public())
+	below, err := a.old.issuers[RolePeer].sign(&deep, a.old.issuers[RoleAdmin].key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
 	admin := Subject{Cluster: "east", Role: RoleAdmin, Name: "admin"}
-	if _, err := seen(t, a, by(t, &signer{below, a.issuers[RoleAdmin].key}, admin, below, a.issuers[RolePeer].cert)); err == nil {
+	if _, err := seen(t, a, by(t, &signer{below, a.old.issuers[RoleAdmin].key}, admin, below, a.old.issuers[RolePeer].cert)); err == nil {
 		t.Error("an issuer was taken below an issuer")
 	}
 }
@@ -148,7 +148,7 @@ func TestOldAuthority(t *testing.T) {
 		write(t, filepath.Join(replica, name), read(t, filepath.Join(dir, name)))
 	}
 	other := openAuthority(t, replica, "east")
-	if other.issuers[RolePeer].key.Equal(a.issuers[RolePeer].key) {
+	if other.old.issuers[RolePeer].key.Equal(a.old.issuers[RolePeer].key) {
 		t.Fatal("the replica has the same issuer")
 	}
 	if got, err := seen(t, other, shown(t, issue(t, a, Request{Role: RolePeer, Name: "west"}))); err != nil || got != peer {
@@ -166,10 +166,10 @@ func TestIssuersAreKept(t *testing.T) {
 	first := openAuthority(t, dir, "east")
 	again := openAuthority(t, dir, "east")
 	for _, role := range issuerRoles() {
-		if !again.issuers[role].cert.Equal(first.issuers[role].cert) {
+		if !again.old.issuers[role].cert.Equal(first.old.issuers[role].cert) {
 			t.Errorf("the second start has another issuer of %s", role)
 		}
-		info, err := os.Stat(first.issuerFile(role))
+		info, err := os.Stat(first.old.issuerFile(role))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%v, error %v", info.Mode(), err)
 		}
@@ -178,12 +178,12 @@ func TestIssuersAreKept(t *testing.T) {
 	other := openAuthority(t, t.TempDir(), "east")
 	for what, damage := range map[string]func(path string){
 		"missing":             func(path string) { _ = os.Remove(path) },
-		"another authority's": func(path string) { write(t, path, read(t, other.issuerFile(RoleAgent))) },
-		"another role's":      func(path string) { write(t, path, read(t, first.issuerFile(RoleAdmin))) },
+		"another authority's": func(path string) { write(t, path, read(t, other.old.issuerFile(RoleAgent))) },
+		"another role's":      func(path string) { write(t, path, read(t, first.old.issuerFile(RoleAdmin))) },
 	} {
-		damage(first.issuerFile(RoleAgent))
+		damage(first.old.issuerFile(RoleAgent))
 		renewed := openAuthority(t, dir, "east")
-		if renewed.issuers[RoleAgent].key.Equal(first.issuers[RoleAgent].key) {
+		if renewed.old.issuers[RoleAgent].key.Equal(first.old.issuers[RoleAgent].key) {
 			t.Errorf("%s: not made anew", what)
 		}
 		for _, pair := range []*tls.Certificate{issued, shown(t, issue(t, renewed, Request{Role: RoleAgent, Name: "n1"}))} {
@@ -196,7 +196,7 @@ func TestIssuersAreKept(t *testing.T) {
 
 func TestOpenIssuersRefuses(t *testing.T) {
 	a := openAuthority(t, t.TempDir(), "east")
-	path := a.issuerFile(RolePeer)
+	path := a.old.issuerFile(RolePeer)
 	good := read(t, path)
 	block, _ := pem.Decode(good)
 	for what, damage := range map[string]func(){

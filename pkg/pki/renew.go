@@ -58,7 +58,17 @@ func (f ClientFiles) hidden(suffix string) string {
 // Whenever this is broken off, the files hold a pair that load finds. One process
 // does so at a time; others get ErrBusy.
 func (f ClientFiles) Renew(now time.Time, sign func(csrPEM []byte) (chainPEM []byte, err error)) (bool, error) {
-	if old, err := f.due(now); old == nil {
+	return f.renew(now, RenewAt, sign)
+}
+
+// RenewEarly is Renew for a certificate whose time has not come: another authority
+// signs from now on.
+func (f ClientFiles) RenewEarly(now time.Time, sign func(csrPEM []byte) (chainPEM []byte, err error)) (bool, error) {
+	return f.renew(now, func(*x509.Certificate) time.Time { return now }, sign)
+}
+
+func (f ClientFiles) renew(now time.Time, at func(*x509.Certificate) time.Time, sign func(csrPEM []byte) (chainPEM []byte, err error)) (bool, error) {
+	if old, err := f.due(now, at); old == nil {
 		return false, err
 	}
 	unlock, err := f.lock()
@@ -66,7 +76,7 @@ func (f ClientFiles) Renew(now time.Time, sign func(csrPEM []byte) (chainPEM []b
 		return false, err
 	}
 	defer unlock()
-	old, err := f.due(now) // another process may have been quicker
+	old, err := f.due(now, at) // another process may have been quicker
 	if old == nil {
 		return false, err
 	}
@@ -128,12 +138,12 @@ func (f ClientFiles) pair() (Pair, bool) {
 
 // due finishes an earlier renewal, and returns the certificate if it has to be
 // renewed and can be.
-func (f ClientFiles) due(now time.Time) (*x509.Certificate, error) {
+func (f ClientFiles) due(now time.Time, at func(*x509.Certificate) time.Time) (*x509.Certificate, error) {
 	if err := f.finish(); err != nil {
 		return nil, err
 	}
 	cert, err := f.Certificate()
-	if err != nil || now.Before(RenewAt(cert)) {
+	if err != nil || now.Before(at(cert)) {
 		return nil, err
 	}
 	if err := checkTime("client certificate "+f.CertFile, cert, now); err != nil {

@@ -2,7 +2,9 @@ package pki
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,7 +17,7 @@ const serverTTL = 30 * 24 * time.Hour
 // clients with no certificate or with one of this authority. The server's own
 // pair is made here, kept in memory only, and renewed at the first handshake
 // after two thirds of its time, or when the clock was put back to before it, so
-// it never needs a restart. dnsNames and ips
+// it never needs a restart; nor does it when the authority is replaced. dnsNames and ips
 // are what the gateway is dialled by besides its mesh names and localhost.
 func (a *Authority) ServerConfig(dnsNames []string, ips []netip.Addr) (*tls.Config, error) {
 	p := &serverPair{
@@ -25,18 +27,50 @@ func (a *Authority) ServerConfig(dnsNames []string, ips []netip.Addr) (*tls.Conf
 	if _, err := p.get(nil); err != nil {
 		return nil, err
 	}
-	clients, err := a.clientPool()
-	if err != nil {
+	clients := &clientAuthorities{authority: a}
+	if _, err := clients.config(nil); err != nil {
 		return nil, err
 	}
-	return &tls.Config{
+	config := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: p.get,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      clients,
 		// A resumed session would not see a client's new certificate.
 		SessionTicketsDisabled: true,
-	}, nil
+	}
+	clients.base = config.Clone()
+	config.GetConfigForClient = clients.config
+	return config, nil
+}
+
+// clientAuthorities gives each handshake who may have signed clients' certificates.
+type clientAuthorities struct {
+	authority *Authority
+	base      *tls.Config
+
+	mu    sync.Mutex
+	known []*root
+	pool  *x509.CertPool
+}
+
+func (c *clientAuthorities) config(*tls.ClientHelloInfo) (*tls.Config, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if roots := c.authority.roots(); !slices.Equal(roots, c.known) {
+		pool := x509.NewCertPool()
+		for _, r := range roots {
+			if err := r.addTo(pool); err != nil {
+				return nil, err
+			}
+		}
+		c.known, c.pool = roots, pool
+	}
+	if c.base == nil {
+		return nil, nil //nolint:nilnil // the first look, which only finds what is wrong
+	}
+	config := c.base.Clone()
+	config.ClientCAs, config.NextProtos = c.pool, []string{"h2"}
+	return config, nil
 }
 
 // serverPair is the gateway's certificate, renewed by itself.
@@ -46,6 +80,7 @@ type serverPair struct {
 
 	mu      sync.Mutex
 	current *tls.Certificate
+	by      *root
 }
 
 // get returns a certificate with at least a third of its time left. A renewal
@@ -55,16 +90,17 @@ func (p *serverPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if p.current != nil && now.Before(RenewAt(p.current.Leaf)) && !now.Before(p.current.Leaf.NotBefore) {
+	by := p.authority.signing()
+	if p.current != nil && p.by == by && now.Before(RenewAt(p.current.Leaf)) && !now.Before(p.current.Leaf.NotBefore) {
 		return p.current, nil
 	}
-	renewed, err := p.authority.issue(p.request)
+	renewed, err := p.authority.issueServer(by, p.request)
 	if err != nil {
 		if p.current != nil && now.Before(p.current.Leaf.NotAfter) {
 			return p.current, nil
 		}
 		return nil, err
 	}
-	p.current = renewed
+	p.current, p.by = renewed, by
 	return renewed, nil
 }

@@ -28,16 +28,11 @@ func NewSigningRequest() (keyPEM, csrPEM []byte, err error) {
 	if keyPEM, err = encodeKey(key); err != nil {
 		return nil, nil, err
 	}
-	csrPEM, err = signingRequest(key)
-	return keyPEM, csrPEM, err
-}
-
-func signingRequest(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
-		return nil, fmt.Errorf("make signing request: %w", err)
+		return nil, nil, fmt.Errorf("make signing request: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der}), nil
+	return keyPEM, pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der}), nil
 }
 
 // Sign returns a certificate for the key of a PEM signing request, and behind it
@@ -48,6 +43,10 @@ func signingRequest(key *ecdsa.PrivateKey) ([]byte, error) {
 // are not signed so. An error about csrPEM wraps ErrRequest, one about request
 // ErrSubject.
 func (a *Authority) Sign(request Request, csrPEM []byte) (chainPEM []byte, err error) {
+	return a.signing().signRequest(request, csrPEM)
+}
+
+func (a *root) signRequest(request Request, csrPEM []byte) (chainPEM []byte, err error) {
 	template, err := a.template(request, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("sign %s certificate: %w", request.Role, err)

@@ -77,7 +77,7 @@ func TestSignTakesNothingButTheKey(t *testing.T) {
 	if cert.NotAfter.After(time.Now().Add(time.Hour)) || cert.NotAfter.Before(before.Add(time.Hour-time.Second)) {
 		t.Errorf("ends at %s", cert.NotAfter)
 	}
-	pair := &tls.Certificate{Certificate: [][]byte{cert.Raw, a.issuers[RolePeer].cert.Raw}, PrivateKey: key}
+	pair := &tls.Certificate{Certificate: [][]byte{cert.Raw, a.old.issuers[RolePeer].cert.Raw}, PrivateKey: key}
 	if got, err := seen(t, a, pair); err != nil || got.Role != RolePeer {
 		t.Errorf("an Ed25519 key: %v, %v", got, err)
 	}

@@ -1,0 +1,106 @@
+package pki
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"slices"
+)
+
+// maxAuthorities is how many a cluster may have at a time: one, and the one that
+// replaces it.
+const maxAuthorities = 2
+
+// Trusted returns the fingerprints of the authorities that the client trusts, and
+// of the one of them that signed its certificate, which is zero when none did.
+func (f ClientFiles) Trusted() (trusted [][sha256.Size]byte, signer [sha256.Size]byte, err error) {
+	text, err := os.ReadFile(f.CAFile)
+	if err != nil {
+		return nil, signer, fmt.Errorf("read trusted certificates: %w", err)
+	}
+	chain, err := os.ReadFile(f.CertFile)
+	if err != nil {
+		return nil, signer, fmt.Errorf("read client certificate: %w", err)
+	}
+	all := parseAll(text)
+	for _, cert := range all {
+		trusted = append(trusted, Fingerprint(cert))
+	}
+	if by := signerOf(chain, all); by != nil {
+		signer = Fingerprint(by)
+	}
+	return trusted, signer, nil
+}
+
+// signerOf returns which of the authorities the chain is of, nil for none.
+func signerOf(chainPEM []byte, authorities []*x509.Certificate) *x509.Certificate {
+	chain := parseAll(chainPEM)
+	for i := 1; i < len(chain); i++ {
+		if chain[i-1].CheckSignatureFrom(chain[i]) != nil {
+			return nil
+		}
+	}
+	for _, cert := range authorities {
+		if len(chain) > 0 && chain[len(chain)-1].CheckSignatureFrom(cert) == nil {
+			return cert
+		}
+	}
+	return nil
+}
+
+// Trust makes authoritiesPEM what the client trusts of a cluster, and says whether
+// that is a change. The caller has them over a connection that was verified against
+// what is trusted till now. Refused are texts without the authority that signed the
+// client's own certificate, or with anything but authorities of the cluster. What
+// else the file trusts, of other makers, stays. An error wraps ErrCertificate,
+// ErrUntrusted or ErrWrongCluster, or comes from the file system.
+func (f ClientFiles) Trust(clusterName string, authoritiesPEM []byte) (changed bool, err error) {
+	said := parseAll(authoritiesPEM)
+	if len(said) == 0 || len(said) > maxAuthorities {
+		return false, fmt.Errorf("%d authorities of cluster %s: %w", len(said), clusterName, ErrCertificate)
+	}
+	want := Subject{Cluster: clusterName, Role: roleAuthority, Name: clusterName}
+	for _, cert := range said {
+		if s, err := subjectOf(cert); err != nil || s != want || cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) != nil {
+			return false, fmt.Errorf("certificate %q is not the authority of cluster %s: %w", cert.Subject, clusterName, ErrWrongCluster)
+		}
+	}
+	chain, err := os.ReadFile(f.CertFile)
+	if err != nil {
+		return false, fmt.Errorf("read client certificate: %w", err)
+	}
+	if signerOf(chain, said) == nil {
+		return false, fmt.Errorf("the authority that signed %s is not among those of cluster %s: %w", f.CertFile, clusterName, ErrUntrusted)
+	}
+	text, err := os.ReadFile(f.CAFile)
+	if err != nil {
+		return false, fmt.Errorf("read trusted certificates: %w", err)
+	}
+	old := parseAll(text)
+	next := slices.Clone(said)
+	for _, cert := range old {
+		if s, err := subjectOf(cert); err != nil || s != want {
+			next = append(next, cert)
+		}
+	}
+	if sameCertificates(old, next) {
+		return false, nil
+	}
+	info, err := os.Stat(f.CAFile)
+	if err != nil {
+		return false, fmt.Errorf("read trusted certificates: %w", err)
+	}
+	var out []byte
+	for _, cert := range next {
+		out = append(out, encodeCertificate(cert)...)
+	}
+	return true, writeFile(f.CAFile, out, info.Mode().Perm())
+}
+
+func sameCertificates(a, b []*x509.Certificate) bool {
+	in := func(all []*x509.Certificate) func(*x509.Certificate) bool {
+		return func(cert *x509.Certificate) bool { return !slices.ContainsFunc(all, cert.Equal) }
+	}
+	return !slices.ContainsFunc(a, in(b)) && !slices.ContainsFunc(b, in(a))
+}
