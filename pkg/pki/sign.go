@@ -28,11 +28,16 @@ func NewSigningRequest() (keyPEM, csrPEM []byte, err error) {
 	if keyPEM, err = encodeKey(key); err != nil {
 		return nil, nil, err
 	}
+	csrPEM, err = signingRequest(key)
+	return keyPEM, csrPEM, err
+}
+
+func signingRequest(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make signing request: %w", err)
+		return nil, fmt.Errorf("make signing request: %w", err)
 	}
-	return keyPEM, pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der}), nil
 }
 
 // Sign returns a certificate for the key of a PEM signing request, and behind it
