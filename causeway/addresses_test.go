@@ -33,7 +33,7 @@ func directory() *merge.Directory {
 	}
 }
 
-func maps() *datapath.Dump {
+func pinned() *datapath.Dump {
 	frontend := func(a string) datapath.Frontend {
 		return datapath.Frontend{Addr: netip.MustParseAddrPort(a), Protocol: datapath.TCP}
 	}
@@ -51,7 +51,7 @@ func maps() *datapath.Dump {
 
 func TestWriteDump(t *testing.T) {
 	var out bytes.Buffer
-	if err := writeDump(&out, newDump(maps(), directory(), merge.Filter{})); err != nil {
+	if err := writeDump(&out, newDump(pinned(), directory(), merge.Filter{})); err != nil {
 		t.Fatal(err)
 	}
 	want := `FRONTEND           ID   GENERATION    SESSION   GROUP   TIER   WEIGHT   SLOT   BACKEND   ADDRESS               CLUSTER   POD
@@ -74,7 +74,7 @@ ADDRESS       CLUSTER   NODE         POD          IDENTITY   LABELS
 
 // The filter is for who is who; what it leaves out is still named at backends.
 func TestDumpJSON(t *testing.T) {
-	text, err := json.Marshal(newDump(maps(), directory(), merge.Filter{Cluster: "north"}))
+	text, err := json.Marshal(newDump(pinned(), directory(), merge.Filter{Cluster: "north"}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,16 +16,25 @@ import (
 func newInviteCommand(opts *options) *cobra.Command {
 	var ttl time.Duration
 	var request joinpb.InviteRequest
-	var list bool
+	var list, forCilium bool
+	var other issuing
 	cmd := &cobra.Command{
 		Use:   "invite",
 		Short: "Print an invitation, by which one other cluster can join this one once",
 		Long: `Print an invitation: one line of text that holds where this cluster is reached, the
 fingerprint of its authority, and a secret. It goes to whoever runs the other
 cluster, by a way that nobody else reads; there "causeway join INVITATION" makes the
-two read each other.`,
+two read each other.
+
+With --for-cilium, print what a cluster that runs Cilium needs to read this one: the
+entries of its Secret cilium-clustermesh, or files, with a certificate of 365 days and its
+private key. "causeway peers renew" makes the next one.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if forCilium {
+				other.request.Addresses = request.Addresses
+				return other.issue(cmd, opts)
+			}
 			conn, err := dialGateway(opts.adminFile)
 			if err != nil {
 				return err
@@ -59,6 +68,14 @@ two read each other.`,
 	f.StringVar(&request.Peer, "peer", "", "only the cluster of this `name` may use it; needed where that is a peer already (default: any that is none yet)")
 	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise or --listen)")
 	f.BoolVar(&list, "list", false, "show the invitations of this cluster and who used them instead")
+	f.BoolVar(&forCilium, "for-cilium", false, "make what a cluster that runs Cilium needs to read this one instead, with --name and --id")
+	f.StringVar(&other.request.Name, "name", "", "with --for-cilium: name of the other cluster")
+	f.Uint32Var(&other.request.Id, "id", 0, "with --for-cilium: its number")
+	other.flags(f)
+	cmd.MarkFlagsRequiredTogether("for-cilium", "name", "id")
+	for _, flag := range []string{"list", "peer", "ttl"} {
+		cmd.MarkFlagsMutuallyExclusive("for-cilium", flag)
+	}
 	cmd.MarkFlagsMutuallyExclusive("list", "peer")
 	cmd.MarkFlagsMutuallyExclusive("list", "address")
 	cmd.MarkFlagsMutuallyExclusive("list", "ttl")

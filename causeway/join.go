@@ -25,15 +25,31 @@ const maxInvitationInput = 64 << 10
 
 func newJoinCommand(opts *options) *cobra.Command {
 	var request joinpb.AcceptRequest
+	var other declaring
 	cmd := &cobra.Command{
-		Use:   "join INVITATION",
+		Use:   "join INVITATION | --etcd-config FILE --name NAME --id ID",
 		Short: "Join the cluster that made the invitation, so that each reads the other",
 		Long: `Join the cluster that made the invitation. This cluster's API server makes a key and
 asks the other one for a certificate, and gives it one in the same exchange, so that
 each reads the other. INVITATION is what "causeway invite" printed there, or "-" to read
-it from standard input. What broke off half-way is finished by doing it again.`,
-		Args: cobra.ExactArgs(1),
+it from standard input. What broke off half-way is finished by doing it again.
+
+A cluster that can not join, as those that run Cilium, is made a peer by the etcd client
+file that it has for others, one way: it is read, by a certificate that is not renewed.
+What it needs to read this one is made by "causeway invite --for-cilium".`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if other.file != "" {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if other.file != "" {
+				if err := other.prepare(); err != nil {
+					return err
+				}
+				return change(cmd, opts, other.ask)
+			}
 			text, err := invitationText(cmd.InOrStdin(), args[0])
 			if err != nil {
 				return err
@@ -47,6 +63,10 @@ it from standard input. What broke off half-way is finished by doing it again.`,
 	f := cmd.Flags()
 	f.BoolVar(&request.OneWay, "one-way", false, "only read the other cluster, which does not read this one; for where it can not reach this one")
 	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise or --listen)")
+	other.flags(f)
+	for _, flag := range []string{"one-way", "address"} {
+		cmd.MarkFlagsMutuallyExclusive("etcd-config", flag)
+	}
 	return cmd
 }
 

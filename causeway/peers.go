@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 )
 
 func newPeersCommand(opts *options) *cobra.Command {
@@ -21,23 +22,32 @@ func newPeersCommand(opts *options) *cobra.Command {
 		Short: "Show what is believed of peers: what they may claim, what is imported, what was refused",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, conn, err := dial(opts)
+			conn, err := dialGateway(opts.adminFile)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = conn.Close() }()
-			answer, err := ask(cmd.Context(), client.Peers, &adminpb.PeersRequest{Peer: strings.Join(args, "")})
+			name := strings.Join(args, "")
+			known, err := ask(cmd.Context(), joinpb.NewMembershipClient(conn).Describe, &joinpb.DescribeRequest{})
+			if err != nil {
+				return err
+			}
+			members, reader := membersOf(known, name)
+			answer := &adminpb.PeersResponse{}
+			if !reader { // which is no peer to ask about
+				answer, err = ask(cmd.Context(), adminpb.NewAdminClient(conn).Peers, &adminpb.PeersRequest{Peer: name})
+			}
 			if err != nil {
 				return err
 			}
 			if opts.output == "json" {
-				return printJSON(cmd.OutOrStdout(), answer)
+				return printTrust(cmd.OutOrStdout(), answer, members)
 			}
-			return writeTrust(cmd.OutOrStdout(), answer, offences, time.Now())
+			return writeTrust(cmd.OutOrStdout(), answer, members, offences, time.Now())
 		},
 	}
 	cmd.Flags().BoolVar(&offences, "offences", false, "show the last 20 keys of each that were refused, with the reason (json always has them)")
-	cmd.AddCommand(newApproveCommand(opts))
+	cmd.AddCommand(newApproveCommand(opts), newRenewCommand(opts))
 	return cmd
 }
 
@@ -68,10 +78,12 @@ func newApproveCommand(opts *options) *cobra.Command {
 }
 
 // writeTrust shows an answer to a person.
-func writeTrust(out io.Writer, r *adminpb.PeersResponse, offences bool, now time.Time) error {
+func writeTrust(out io.Writer, r *adminpb.PeersResponse, members map[string]*joinpb.Member, offences bool, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	if len(r.Peers) == 0 {
-		fmt.Fprintln(w, "No peers.")
+		if !writeReaders(w, members, now) {
+			fmt.Fprintln(w, "No peers.")
+		}
 		return w.Flush()
 	}
 	fmt.Fprintln(w, "PEER\tID\tSTATE\tADDRESS\tCLAIMS\tWAITING\tREFUSED")
@@ -85,6 +97,7 @@ func writeTrust(out io.Writer, r *adminpb.PeersResponse, offences bool, now time
 			fmt.Fprintf(w, "  %s\n", p.Reason)
 		}
 		writeClaims(w, p, now)
+		writeMember(w, members[p.Name], now)
 		fmt.Fprintf(w, "  imported\t%s\n", imported(p.Import))
 		if offences {
 			for _, o := range p.Offences {
@@ -92,6 +105,7 @@ func writeTrust(out io.Writer, r *adminpb.PeersResponse, offences bool, now time
 			}
 		}
 	}
+	writeReaders(w, members, now)
 	return w.Flush()
 }
 

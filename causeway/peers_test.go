@@ -30,7 +30,7 @@ func TestWriteTrust(t *testing.T) {
 	}}
 	show := func(offences bool) string {
 		var out strings.Builder
-		if err := writeTrust(&out, r, offences, now); err != nil {
+		if err := writeTrust(&out, r, nil, offences, now); err != nil {
 			t.Fatal(err)
 		}
 		return out.String()
@@ -49,7 +49,7 @@ func TestWriteTrust(t *testing.T) {
 		t.Error("text of a peer as it is, or offences that nobody asked for")
 	}
 	var out strings.Builder
-	if err := writeTrust(&out, &adminpb.PeersResponse{}, false, now); err != nil || out.String() != "No peers.\n" {
+	if err := writeTrust(&out, &adminpb.PeersResponse{}, nil, false, now); err != nil || out.String() != "No peers.\n" {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 }

@@ -45,12 +45,12 @@ func (s *membership) Describe(ctx context.Context, _ *joinpb.DescribeRequest) (*
 	out := &joinpb.DescribeResponse{Facts: protoFacts(s.facts()), Fingerprint: s.fingerprint[:]}
 	members := map[string]*joinpb.Member{}
 	for name, m := range s.book.all() {
-		if m.Reads == nil && m.Out.IsZero() {
+		if m.Reads == nil && m.Reader == nil && m.Out.IsZero() {
 			continue // a join that broke off
 		}
-		members[name] = &joinpb.Member{Name: name}
+		members[name] = &joinpb.Member{Name: name, Reader: protoReader(m.Reader)}
 		if m.Reads != nil {
-			members[name].Origin = originJoined
+			members[name].Origin, members[name].OneWay = originJoined, m.Reads.OneWay
 		}
 		if !m.Out.IsZero() {
 			members[name].Out = timestamppb.New(m.Out)
@@ -62,6 +62,10 @@ func (s *membership) Describe(ctx context.Context, _ *joinpb.DescribeRequest) (*
 		}
 		one := members[p.Name]
 		one.Origin, one.State, one.Reason, one.Id = s.origin(p), string(p.State), p.Reason, uint32(p.ID)
+		one.OneWay = one.OneWay && one.Origin == originJoined
+		if !p.Certificate.Ends.IsZero() {
+			one.Ends = timestamppb.New(p.Certificate.Ends)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		out.Members = append(out.Members, members[name])
@@ -74,6 +78,13 @@ func (s *membership) Describe(ctx context.Context, _ *joinpb.DescribeRequest) (*
 		out.Invitations = append(out.Invitations, protoInvitation(i))
 	}
 	return out, nil
+}
+
+func protoReader(r *reader) *joinpb.Reader {
+	if r == nil {
+		return nil
+	}
+	return &joinpb.Reader{Since: timestamppb.New(r.Since), Ends: timestamppb.New(r.Ends), Issued: r.issued(), Id: uint32(r.ID)}
 }
 
 func protoInvitation(i issued) *joinpb.Invitation {
@@ -190,7 +201,7 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 	}
 	step(fmt.Sprintf("certificates of %s from before now are refused, its connections are cut", name), false)
 	if !ok {
-		if before.Reads == nil && before.Out.IsZero() {
+		if before.Reads == nil && before.Reader == nil && before.Out.IsZero() {
 			step(fmt.Sprintf("%s is not known here by a join or a file: look whether that is its name", name), true)
 		}
 		step(fmt.Sprintf("%s is not read", name), false)

@@ -142,6 +142,11 @@ func (m *Manager) peer(name string) (peer.Status, bool) {
 // is waited for. out is that time, read before it was asked whether the cluster may
 // have a certificate: if it is put out since, the certificate is worth nothing.
 func (m *Manager) sign(ctx context.Context, name string, out time.Time, request []byte) ([]byte, error) {
+	return m.signFor(ctx, name, out, certificateTTL, request)
+}
+
+// signFor is sign for another time than joined clusters' certificates have.
+func (m *Manager) signFor(ctx context.Context, name string, out time.Time, ttl time.Duration, request []byte) ([]byte, error) {
 	wait := time.Until(out)
 	if wait > maxAhead { // nobody could use it
 		return nil, fmt.Errorf("%s was put out at %s, which is %s ahead of the clock of %s: put the clocks of its replicas right; it can join after that time",
@@ -149,7 +154,7 @@ func (m *Manager) sign(ctx context.Context, name string, out time.Time, request 
 	}
 	retry.Sleep(ctx, wait)
 	return m.cfg.Authority.Sign(pki.Request{
-		Role: pki.RolePeer, Name: name, TTL: certificateTTL, NotBefore: out,
+		Role: pki.RolePeer, Name: name, TTL: ttl, NotBefore: out,
 	}, request)
 }
 

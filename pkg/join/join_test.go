@@ -63,7 +63,8 @@ func TestJoin(t *testing.T) {
 	if len(described.Invitations) != 2 || described.Invitations[0].UsedBy == "" || described.Invitations[1].UsedBy == "" {
 		t.Errorf("invitations: %v", described.Invitations)
 	}
-	if m := described.Members; len(m) != 1 || m[0].Name != "west" || m[0].Origin != originJoined || m[0].State != string(peer.Synced) {
+	if m := described.Members; len(m) != 2 || m[0].Name != "north" || m[0].Origin != "" || m[0].Reader == nil ||
+		m[1].Name != "west" || m[1].Origin != originJoined || m[1].State != string(peer.Synced) {
 		t.Errorf("members: %v", m)
 	}
 }

@@ -30,7 +30,22 @@ type member struct {
 	// Pending is the key of a join that has not come to its end, by which it can
 	// be taken up again.
 	Pending *pending `json:"pending,omitempty"`
+	// Reader is how it reads us, where it did not join for both directions: so its name
+	// is nobody else's. Nil when it does not, or by what an operator made by hand.
+	Reader *reader `json:"reader,omitempty"`
 }
+
+// reader is a cluster's certificate to read this one with.
+type reader struct {
+	Since time.Time `json:"since"`
+	Ends  time.Time `json:"ends"`
+	// Invitation is by which it joined one way; "" where it was issued with its key,
+	// for a cluster with that ID, which can not renew it.
+	Invitation string     `json:"invitation,omitempty"`
+	ID         cluster.ID `json:"id,omitempty"`
+}
+
+func (r *reader) issued() bool { return r != nil && r.Invitation == "" }
 
 // reading is a joined peer.
 type reading struct {
@@ -44,6 +59,9 @@ type reading struct {
 	Invitation string    `json:"invitation"`
 	// Claims are what it said that it has, agreed at Since.
 	Claims []trust.Claim `json:"claims,omitempty"`
+	// OneWay says that it did not join: it was declared by an etcd client's
+	// configuration, and the key was made there. Claims are the operator's.
+	OneWay bool `json:"one_way,omitempty"`
 }
 
 type pending struct {

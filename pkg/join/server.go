@@ -138,9 +138,27 @@ func (s *inviter) admit(ctx context.Context, stream stream, g guest) error {
 	}
 	answer := &joinpb.Answer{Facts: protoFacts(s.facts()), Chain: chain}
 	if len(g.offer.GetAuthority()) == 0 {
+		if err := s.admitReader(ctx, g, chain); err != nil {
+			return err
+		}
 		return send(stream, answer)
 	}
 	return s.readBack(ctx, stream, g, answer)
+}
+
+// admitReader keeps the name of a cluster that is not read: no other one gets it.
+func (s *inviter) admitReader(ctx context.Context, g guest, chain []byte) error {
+	ends, err := endOf(chain)
+	if err == nil {
+		err = s.keepReader(ctx, g.facts.Name, g.known.Out, reader{Ends: ends, Invitation: hex.EncodeToString(g.offer.GetId())})
+	}
+	if errors.Is(err, errPutOut) {
+		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%s may not read this cluster: %v", g.facts.Name, err)
+	}
+	if err != nil {
+		return s.refuse(reasonInternal, codes.Unavailable, "that %s reads this cluster can not be kept: %v", g.facts.Name, err)
+	}
+	return nil
 }
 
 // check looks for all that speaks against a cluster before anything changes.
@@ -154,6 +172,10 @@ func (s *inviter) check(ctx context.Context, g guest) error {
 	known := g.known.Reads
 	session, isPeer := s.peer(theirs.Name)
 	again := known != nil && known.Invitation == hex.EncodeToString(offer.GetId())
+	if reads := g.known.Reader; reads != nil && known == nil && inv.Peer == "" && reads.Invitation != hex.EncodeToString(offer.GetId()) {
+		wrong = append(wrong, fmt.Sprintf("a cluster %s reads %s already, since %s; if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
+			theirs.Name, s.cfg.Cluster.Name, reads.Since.Format(time.RFC3339), theirs.Name))
+	}
 	if (isPeer || known != nil) && inv.Peer == "" && !again {
 		wrong = append(wrong, fmt.Sprintf("%s has a peer %s already (%s); if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
 			s.cfg.Cluster.Name, theirs.Name, session.State, theirs.Name))
@@ -237,7 +259,11 @@ func (m *Manager) keep(ctx context.Context, name string, out time.Time, r readin
 		if !old.Out.Equal(out) {
 			return old, errPutOut
 		}
-		return member{Reads: &r, Out: old.Out}, nil
+		next := member{Reads: &r, Out: old.Out}
+		if old.Reader.issued() {
+			next.Reader = old.Reader
+		}
+		return next, nil
 	})
 }
 

@@ -14,9 +14,6 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
-// meshName is how Cilium's documentation has the API server of a cluster dialled.
-func meshName(cluster string) string { return cluster + ".mesh.cilium.io" }
-
 func showAddresses(ips []netip.Addr) string {
 	slices.SortFunc(ips, netip.Addr.Compare)
 	return fmt.Sprint(ips)
@@ -119,7 +116,7 @@ func TestCiliumReads(t *testing.T) {
 			a := newAgent(t, mode)
 			for _, source := range sources {
 				s := newSite(t, source.name, source.id, source.manifest)
-				file := s.invite(a.dir, meshName(source.name))
+				file := s.invite(a.dir)
 				t.Logf("%s is ready after %v", source.name, a.awaitReady(t, source.name))
 				want := expect(t, s)
 				a.awaitEqual(t, want, mode)
@@ -148,7 +145,7 @@ func TestCiliumFollows(t *testing.T) {
 	mode := cmtypes.ServiceV2PreferLegacy
 	a := newAgent(t, mode)
 	s := newSite(t, "breadth", 255, breadth)
-	s.invite(a.dir, meshName("breadth"))
+	s.invite(a.dir)
 	a.awaitReady(t, "breadth")
 	a.awaitEqual(t, expect(t, s), mode)
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -143,10 +142,29 @@ func (s *site) edit(file, from, to string) {
 	}
 }
 
-// invite writes into dir what a Cilium cluster gets from us: an etcd client file
-// named like our cluster, for the mesh name that the certificate carries. Cilium
-// finds the address by an alias in the same file, etcd's own client by none.
-func (s *site) invite(dir, host string) (file string) {
+// invite writes into dir what a Cilium cluster gets from us by command: an etcd client
+// file named like our cluster, for the mesh name that the certificate carries. Cilium
+// finds the address by an alias in the same file.
+func (s *site) invite(dir string) (file string) {
+	s.t.Helper()
+	// Not beside the file: every file of that folder is a peer to Cilium.
+	secrets := s.t.TempDir()
+	cmd := exec.CommandContext(s.t.Context(), binary(s.t, "causeway"), "--admin-file", filepath.Join(s.dir, "data", "admin.yaml"),
+		"invite", "--for-cilium", "--name", readerName, "--id", strconv.Itoa(readerID), "--directory", secrets)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("%v\n%s", err, out)
+	}
+	text, err := os.ReadFile(filepath.Join(secrets, s.name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	file = filepath.Join(dir, s.name)
+	writeFile(s.t, file, []byte(strings.ReplaceAll(string(text), "/var/lib/cilium/clustermesh", secrets)))
+	return file
+}
+
+// access writes into dir what etcd's own client needs to read from us.
+func (s *site) access(dir string) (file string) {
 	s.t.Helper()
 	authority, err := pki.OpenAuthority(filepath.Join(s.dir, "data", "pki"), s.name)
 	if err != nil {
@@ -156,20 +174,12 @@ func (s *site) invite(dir, host string) (file string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	// Not beside the file: every file of that folder is a peer to Cilium.
 	secrets := s.t.TempDir()
 	writeFile(s.t, filepath.Join(secrets, "ca.crt"), authority.CertPEM())
 	writeFile(s.t, filepath.Join(secrets, "tls.crt"), pair.CertPEM)
 	writeFile(s.t, filepath.Join(secrets, "tls.key"), pair.KeyPEM)
-	ip, port, err := net.SplitHostPort(s.address)
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	text := fmt.Sprintf("endpoints:\n- https://%s\ntrusted-ca-file: %[2]s/ca.crt\ncert-file: %[2]s/tls.crt\nkey-file: %[2]s/tls.key\n",
-		net.JoinHostPort(host, port), secrets)
-	if net.ParseIP(host) == nil {
-		text += fmt.Sprintf("cilium-host-aliases:\n- hostname: %s\n  ips: [%s]\n", host, ip)
-	}
+		s.address, secrets)
 	file = filepath.Join(dir, s.name)
 	writeFile(s.t, file, []byte(text))
 	return file
@@ -178,7 +188,7 @@ func (s *site) invite(dir, host string) (file string) {
 // reader returns etcd's own client, connected to the gateway as a peer.
 func (s *site) reader() *clientv3.Client {
 	s.t.Helper()
-	config, err := clientyaml.NewConfig(s.invite(s.t.TempDir(), "127.0.0.1"))
+	config, err := clientyaml.NewConfig(s.access(s.t.TempDir()))
 	if err != nil {
 		s.t.Fatal(err)
 	}

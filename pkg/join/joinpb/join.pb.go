@@ -772,8 +772,10 @@ type Member struct {
 	// did not join for both directions.
 	Reader *Reader `protobuf:"bytes,7,opt,name=reader,proto3" json:"reader,omitempty"`
 	// one_way says that it was made a peer by an etcd client's configuration, whose
-	// certificate is not renewed here.
-	OneWay        bool `protobuf:"varint,8,opt,name=one_way,json=oneWay,proto3" json:"one_way,omitempty"`
+	// certificate is not renewed.
+	OneWay bool `protobuf:"varint,8,opt,name=one_way,json=oneWay,proto3" json:"one_way,omitempty"`
+	// ends is when the certificate ends that it is read with, if that is known.
+	Ends          *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ends,proto3" json:"ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -864,12 +866,19 @@ func (x *Member) GetOneWay() bool {
 	return false
 }
 
+func (x *Member) GetEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
 // Reader is a certificate that a cluster reads this one with.
 type Reader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
 	Ends  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=ends,proto3" json:"ends,omitempty"`
-	// issued says that its key was made here too, and that it can not be renewed.
+	// issued says that its key was made here, too, and that it can not renew it.
 	Issued        bool   `protobuf:"varint,3,opt,name=issued,proto3" json:"issued,omitempty"`
 	Id            uint32 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1718,7 +1727,7 @@ const file_join_proto_rawDesc = "" +
 	"\x05facts\x18\x01 \x01(\v2\x17.causeway.join.v1.FactsR\x05facts\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\fR\vfingerprint\x122\n" +
 	"\amembers\x18\x03 \x03(\v2\x18.causeway.join.v1.MemberR\amembers\x12>\n" +
-	"\vinvitations\x18\x04 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\xeb\x01\n" +
+	"\vinvitations\x18\x04 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\x9b\x02\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
@@ -1727,7 +1736,8 @@ const file_join_proto_rawDesc = "" +
 	"\x02id\x18\x05 \x01(\rR\x02id\x12,\n" +
 	"\x03out\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x03out\x120\n" +
 	"\x06reader\x18\a \x01(\v2\x18.causeway.join.v1.ReaderR\x06reader\x12\x17\n" +
-	"\aone_way\x18\b \x01(\bR\x06oneWay\"\x92\x01\n" +
+	"\aone_way\x18\b \x01(\bR\x06oneWay\x12.\n" +
+	"\x04ends\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\"\x92\x01\n" +
 	"\x06Reader\x120\n" +
 	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12.\n" +
 	"\x04ends\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x16\n" +
@@ -1860,38 +1870,39 @@ var file_join_proto_depIdxs = []int32{
 	17, // 10: causeway.join.v1.DescribeResponse.invitations:type_name -> causeway.join.v1.Invitation
 	25, // 11: causeway.join.v1.Member.out:type_name -> google.protobuf.Timestamp
 	13, // 12: causeway.join.v1.Member.reader:type_name -> causeway.join.v1.Reader
-	25, // 13: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
-	25, // 14: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
-	9,  // 15: causeway.join.v1.DeclareRequest.claims:type_name -> causeway.join.v1.Claim
-	25, // 16: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
-	25, // 17: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
-	25, // 18: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
-	25, // 19: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
-	26, // 20: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
-	25, // 21: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
-	0,  // 22: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
-	2,  // 23: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
-	10, // 24: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
-	18, // 25: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
-	20, // 26: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
-	21, // 27: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
-	14, // 28: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
-	15, // 29: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
-	23, // 30: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
-	1,  // 31: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
-	3,  // 32: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
-	11, // 33: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
-	19, // 34: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
-	22, // 35: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
-	22, // 36: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
-	22, // 37: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
-	16, // 38: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
-	24, // 39: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
-	31, // [31:40] is the sub-list for method output_type
-	22, // [22:31] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	25, // 13: causeway.join.v1.Member.ends:type_name -> google.protobuf.Timestamp
+	25, // 14: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
+	25, // 15: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
+	9,  // 16: causeway.join.v1.DeclareRequest.claims:type_name -> causeway.join.v1.Claim
+	25, // 17: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
+	25, // 18: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
+	25, // 19: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
+	25, // 20: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
+	26, // 21: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
+	25, // 22: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
+	0,  // 23: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
+	2,  // 24: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
+	10, // 25: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
+	18, // 26: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
+	20, // 27: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
+	21, // 28: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
+	14, // 29: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
+	15, // 30: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
+	23, // 31: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
+	1,  // 32: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
+	3,  // 33: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
+	11, // 34: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
+	19, // 35: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
+	22, // 36: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
+	22, // 37: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
+	22, // 38: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
+	16, // 39: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
+	24, // 40: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
+	32, // [32:41] is the sub-list for method output_type
+	23, // [23:32] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_join_proto_init() }
