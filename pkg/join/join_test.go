@@ -193,7 +193,7 @@ func TestCertificateSaysWhatTheInvitationGives(t *testing.T) {
 		}
 	}
 	// The clock and the form of what is said are judged before anything is used up.
-	text := east.invite(&joinpb.InviteRequest{})
+	text := east.invite(&joinpb.InviteRequest{Peer: "west"})
 	request, _ := asked(t, "causeway://east/peer/west")
 	for want, spoil := range map[string]func(*joinpb.Offer){
 		"apart, more than":            func(o *joinpb.Offer) { o.Facts.Time.Seconds -= 3600 },
