@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"unicode/utf8"
 
 	"github.com/causeway-mesh/causeway/pkg/endpoint"
 	"github.com/causeway-mesh/causeway/pkg/identity"
@@ -164,6 +165,10 @@ func marshal(v any) ([]byte, error) {
 func unmarshal(value []byte, v any) error {
 	if err := checkSize(value); err != nil {
 		return err
+	}
+	// The decoder would make good text of what is none, and two names one.
+	if !utf8.Valid(value) {
+		return malformed("not valid UTF-8")
 	}
 	if err := json.Unmarshal(value, v); err != nil {
 		return malformed("%v", err)

@@ -96,6 +96,7 @@ func TestRefusedNodes(t *testing.T) {
 		change("address", `172.18.0.2`, `172.18.0.256`, wire.ErrMalformed),
 		change("mapped address", `172.18.0.2`, `::ffff:172.18.0.2`, wire.ErrMalformed),
 		change("address type", `InternalIP`, `\u001b[2J`, wire.ErrMalformed),
+		change("label that is no UTF-8", `"zone"`, "\"zone\xff\"", wire.ErrMalformed),
 		change("mask length", `////AA==`, `////`, wire.ErrMalformed),
 		change("mask with holes", `////AA==`, `/wD/AA==`, wire.ErrMalformed),
 		change("no mask", `"////AA=="`, `null`, wire.ErrMalformed),
