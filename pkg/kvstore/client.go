@@ -202,11 +202,16 @@ func (c *Client) list(ctx context.Context, r Range, revision int64, page func(*p
 	}
 }
 
-// rangeOnce makes one read, bounded in time, and names compaction.
+// rangeOnce makes one read, bounded in time, and names compaction. It returns only
+// answers that say of which store and revision they are: without the revision the
+// parts of a list could be of several.
 func (c *Client) rangeOnce(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	resp, err := c.kv.Range(ctx, req)
+	if err == nil && (resp.Header.GetRevision() <= 0 || resp.Header.GetClusterId() == 0) {
+		return nil, ErrNoHeader
+	}
 	return resp, explain(err)
 }
 

@@ -26,6 +26,10 @@ var (
 	// ErrUnasked: the store answers with keys that it was not asked for. A store
 	// that another cluster runs may say anything.
 	ErrUnasked = errors.New("store answers with what it was not asked for: is it an etcd, and does nothing on the way change keys?")
+	// ErrNoHeader: an answer does not say of which store and revision it is.
+	ErrNoHeader = errors.New("store does not say which it is, or at which revision: is it an etcd?")
+	// ErrTooManyKeys: the store has more keys than its reader remembers.
+	ErrTooManyKeys = errors.New("store has more keys than are remembered of it")
 	// ErrWatchStuck: the watch stream is open but nothing comes through it.
 	ErrWatchStuck = errors.New("watch stream is silent")
 )

@@ -18,6 +18,10 @@ import (
 const (
 	defaultProbe = 10 * time.Second
 
+	// crowdedDelay is how long a store is left alone that has more keys than are
+	// remembered of it: each try reads all that may be.
+	crowdedDelay = 10 * time.Second
+
 	// settled is how long following must have gone well for the next trouble
 	// to be retried as fast as a first one.
 	settled = 10 * time.Second
@@ -60,6 +64,11 @@ type FollowConfig struct {
 	// if Ranges have it.
 	Proof   string
 	Handler Handler
+	// KeyBytes bounds what is remembered of keys, with keyCost for each besides its
+	// length. A store that has more, or whose list never ends, is not followed:
+	// what its list brought is taken back, Trouble says ErrTooManyKeys, and what
+	// was known before stays. 0 means no bound, for a store of our own.
+	KeyBytes int
 	// Probe is how often the store is asked whether it is still the same and
 	// alive; one that was wiped, or is silent, is noticed within three times
 	// that. 0 means 10 s.
@@ -102,11 +111,15 @@ func (c *FollowConfig) ranges() []Range {
 	return append(slices.Clip(c.Ranges), Key(c.Proof))
 }
 
+// keyCost is what a key that is remembered takes besides its length, in bytes.
+const keyCost = 64
+
 // known is what the handler was told of a key. The hash tells one value from
 // another where a revision cannot: in another store.
 type known struct {
 	hash uint64
 	turn uint32 // the listing or the watch after it in which the key was last met
+	born uint32 // the same of when it was first met
 }
 
 // follower is the state of one Follow. One goroutine owns it.
@@ -117,8 +130,9 @@ type follower struct {
 	seed    maphash.Seed
 	ranges  []Range // the proof's is behind those of cfg
 
-	known map[string]known
-	turn  uint32 // counts listings
+	known    map[string]known
+	keyBytes int    // of known, see FollowConfig
+	turn     uint32 // counts listings
 
 	listed bool    // store and next are of a complete listing
 	store  store   // what was listed
@@ -144,7 +158,11 @@ func (f *follower) run(ctx context.Context) error {
 		if time.Since(begun) > settled {
 			again.Reset()
 		}
-		if !retry.Sleep(ctx, again.Next()) {
+		wait := again.Next()
+		if errors.Is(err, ErrTooManyKeys) {
+			wait = crowdedDelay
+		}
+		if !retry.Sleep(ctx, wait) {
 			return nil
 		}
 	}
@@ -170,7 +188,7 @@ func (f *follower) session(ctx context.Context) error {
 		}
 	}
 	err := f.watch(ctx, resume)
-	if errors.Is(err, ErrCompacted) || errors.Is(err, ErrOtherStore) || isTooLarge(err) {
+	if errors.Is(err, ErrCompacted) || errors.Is(err, ErrOtherStore) || errors.Is(err, ErrTooManyKeys) || isTooLarge(err) {
 		f.listed = false
 	}
 	return err
@@ -189,6 +207,9 @@ func (f *follower) relist(ctx context.Context) error {
 		header, err := f.client.list(ctx, r, now.revision, func(resp *pb.RangeResponse) error {
 			return f.page(ctx, resp, &now)
 		})
+		if errors.Is(err, ErrTooManyKeys) {
+			return errors.Join(err, f.forget(ctx, func(k known) bool { return k.born == f.turn }))
+		}
 		if err != nil {
 			return err
 		}
@@ -196,7 +217,7 @@ func (f *follower) relist(ctx context.Context) error {
 			return fmt.Errorf("list %q: %w", r, err)
 		}
 	}
-	if err := f.forget(ctx); err != nil {
+	if err := f.forget(ctx, func(k known) bool { return k.turn != f.turn }); err != nil {
 		return err
 	}
 	f.store, f.listed = now, true
@@ -235,13 +256,39 @@ func (f *follower) page(ctx context.Context, resp *pb.RangeResponse, now *store)
 		if !f.asked(key) {
 			continue
 		}
-		old, ok := f.known[key]
-		f.known[key] = known{hash: hash, turn: f.turn}
+		old, ok, err := f.note(key, hash)
+		if err != nil {
+			return errors.Join(err, f.give(ctx, changes)) // what is noted is given
+		}
 		if !ok || old.hash != hash {
 			changes = append(changes, Change{Key: key, Value: kv.Value, Revision: kv.ModRevision})
 		}
 	}
 	return f.give(ctx, changes)
+}
+
+// note remembers what a key has, if there is room, and returns what it had.
+func (f *follower) note(key string, hash uint64) (old known, had bool, err error) {
+	old, had = f.known[key]
+	born := old.born
+	if !had {
+		born = f.turn
+		bytes := f.keyBytes + len(key) + keyCost
+		if f.cfg.KeyBytes > 0 && bytes > f.cfg.KeyBytes {
+			return old, had, fmt.Errorf("follow %q, %d keys: %w", f.cfg.Ranges[0], len(f.known), ErrTooManyKeys)
+		}
+		f.keyBytes = bytes
+	}
+	f.known[key] = known{hash: hash, turn: f.turn, born: born}
+	return old, had, nil
+}
+
+// drop forgets a key.
+func (f *follower) drop(key string) {
+	if _, had := f.known[key]; had {
+		f.keyBytes -= len(key) + keyCost
+		delete(f.known, key)
+	}
 }
 
 // asked reports whether the handler is to have what is read of key.
@@ -254,15 +301,15 @@ func (f *follower) anchorKey() string {
 	return cmp.Or(f.cfg.Proof, f.cfg.Ranges[0].key)
 }
 
-// forget gives the deletion of every key that the last listing did not have, the
-// ranges in reverse: what a key refers to goes after it.
-func (f *follower) forget(ctx context.Context) error {
+// forget gives the deletion of every key that is gone, the ranges in reverse: what
+// a key refers to goes after it.
+func (f *follower) forget(ctx context.Context, isGone func(known) bool) error {
 	gone := make([][]Change, len(f.cfg.Ranges))
 	for key, k := range f.known {
-		if k.turn == f.turn {
+		if !isGone(k) {
 			continue
 		}
-		delete(f.known, key)
+		f.drop(key)
 		for i, r := range f.cfg.Ranges {
 			if r.contains(key) {
 				gone[i] = append(gone[i], Change{Key: key, Deleted: true})

@@ -3,10 +3,15 @@ package kvstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -20,11 +25,15 @@ type hostile struct {
 	pb.UnimplementedWatchServer
 	keys   []*mvccpb.KeyValue
 	events []*mvccpb.Event
+	list   func(*pb.RangeRequest) *pb.RangeResponse // answers instead
 }
 
 func (h *hostile) header() *pb.ResponseHeader { return &pb.ResponseHeader{ClusterId: 1, Revision: 5} }
 
-func (h *hostile) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error) {
+func (h *hostile) Range(_ context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if h.list != nil {
+		return h.list(r), nil
+	}
 	return &pb.RangeResponse{Header: h.header(), Kvs: h.keys, More: true}, nil
 }
 
@@ -97,5 +106,59 @@ func TestFollowRefusesWhatItDidNotAskFor(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// A list whose parts are of no revision could lack what was there all the time: it
+// is not taken for one, and nothing goes by it.
+func TestFollowWantsRevisions(t *testing.T) {
+	t.Parallel()
+	var answers atomic.Int64
+	h := &hostile{}
+	kv := &mvccpb.KeyValue{Key: []byte("a/1"), Value: []byte("v"), ModRevision: 3}
+	h.list = func(*pb.RangeRequest) *pb.RangeResponse {
+		if answers.Add(1) == 1 {
+			return &pb.RangeResponse{}
+		}
+		return &pb.RangeResponse{Header: h.header(), Kvs: []*mvccpb.KeyValue{kv}}
+	}
+	r := newRecorder()
+	follow(t, h.dial(t), FollowConfig{Ranges: []Range{Prefix("a/")}, Handler: r})
+	got := r.waitFor(t, "a/1", "v")
+	if len(got.troubles) == 0 || !errors.Is(got.troubles[0], ErrNoHeader) {
+		t.Errorf("troubles: %v", got.troubles)
+	}
+}
+
+// A list that never ends is given up, and what it brought is taken back; what was
+// known before stays.
+func TestFollowBoundsKeys(t *testing.T) {
+	t.Parallel()
+	const room = 1000
+	var endless atomic.Bool
+	h := &hostile{}
+	h.list = func(r *pb.RangeRequest) *pb.RangeResponse {
+		resp := &pb.RangeResponse{Header: h.header(), Kvs: []*mvccpb.KeyValue{{Key: []byte("a/0"), Value: []byte("v"), ModRevision: 2}}}
+		if !endless.Load() || r.Limit == 0 { // the latter is the probe of the store
+			return resp
+		}
+		resp.Kvs, resp.More = nil, true
+		after, _ := strconv.Atoi(strings.Trim(string(r.Key), "a/\x00"))
+		for i := range pageKeys {
+			resp.Kvs = append(resp.Kvs, &mvccpb.KeyValue{Key: fmt.Appendf(nil, "a/%09d", after+i+1), Value: []byte("v"), ModRevision: 2})
+		}
+		return resp
+	}
+	// Watches that ask for another store make it be listed again and again.
+	h.events = []*mvccpb.Event{{Kv: &mvccpb.KeyValue{Key: []byte("a/0"), Value: []byte("w"), ModRevision: 1 << 40}}}
+	r := newRecorder()
+	follow(t, h.dial(t), FollowConfig{Ranges: []Range{Prefix("a/")}, Handler: r, KeyBytes: room * (keyCost + len("a/000000001")), Probe: 100 * time.Millisecond})
+	r.waitComplete(t, 1)
+	endless.Store(true)
+	got := r.wait(t, "the list to be given up", func(got received) bool {
+		return slices.ContainsFunc(got.troubles, func(err error) bool { return errors.Is(err, ErrTooManyKeys) })
+	})
+	if len(got.state) != 1 || got.deletes < room-2 || got.deletes > room {
+		t.Errorf("%d keys stay, %d were taken back", len(got.state), got.deletes)
 	}
 }

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
@@ -168,7 +169,11 @@ func (f *follower) events(ctx context.Context, m *pb.WatchResponse) error {
 	}
 	changes := make([]Change, 0, len(m.Events))
 	for _, e := range m.Events {
-		if c, ok := f.event(e); ok {
+		c, ok, err := f.event(e)
+		if err != nil {
+			return errors.Join(err, f.give(ctx, changes)) // what is noted is given
+		}
+		if ok {
 			changes = append(changes, c)
 		}
 	}
@@ -180,22 +185,22 @@ func (f *follower) events(ctx context.Context, m *pb.WatchResponse) error {
 }
 
 // event notes what an event says and returns the change, if it is one.
-func (f *follower) event(e *mvccpb.Event) (Change, bool) {
+func (f *follower) event(e *mvccpb.Event) (c Change, changed bool, err error) {
 	key := string(e.Kv.Key)
 	hash := maphash.Bytes(f.seed, e.Kv.Value)
 	if key == f.cfg.Proof && e.Type != mvccpb.Event_DELETE {
 		f.store.anchor.advance(f.seed, e.Kv, hash)
 	}
 	if !f.asked(key) {
-		return Change{}, false
+		return Change{}, false, nil
 	}
-	old, ok := f.known[key]
 	if e.Type == mvccpb.Event_DELETE {
-		delete(f.known, key)
-		return Change{Key: key, Revision: e.Kv.ModRevision, Deleted: true}, ok
+		_, had := f.known[key]
+		f.drop(key)
+		return Change{Key: key, Revision: e.Kv.ModRevision, Deleted: true}, had, nil
 	}
-	f.known[key] = known{hash: hash, turn: f.turn}
-	return Change{Key: key, Value: e.Kv.Value, Revision: e.Kv.ModRevision}, !ok || old.hash != hash
+	old, had, err := f.note(key, hash)
+	return Change{Key: key, Value: e.Kv.Value, Revision: e.Kv.ModRevision}, !had || old.hash != hash, err
 }
 
 // passed moves the point from which a broken watch is resumed. The last

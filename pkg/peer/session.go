@@ -98,6 +98,9 @@ func newSession(name string, m *Manager, file File) *session {
 	return s
 }
 
+// minKeyBytes is enough for some thousand keys, however small the quota.
+const minKeyBytes = 1 << 20
+
 // tellAgain is how long a reason that keeps changing is not logged anew.
 const tellAgain = 10 * time.Second
 
@@ -352,7 +355,9 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 	go func() {
 		defer close(done)
 		stopIntake := start(ctx, d.intake.run)
-		err := client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Require: markers, Proof: wire.HeartbeatKey, Handler: d, Logger: s.log})
+		err := client.Follow(ctx, kvstore.FollowConfig{
+			Ranges: ranges, Require: markers, Proof: wire.HeartbeatKey, Handler: d, KeyBytes: s.keyBytes(), Logger: s.log,
+		})
 		stopIntake()
 		if err != nil && !errors.Is(err, context.Canceled) {
 			s.change(func() { s.facts.behind = err })
@@ -362,6 +367,14 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 		cancel()
 		<-done
 	}
+}
+
+// keyBytes bounds what is remembered of the peer's keys, refused ones too: by half
+// of what its values may take.
+func (s *session) keyBytes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.rules.Quotas.Bytes/2, minKeyBytes)
 }
 
 // drain takes all that the peer said out of use before it is read under another
