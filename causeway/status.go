@@ -108,7 +108,7 @@ func writeStatus(out io.Writer, r *adminpb.StatusResponse, now time.Time) error 
 	writePeers(w, r, now)
 	writeReaches(w, r)
 	writeAgents(w, r, now)
-	writeProblems(w, r)
+	writeProblems(w, r, now)
 	if r.Ready {
 		fmt.Fprintln(w, "\nReady.")
 	} else {
@@ -125,6 +125,9 @@ func writeConditions(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 			state = "not ready: " + c.Reason
 		case c.Reason != "":
 			state = "ready: " + c.Reason
+		}
+		if server := r.GetSource().GetKubernetes(); c.Name == "source" && server != "" {
+			state += " (the Kubernetes API at " + server + ")"
 		}
 		fmt.Fprintf(w, "  %s\t%s\n", c.Name, state)
 	}
@@ -263,12 +266,16 @@ func agentState(a *adminpb.Agent) string {
 	}
 }
 
-func writeProblems(w io.Writer, r *adminpb.StatusResponse) {
+func writeProblems(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 	var lines []string
 	for _, p := range r.Source.Problems {
 		where := p.File
 		if p.Line > 0 {
 			where = fmt.Sprintf("%s:%d", p.File, p.Line)
+		}
+		if r.Source.Kubernetes != "" {
+			lines = append(lines, fmt.Sprintf("Kubernetes API, for %s: %s: %s", age(p.Since, now), where, p.Message))
+			continue
 		}
 		lines = append(lines, fmt.Sprintf("manifests: %s: %s", where, p.Message))
 	}
@@ -311,7 +318,11 @@ func notReady(r *adminpb.StatusResponse) []string {
 		}
 	}
 	if n := len(r.Source.Problems); n > 0 {
-		out = append(out, fmt.Sprintf("%d problems of the manifests", n))
+		of := "manifests"
+		if r.Source.Kubernetes != "" {
+			of = "Kubernetes API"
+		}
+		out = append(out, fmt.Sprintf("%d problems of the %s", n, of))
 	}
 	if n := len(r.PeerProblems); n > 0 {
 		out = append(out, fmt.Sprintf("%d problems of the peer files", n))

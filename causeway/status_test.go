@@ -88,6 +88,31 @@ func TestWriteStatusOfALoneCluster(t *testing.T) {
 	}
 }
 
+// TestWriteKubernetes checks that a person sees which API is read, and for how long
+// it has not been followed.
+func TestWriteKubernetes(t *testing.T) {
+	r := &adminpb.StatusResponse{
+		Cluster:    &adminpb.Cluster{Name: "east", Id: 1, MaxConnectedClusters: 255, Version: "v1", Started: before(0), Counts: &adminpb.Counts{}},
+		Conditions: []*adminpb.Condition{{Name: "source", Ready: true}},
+		Source: &adminpb.Source{Kubernetes: "https://10.0.0.1:6443", Listed: true, Problems: []*adminpb.SourceProblem{
+			{File: "pods, nodes", Message: "cannot be reached", Since: before(3 * time.Minute)},
+		}},
+	}
+	var out bytes.Buffer
+	if err := writeStatus(&out, r, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"source      ready (the Kubernetes API at https://10.0.0.1:6443)\n",
+		"Kubernetes API, for 3m0s: pods, nodes: cannot be reached\n",
+		"Not ready: 1 problems of the Kubernetes API.\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+}
+
 func TestWriteReaches(t *testing.T) {
 	r := &adminpb.StatusResponse{
 		Cluster: &adminpb.Cluster{Name: "east", Id: 1, MaxConnectedClusters: 255, Version: "v1", Started: before(0), Counts: &adminpb.Counts{}},

@@ -26,6 +26,8 @@ type config struct {
 	maxConnectedClusters uint32
 	dataDir              string
 	manifestsDir         string
+	kubeconfig           string
+	inCluster            bool
 	peersDir             string
 	listen               string
 	advertise            []string
@@ -51,7 +53,9 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.Uint32Var(&c.clusterID, "cluster-id", 0, "number of this cluster, 1 to the value of --max-connected-clusters, its own in the mesh (required)")
 	f.Uint32Var(&c.maxConnectedClusters, "max-connected-clusters", uint32(cluster.Size255), "size of the mesh, 255 or 511; the same in every cluster")
 	f.StringVar(&c.dataDir, "data-dir", "", "directory for etcd, the certificate authority and the last good manifests; made when missing (required)")
-	f.StringVar(&c.manifestsDir, "manifests-dir", "", "directory of Kubernetes YAML or JSON that describes this cluster; must exist (required)")
+	f.StringVar(&c.manifestsDir, "manifests-dir", "", "directory of Kubernetes YAML or JSON that describes this cluster; must exist (this, --kubeconfig or --in-cluster is required)")
+	f.StringVar(&c.kubeconfig, "kubeconfig", "", "`file` with which kubectl reaches this cluster: read the cluster from its Kubernetes API, by the file's current context")
+	f.BoolVar(&c.inCluster, "in-cluster", false, "the same with the service account of the pod that this runs in")
 	f.StringVar(&c.peersDir, "peers-dir", "", "directory with an etcd client file for each peer, named like its cluster (default <data-dir>/peers, made when missing)")
 	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
 	f.StringSliceVar(&c.advertise, "advertise", nil, "names and addresses by which the gateway is reached, for its certificate, besides that of --listen")
@@ -90,11 +94,14 @@ const modeAuto = "auto"
 // validate returns the first thing that is wrong, by flag.
 func (c *config) validate() error {
 	for _, required := range []struct{ flag, value string }{
-		{"--cluster-name", c.clusterName}, {"--data-dir", c.dataDir}, {"--manifests-dir", c.manifestsDir}, {"--listen", c.listen},
+		{"--cluster-name", c.clusterName}, {"--data-dir", c.dataDir}, {"--listen", c.listen},
 	} {
 		if required.value == "" {
 			return fmt.Errorf("%s is required", required.flag)
 		}
+	}
+	if err := c.validateSource(); err != nil {
+		return err
 	}
 	if c.clusterID == 0 {
 		return errors.New("--cluster-id is required: 1 or more, its own in the mesh")

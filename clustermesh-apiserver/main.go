@@ -28,7 +28,6 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/process"
 	"github.com/causeway-mesh/causeway/pkg/publish"
-	"github.com/causeway-mesh/causeway/pkg/source"
 )
 
 const name = "clustermesh-apiserver"
@@ -100,7 +99,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g, ctx := errgroup.WithContext(ctx)
 	election := store.election(cfg, etcd, registry)
 	claimed := make(chan struct{})
-	g.Go(func() error { return ownerOf(authority).guard(ctx, store, etcd, election, pkiDir, etcdReady, claimed) })
+	g.Go(func() error { return guard(ctx, authority, store, etcd, election, pkiDir, etcdReady, claimed) })
 	select {
 	case <-claimed:
 	case <-ctx.Done():
@@ -121,32 +120,33 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 			engine.Apply(cfg.clusterName, u)
 		},
 	})
-	manifests := source.NewManifests(source.ManifestsConfig{
-		Dir: cfg.manifestsDir, StateDir: filepath.Join(cfg.dataDir, "manifests"),
-		Sink: publisher, Logger: log, Registerer: registry,
-	})
+	objects, kubernetes, err := cfg.newReader(publisher, log, registry)
+	if err != nil {
+		return err
+	}
 	peers := peer.New(peer.Config{
 		Cluster: cfg.cluster(), Dir: cfg.peers(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
 	})
 	renewals := newRenewals(cfg, authority, log, registry)
 	adminServer := admin.New(admin.Config{
-		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir,
+		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: kubernetes,
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
-		SourceProblems: manifests.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
+		SourceProblems: objects.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
-	door, members, err := newDoor(cfg, authority, server, etcd, engine, peers, log, registry, nodes, drops, paths, renewals, adminServer)
+	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, log, registry, nodes, drops, paths, renewals, adminServer)
 	if err != nil {
 		return err
 	}
 
 	g.Go(func() error { return modes.Run(ctx) })
 	g.Go(func() error { return publisher.Run(ctx) })
-	g.Go(func() error { return manifests.Run(ctx) })
+	g.Go(func() error { return objects.Run(ctx) })
 	g.Go(func() error { return members.Run(ctx) })
+	g.Go(func() error { return authorities.Run(ctx) })
 	g.Go(func() error { return runAfter(ctx, members.Loaded(), peers.Run) })
 	g.Go(func() error { return runAfter(ctx, members.Loaded(), door.Run) })
-	g.Go(func() error { return openFeed(ctx, nodes, publisher, peers, listed, seeded) })
+	g.Go(func() error { return openFeed(ctx, cfg, nodes, publisher, peers, listed, seeded) })
 	g.Go(func() error { return welcome(ctx, cfg, authority, door, open, log) })
 	return g.Wait()
 }
@@ -163,8 +163,8 @@ func credentials(cfg *config, pkiDir string) (*pki.Authority, *tls.Config, error
 
 // openFeed lets the agents have the state once it is whole: what they know is
 // replaced by it.
-func openFeed(ctx context.Context, nodes *feed.Server, publisher *publish.Publisher, peers *peer.Manager, listed, seeded *process.Condition) error {
-	listed.SetNotReady("the manifests have not all been read yet")
+func openFeed(ctx context.Context, cfg *config, nodes *feed.Server, publisher *publish.Publisher, peers *peer.Manager, listed, seeded *process.Condition) error {
+	listed.SetNotReady(cfg.unread())
 	seeded.SetNotReady("the peers' state has not been read yet")
 	source, cached := publisher.Listed(), peers.Seeded()
 	for source != nil || cached != nil {
@@ -198,6 +198,7 @@ func welcome(ctx context.Context, cfg *config, authority *pki.Authority, door *g
 	case <-door.Listening():
 	}
 	path := filepath.Join(cfg.dataDir, "admin.yaml")
+	changed := authority.Changed()
 	if err := writeAdmin(path, cfg, authority, door); err != nil {
 		return err
 	}
@@ -210,9 +211,11 @@ func welcome(ctx context.Context, cfg *config, authority *pki.Authority, door *g
 		case <-ctx.Done():
 			return nil
 		case <-renewal.C:
-			if err := writeAdmin(path, cfg, authority, door); err != nil {
-				log.Warn("admin file is not renewed, will retry", "admin_file", path, "error", err)
-			}
+		case <-changed: // another authority is trusted, or signs
+		}
+		changed = authority.Changed()
+		if err := writeAdmin(path, cfg, authority, door); err != nil {
+			log.Warn("admin file is not renewed, will retry", "admin_file", path, "error", err)
 		}
 	}
 }
@@ -224,7 +227,7 @@ func writeAdmin(path string, cfg *config, authority *pki.Authority, door *gatewa
 	}
 	err = pki.WriteAdmin(path, pki.Admin{
 		Endpoint: dialable(door.Addr()), ClusterName: cfg.clusterName,
-		CA: string(authority.CertPEM()), Cert: string(pair.CertPEM), Key: string(pair.KeyPEM),
+		CA: string(authority.Bundle()), Cert: string(pair.CertPEM), Key: string(pair.KeyPEM),
 	})
 	if err != nil {
 		return fmt.Errorf("write what the command line needs: %w", err)

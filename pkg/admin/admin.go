@@ -31,12 +31,14 @@ type Config struct {
 	Version      string
 	Started      time.Time
 	ManifestsDir string
-	Engine       *merge.Engine
-	Status       *process.Status
-	Peers        *peer.Manager
-	Agents       func() []feed.AgentStatus
-	Observe      *observe.Server
-	Probe        *probe.Server
+	// Kubernetes is the address of the Kubernetes API where that is the source.
+	Kubernetes string
+	Engine     *merge.Engine
+	Status     *process.Status
+	Peers      *peer.Manager
+	Agents     func() []feed.AgentStatus
+	Observe    *observe.Server
+	Probe      *probe.Server
 	// RouteReason says why packets go to a cluster as they do, "" where that was
 	// set by hand.
 	RouteReason func(cluster string) string
@@ -154,7 +156,7 @@ func (s *Server) writer() *adminpb.Writer {
 }
 
 func (s *Server) source() *adminpb.Source {
-	out := &adminpb.Source{ManifestsDir: s.cfg.ManifestsDir}
+	out := &adminpb.Source{ManifestsDir: s.cfg.ManifestsDir, Kubernetes: s.cfg.Kubernetes}
 	select {
 	case <-s.cfg.Listed:
 		out.Listed = true

@@ -14,7 +14,12 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/causeway-mesh/causeway/tests/kubelab"
 )
+
+// planes is the control plane of the tests that do not kill it.
+var planes kubelab.Shared
 
 // childVariable makes the test binary a source that runs until it is killed: its
 // value is the manifests' directory and the state directory.
@@ -26,7 +31,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(child.Run(context.Background()))
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(planes.Around(m))
 }
 
 // teller is a sink that prints a line for each call.
@@ -126,9 +131,15 @@ func (r *recorder) take() []string {
 	return changes
 }
 
+// reader is a source.
+type reader interface {
+	Run(ctx context.Context) error
+	Problems() []Problem
+}
+
 // run is a source that runs in a test.
 type run struct {
-	*Manifests
+	reader
 	*recorder
 	t    *testing.T
 	stop func() error
@@ -137,8 +148,13 @@ type run struct {
 // start runs a source until the test ends or stop is called.
 func start(t *testing.T, dir, state string) *run {
 	t.Helper()
-	r := &run{recorder: newRecorder(), t: t}
-	r.Manifests = NewManifests(ManifestsConfig{Dir: dir, StateDir: state, Sink: r.recorder, Logger: slog.New(slog.DiscardHandler)})
+	sink := newRecorder()
+	return startReader(t, sink, NewManifests(ManifestsConfig{Dir: dir, StateDir: state, Sink: sink, Logger: slog.New(slog.DiscardHandler)}))
+}
+
+func startReader(t *testing.T, sink *recorder, source reader) *run {
+	t.Helper()
+	r := &run{recorder: sink, reader: source, t: t}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

@@ -1,20 +1,17 @@
 package source
 
 import (
-	"net/netip"
-
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // The types below are what is read of a manifest: the fields that a mesh looks
 // at. That keeps tens of thousands of Pods in little memory, lets an object that
 // only got a new heartbeat count as unchanged, and nothing that is wrong with a
 // volume or a machine id, which YAML takes for a number, stands in the way. Each is
-// turned into what an API server would give, with its defaults.
+// turned into what an API server would give, and reduced like that.
 
 // meta is what is read of an object's metadata.
 type meta struct {
@@ -34,8 +31,6 @@ func (m *meta) cluster() metav1.ObjectMeta {
 }
 
 func (m *meta) namespaced() metav1.ObjectMeta {
-	delete(m.Annotations, corev1.LastAppliedConfigAnnotation)
-	delete(m.Annotations, corev1.EndpointsLastChangeTriggerTime)
 	if m.Namespace == "" {
 		m.Namespace = metav1.NamespaceDefault
 	}
@@ -50,7 +45,7 @@ type namespaceManifest struct {
 }
 
 func (m *namespaceManifest) object() Object {
-	return &corev1.Namespace{ObjectMeta: m.Metadata.cluster()}
+	return reduce(&corev1.Namespace{ObjectMeta: m.Metadata.cluster()})
 }
 
 type nodeManifest struct {
@@ -60,33 +55,22 @@ type nodeManifest struct {
 		PodCIDRs []string `json:"podCIDRs"`
 	} `json:"spec"`
 	Status struct {
-		Addresses  []corev1.NodeAddress `json:"addresses"`
-		Conditions []struct {
-			Type   corev1.NodeConditionType `json:"type"`
-			Status corev1.ConditionStatus   `json:"status"`
-		} `json:"conditions"`
-		NodeInfo struct {
+		Addresses []corev1.NodeAddress `json:"addresses"`
+		NodeInfo  struct {
 			BootID string `json:"bootID"`
 		} `json:"nodeInfo"`
 	} `json:"status"`
 }
 
 func (m *nodeManifest) object() Object {
-	n := &corev1.Node{
+	return reduce(&corev1.Node{
 		ObjectMeta: m.Metadata.cluster(),
 		Spec:       corev1.NodeSpec{PodCIDR: m.Spec.PodCIDR, PodCIDRs: m.Spec.PodCIDRs},
 		Status: corev1.NodeStatus{
 			Addresses: m.Status.Addresses,
 			NodeInfo:  corev1.NodeSystemInfo{BootID: m.Status.NodeInfo.BootID},
 		},
-	}
-	if len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR != "" {
-		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
-	}
-	for _, c := range m.Status.Conditions {
-		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status})
-	}
-	return n
+	})
 }
 
 type containerManifest struct {
@@ -98,11 +82,6 @@ type containerManifest struct {
 func containers(manifests []containerManifest) []corev1.Container {
 	var found []corev1.Container
 	for _, m := range manifests {
-		for i := range m.Ports {
-			if m.Ports[i].Protocol == "" {
-				m.Ports[i].Protocol = corev1.ProtocolTCP
-			}
-		}
 		found = append(found, corev1.Container{Name: m.Name, Ports: m.Ports, RestartPolicy: m.RestartPolicy})
 	}
 	return found
@@ -144,19 +123,10 @@ func (m *podManifest) object() Object {
 			Phase: m.Status.Phase, HostIP: m.Status.HostIP, HostIPs: m.Status.HostIPs, PodIP: m.Status.PodIP, PodIPs: m.Status.PodIPs,
 		},
 	}
-	if p.Spec.ServiceAccountName == "" {
-		p.Spec.ServiceAccountName = "default"
-	}
-	if len(p.Status.PodIPs) == 0 && p.Status.PodIP != "" {
-		p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
-	}
-	if len(p.Status.HostIPs) == 0 && p.Status.HostIP != "" {
-		p.Status.HostIPs = []corev1.HostIP{{IP: p.Status.HostIP}}
-	}
 	for _, c := range m.Status.Conditions {
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: c.Type, Status: c.Status})
 	}
-	return p
+	return reduce(p)
 }
 
 type serviceManifest struct {
@@ -168,41 +138,10 @@ type serviceManifest struct {
 }
 
 func (m *serviceManifest) object() Object {
-	s := &corev1.Service{
+	return reduce(&corev1.Service{
 		ObjectMeta: m.Metadata.namespaced(), Spec: m.Spec,
 		Status: corev1.ServiceStatus{LoadBalancer: m.Status.LoadBalancer},
-	}
-	spec := &s.Spec
-	if spec.Type == "" {
-		spec.Type = corev1.ServiceTypeClusterIP
-	}
-	if len(spec.ClusterIPs) == 0 && spec.ClusterIP != "" {
-		spec.ClusterIPs = []string{spec.ClusterIP}
-	}
-	if len(spec.IPFamilies) == 0 {
-		for _, text := range spec.ClusterIPs {
-			if ip, err := netip.ParseAddr(text); err == nil {
-				spec.IPFamilies = append(spec.IPFamilies, familyOf(ip))
-			}
-		}
-	}
-	for i := range spec.Ports {
-		port := &spec.Ports[i]
-		if port.Protocol == "" {
-			port.Protocol = corev1.ProtocolTCP
-		}
-		if port.TargetPort == intstr.FromInt32(0) || port.TargetPort == intstr.FromString("") {
-			port.TargetPort = intstr.FromInt32(port.Port)
-		}
-	}
-	return s
-}
-
-func familyOf(ip netip.Addr) corev1.IPFamily {
-	if ip.Unmap().Is4() {
-		return corev1.IPv4Protocol
-	}
-	return corev1.IPv6Protocol
+	})
 }
 
 type endpointSliceManifest struct {
@@ -213,18 +152,7 @@ type endpointSliceManifest struct {
 }
 
 func (m *endpointSliceManifest) object() Object {
-	s := &discoveryv1.EndpointSlice{
+	return reduce(&discoveryv1.EndpointSlice{
 		ObjectMeta: m.Metadata.namespaced(), AddressType: m.AddressType, Endpoints: m.Endpoints, Ports: m.Ports,
-	}
-	for i := range s.Ports {
-		port := &s.Ports[i]
-		if port.Name == nil {
-			port.Name = new(string)
-		}
-		if port.Protocol == nil || *port.Protocol == "" {
-			tcp := corev1.ProtocolTCP
-			port.Protocol = &tcp
-		}
-	}
-	return s
+	})
 }

@@ -261,7 +261,7 @@ status: {images: [{names: [a]}], capacity: {cpu: "2"}, conditions: [{type: Ready
 		case *corev1.Pod:
 			text = fmt.Sprintf("%d %q %s %v %v %v %v", len(o.Annotations), o.ResourceVersion, o.Spec.ServiceAccountName, o.Spec.Volumes, o.Spec.Containers[0].Ports, o.Status.PodIPs, o.Status.HostIPs)
 		case *corev1.Node:
-			text = fmt.Sprintf("%v %d %s", o.Spec.PodCIDRs, len(o.Status.Images), o.Status.Conditions[0].Status)
+			text = fmt.Sprintf("%v %d %d", o.Spec.PodCIDRs, len(o.Status.Images), len(o.Status.Conditions))
 		}
 		got[keyOf(o).String()] = text
 	})
@@ -269,7 +269,7 @@ status: {images: [{names: [a]}], capacity: {cpu: "2"}, conditions: [{type: Ready
 		"Service default/web":      "ClusterIP [fd00::1] [IPv6] /TCP/80/80 b/UDP/81/web",
 		"Pod default/web":          `0 "" default [] [{web 0 8080 TCP }] [{10.0.0.1}] [{10.1.0.1}]`,
 		"EndpointSlice shop/web-1": "",
-		"Node m":                   "[10.0.0.0/24] 0 True",
+		"Node m":                   "[10.0.0.0/24] 0 0",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("objects (-want +got):\n%s", diff)

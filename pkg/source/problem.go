@@ -6,14 +6,11 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Problem is something about the manifests that a person has to put right.
+// Problem is something about a source that a person has to put right, or to wait for.
 type Problem struct {
-	File    string    // relative to the directory; "." for the directory itself
+	File    string    // relative to the directory, "." for the directory itself; or what of the Kubernetes API: "pods, nodes"
 	Line    int       // 1 and up; 0 when it is about the file as a whole
 	Message string    // what is wrong, what that means, and what to do
 	Since   time.Time // when it was first seen
@@ -103,32 +100,4 @@ func (m *Manifests) publish(problems []Problem, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.problems = problems
-}
-
-// metrics is what a source tells Prometheus.
-type metrics struct {
-	problems prometheus.Gauge
-	objects  *prometheus.GaugeVec
-}
-
-func newMetrics(r prometheus.Registerer) *metrics {
-	factory := promauto.With(r)
-	m := &metrics{
-		problems: factory.NewGauge(prometheus.GaugeOpts{
-			Name: "causeway_source_problems",
-			Help: "Problems of the source that a person has to put right.",
-		}),
-		objects: factory.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "causeway_source_objects",
-			Help: "Objects in the source, those derived from others not counted.",
-		}, []string{"kind"}),
-	}
-	m.count(nil)
-	return m
-}
-
-func (m *metrics) count(counts map[Kind]int) {
-	for _, kind := range Kinds() {
-		m.objects.WithLabelValues(strings.ToLower(string(kind))).Set(float64(counts[kind]))
-	}
 }

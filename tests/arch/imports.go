@@ -12,6 +12,7 @@ import (
 // import each other. A folder below a listed one belongs to its layer, too.
 var Layers = [][]string{
 	{"pkg/cluster", "pkg/endpoint", "pkg/identity", "pkg/node", "pkg/retry", "pkg/route", "pkg/service"},
+	{"pkg/kube"},
 	{"bpf", "pkg/kvstore", "pkg/merge", "pkg/pki", "pkg/process", "pkg/source", "pkg/wire"},
 	{"pkg/renewal", "pkg/stranger"},
 	{"pkg/datapath", "pkg/feed", "pkg/gateway", "pkg/observe", "pkg/peer", "pkg/probe", "pkg/publish"},
@@ -37,7 +38,8 @@ var Fences = []Fence{
 	{"go.etcd.io/etcd/api/v3", []string{"pkg/kvstore", "pkg/gateway"}, "the gateway speaks etcd's protocol to peers; nobody else has to know it"},
 	{"go.etcd.io/etcd/server/v3/proxy/grpcproxy", []string{"pkg/kvstore", "pkg/gateway"}, "the gateway may serve etcd's reads; nobody else has to know how"},
 	{"go.etcd.io", []string{"pkg/kvstore"}, "lists, watches, retries and transactions are easy to get wrong: they are written once, in pkg/kvstore"},
-	{"k8s.io", []string{"pkg/source", "pkg/publish"}, "what Kubernetes' objects look like ends where they become values of our own"},
+	{"k8s.io/client-go", []string{"pkg/kube"}, "lists, watches, credentials and their failures are easy to get wrong: they are written once, in pkg/kube"},
+	{"k8s.io", []string{"pkg/kube", "pkg/source", "pkg/publish"}, "what Kubernetes' objects look like ends where they become values of our own"},
 	{"sigs.k8s.io", []string{"pkg/source"}, "what Kubernetes' objects look like ends where they become values of our own"},
 	{"github.com/cilium/ebpf", []string{"pkg/datapath", "bpf"}, "byte order, pinning and link updates are pkg/datapath's hazards alone"},
 	{"github.com/vishvananda/netlink", []string{"pkg/datapath"}, "what changes the machine's network is in one place"},

@@ -666,10 +666,13 @@ func (x *Counts) GetEndpointSlices() uint32 {
 }
 
 type Source struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ManifestsDir  string                 `protobuf:"bytes,1,opt,name=manifests_dir,json=manifestsDir,proto3" json:"manifests_dir,omitempty"`
-	Listed        bool                   `protobuf:"varint,2,opt,name=listed,proto3" json:"listed,omitempty"`
-	Problems      []*SourceProblem       `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Either of these two.
+	ManifestsDir string `protobuf:"bytes,1,opt,name=manifests_dir,json=manifestsDir,proto3" json:"manifests_dir,omitempty"`
+	// The address of the Kubernetes API.
+	Kubernetes    string           `protobuf:"bytes,4,opt,name=kubernetes,proto3" json:"kubernetes,omitempty"`
+	Listed        bool             `protobuf:"varint,2,opt,name=listed,proto3" json:"listed,omitempty"`
+	Problems      []*SourceProblem `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -711,6 +714,13 @@ func (x *Source) GetManifestsDir() string {
 	return ""
 }
 
+func (x *Source) GetKubernetes() string {
+	if x != nil {
+		return x.Kubernetes
+	}
+	return ""
+}
+
 func (x *Source) GetListed() bool {
 	if x != nil {
 		return x.Listed
@@ -726,7 +736,8 @@ func (x *Source) GetProblems() []*SourceProblem {
 }
 
 type SourceProblem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the Kubernetes API: which kinds, with commas.
 	File          string                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
 	Line          uint32                 `protobuf:"varint,2,opt,name=line,proto3" json:"line,omitempty"`
 	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
@@ -3722,9 +3733,12 @@ const file_admin_proto_rawDesc = "" +
 	"identities\x18\x03 \x01(\rR\n" +
 	"identities\x12\x1a\n" +
 	"\bservices\x18\x04 \x01(\rR\bservices\x12'\n" +
-	"\x0fendpoint_slices\x18\x05 \x01(\rR\x0eendpointSlices\"\x83\x01\n" +
+	"\x0fendpoint_slices\x18\x05 \x01(\rR\x0eendpointSlices\"\xa3\x01\n" +
 	"\x06Source\x12#\n" +
-	"\rmanifests_dir\x18\x01 \x01(\tR\fmanifestsDir\x12\x16\n" +
+	"\rmanifests_dir\x18\x01 \x01(\tR\fmanifestsDir\x12\x1e\n" +
+	"\n" +
+	"kubernetes\x18\x04 \x01(\tR\n" +
+	"kubernetes\x12\x16\n" +
 	"\x06listed\x18\x02 \x01(\bR\x06listed\x12<\n" +
 	"\bproblems\x18\x03 \x03(\v2 .causeway.admin.v1.SourceProblemR\bproblems\"\x83\x01\n" +
 	"\rSourceProblem\x12\x12\n" +
