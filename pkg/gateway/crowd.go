@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/causeway-mesh/causeway/pkg/pki"
 )
 
@@ -26,6 +28,8 @@ type holder struct {
 	connections int // the crowd's
 	// watches and calls are how many are open.
 	watches, calls atomic.Int64
+	// streams has a place for each stream of watches.
+	streams *semaphore.Weighted
 }
 
 func newCrowd() *crowd {
@@ -75,7 +79,7 @@ func (c *crowd) enter(conn *connection) (leave func(), gone *connection, ok bool
 	}
 	h := c.bySubject[conn.subject]
 	if h == nil {
-		h = new(holder)
+		h = &holder{streams: semaphore.NewWeighted(maxHolderStreams)}
 	}
 	if c.known >= maxConnections || h.connections >= maxOf(conn.subject.Role) {
 		return nil, nil, false

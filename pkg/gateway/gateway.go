@@ -59,9 +59,12 @@ const (
 	// maxHolderCalls and maxHolderWatches are for all connections of one
 	// certificate's holder: each change of a key goes to each watch of it, and each
 	// call may hold an answer that nobody reads. A cluster whose nodes read by
-	// themselves has some eight calls and 15 watches a connection.
+	// themselves has some eight calls and 15 watches a connection. maxHolderStreams
+	// is for streams of watches, of which a reader has one: each may hold all that a
+	// watch has to catch up with.
 	maxHolderCalls   = 256
 	maxHolderWatches = 1024
+	maxHolderStreams = 16
 	// maxRequest is for requests, in bytes. The largest are the agents' reports.
 	maxRequest = 1 << 20
 	// maxHeaders is for a request's headers, in bytes.

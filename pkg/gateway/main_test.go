@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +43,8 @@ type bed struct {
 	stop      func()
 	// register is what the next gateway offers; nil: see config.
 	register func(grpc.ServiceRegistrar)
+	// hostiles are the connections of an attack.
+	hostiles []net.Conn
 }
 
 func newBed(t *testing.T) *bed {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // watch offers Watch.Watch.
@@ -24,10 +25,16 @@ type watch struct {
 
 // Watch joins a reader's stream with one of etcd's. It ends with either of
 // them, and with the first request that is refused: an answer to that one alone
-// would have to be put in order with etcd's to the requests before it.
+// would have to be put in order with etcd's to the requests before it. More streams
+// of one peer than maxHolderStreams wait until others end.
 func (w *watch) Watch(reader pb.Watch_WatchServer) error {
 	ctx, cancel := context.WithCancelCause(reader.Context())
 	defer cancel(nil)
+	c, _ := connectionOf(ctx)
+	if err := c.holder.streams.Acquire(ctx, 1); err != nil {
+		return status.FromContextError(err).Err()
+	}
+	defer c.holder.streams.Release(1)
 	// A member that has lost its cluster ends the stream, so that no reader
 	// is left with a watch on which nothing can come.
 	store, err := w.etcd.Watch(
@@ -36,8 +43,7 @@ func (w *watch) Watch(reader pb.Watch_WatchServer) error {
 	if err != nil {
 		return err
 	}
-	s := &watchStream{watch: w, reader: reader, store: store}
-	s.connection, _ = connectionOf(ctx)
+	s := &watchStream{watch: w, reader: reader, store: store, connection: c}
 	defer s.end()
 	// It ends at the latest when this function returns, which ends the
 	// reader's stream.
@@ -102,6 +108,9 @@ func (s *watchStream) check(ctx context.Context, request *pb.WatchRequest) error
 			return s.refusals.refuse(ctx, reasonLimit, codes.ResourceExhausted,
 				"more than %d watches on one connection, or %d of one peer", maxWatches, maxHolderWatches)
 		}
+		// etcd adds up the size of all that is before an event for each event, when it
+		// cuts an answer in fragments: some thousands keep a core busy for seconds.
+		create.Fragment = false
 		return nil
 	case *pb.WatchRequest_CancelRequest, *pb.WatchRequest_ProgressRequest:
 		return nil

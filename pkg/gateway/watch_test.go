@@ -153,6 +153,70 @@ func TestWatchesAreBounded(t *testing.T) {
 	b.ask(b.watch(b.dial(pki.RolePeer, "west")), create(nodes, nodesEnd))
 }
 
+// A reader that offers to take fragments gets what others get: making them is much
+// work for etcd.
+func TestWatchMakesNoFragments(t *testing.T) {
+	b := newBed(t)
+	var keys []string
+	for i := range 1024 {
+		keys = append(keys, fmt.Sprint(nodes, "node-", i))
+	}
+	b.putAll(keys, strings.Repeat("x", 3<<10)) // 3 MiB, of which etcd makes two fragments
+	stream := b.watch(b.dial(pki.RolePeer, "west"))
+	request := create(nodes, nodesEnd)
+	request.GetCreateRequest().StartRevision, request.GetCreateRequest().Fragment = 1, true
+	b.ask(stream, request)
+	for got := 0; got < len(keys); {
+		answer := b.next(stream)
+		if answer.Fragment {
+			t.Fatal("got a fragment")
+		}
+		got += len(answer.Events)
+	}
+}
+
+// More streams of one peer wait for the end of others; its reads, and other peers,
+// do not.
+func TestWatchStreamsWait(t *testing.T) {
+	b := newBed(t)
+	conn := b.dial(pki.RolePeer, "west")
+	ctx, leave := context.WithCancel(b.ctx())
+	first, err := pb.NewWatchClient(conn).Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.ask(first, create(nodes, nodesEnd))
+	for range maxHolderStreams - 1 {
+		b.ask(b.watch(conn), create(nodes, nodesEnd))
+	}
+	waits := b.watch(conn)
+	if err := waits.Send(create(nodes, nodesEnd)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pb.NewKVClient(conn).Range(b.ctx(), &pb.RangeRequest{Key: []byte(nodes + "n")}); err != nil {
+		t.Errorf("a read: %v", err)
+	}
+	b.ask(b.watch(b.dial(pki.RolePeer, "north")), create(nodes, nodesEnd))
+	open := func() (n int64) {
+		e := b.gateway.exclusions
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		for c := range e.open {
+			if c.subject == peerOf("west") {
+				n = c.watches.Load()
+			}
+		}
+		return n
+	}
+	if n := open(); n != maxHolderStreams {
+		t.Errorf("%d watches are open", n)
+	}
+	leave()
+	if answer := b.next(waits); !answer.Created {
+		t.Errorf("in the place of one that has ended: %v", answer)
+	}
+}
+
 // All connections of a peer together have so many, another peer its own.
 func TestWatchesOfAPeerAreBounded(t *testing.T) {
 	b := newBed(t)
