@@ -58,7 +58,7 @@ func newCommand(out io.Writer) *cobra.Command {
 		"file that names the cluster and lets you in, <data-dir>/admin.yaml of its API server (default $CAUSEWAY_ADMIN_FILE)")
 	root.PersistentFlags().StringVarP(&opts.output, "output", "o", "table", `"table" or "json"`)
 	root.AddCommand(newStatusCommand(&opts), newServicesCommand(&opts), newObserveCommand(&opts), newDiagnoseCommand(&opts), newPeersCommand(&opts), newBPFCommand(&opts))
-	root.AddCommand(newInviteCommand(&opts), newJoinCommand(&opts), newConnectCommand(&opts), newDisconnectCommand(&opts), newAgentCommand(&opts))
+	root.AddCommand(newInviteCommand(&opts), newJoinCommand(&opts), newConnectCommand(&opts), newDisconnectCommand(&opts), newAgentCommand(&opts), newCACommand(&opts))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
 }

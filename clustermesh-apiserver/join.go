@@ -22,22 +22,24 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/process"
+	"github.com/causeway-mesh/causeway/pkg/rotation"
 	"github.com/causeway-mesh/causeway/pkg/token"
 )
 
 // registrar is a service of the gateway.
 type registrar interface{ Register(r grpc.ServiceRegistrar) }
 
-// newDoor returns the gateway with its services, what lets agents begin there, and
-// what lets other clusters join and puts them out.
+// newDoor returns the gateway with its services, what lets agents begin there,
+// what lets other clusters join and puts them out, and what replaces the authority.
 func newDoor(
 	cfg *config, authority *pki.Authority, server *tls.Config, etcd *kvstore.Client, engine *merge.Engine, peers *peer.Manager,
 	log *slog.Logger, registry prometheus.Registerer, services ...registrar,
-) (*gateway.Gateway, *join.Manager, error) {
+) (*gateway.Gateway, *join.Manager, *rotation.Manager, error) {
 	var door *gateway.Gateway
 	claims, _ := cfg.claims() // validate has seen them
 	reserved, _ := parseRanges(cfg.reservedCIDR)
 	exclusions := gateway.NewExclusions(log)
+	authorities := newRotation(cfg, authority, etcd, exclusions, log, registry)
 	members, err := join.New(join.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Dir: cfg.joined(), Authority: authority, Etcd: etcd,
 		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
@@ -46,7 +48,7 @@ func newDoor(
 		Peers: peers.Status, Beliefs: peers.Beliefs, Exclude: exclusions.Exclude, Logger: log, Registerer: registry,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	tokens := token.New(token.Config{
 		Cluster: cfg.clusterName, Authority: authority, TTL: cfg.agentTTL, Etcd: etcd,
@@ -56,13 +58,13 @@ func newDoor(
 	door = gateway.New(gateway.Config{
 		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: server, Etcd: etcd.Etcd().ActiveConnection(), Exclusions: exclusions,
 		Register: func(r grpc.ServiceRegistrar) {
-			for _, s := range append(services, members, tokens) {
+			for _, s := range append(services, members, authorities, tokens) {
 				s.Register(r)
 			}
 		},
 		Logger: log, Registerer: registry,
 	})
-	return door, members, nil
+	return door, members, authorities, nil
 }
 
 // claims are what other clusters are to hold this one to, as far as flags say it.

@@ -119,6 +119,8 @@ func (c *config) replica() string {
 type owner struct {
 	Cluster   string `json:"cluster"`
 	Authority string `json:"authority_sha256"`
+	// replaced is the authority that this one has replaced, "" for none.
+	replaced string
 }
 
 func ownerOf(a *pki.Authority) owner {
@@ -126,7 +128,7 @@ func ownerOf(a *pki.Authority) owner {
 	if block, _ := pem.Decode(der); block != nil {
 		der = block.Bytes
 	}
-	return owner{Cluster: a.Cluster(), Authority: fmt.Sprintf("%x", sha256.Sum256(der))}
+	return owner{Cluster: a.Cluster(), Authority: fmt.Sprintf("%x", sha256.Sum256(der)), replaced: a.Replaced()}
 }
 
 // claim makes the etcd this cluster's, or checks that it is: replicas that
@@ -154,6 +156,10 @@ func (o owner) claim(ctx context.Context, client *kvstore.Client, endpoints []st
 		return fmt.Errorf("%w: the one at %s is cluster %q's, this is cluster %q; every cluster needs an etcd of its own",
 			errOtherCluster, strings.Join(endpoints, ", "), found.Cluster, o.Cluster)
 	}
+	if found.Authority != "" && found.Authority == o.replaced {
+		_, err := client.CompareAndPut(ctx, ownerKey, text, true, value)
+		return err // who was quicker has written the same, or is found at the next look
+	}
 	return fmt.Errorf("%w: they have the one with SHA-256 %s, this one has %s in %s; stop this replica, copy the pki directory of another one there,"+
 		" and start it (if the authority was replaced on purpose, delete the key %q in etcd)",
 		errOtherAuthority, found.Authority, o.Authority, pkiDir, ownerKey)
@@ -162,7 +168,7 @@ func (o owner) claim(ctx context.Context, client *kvstore.Client, endpoints []st
 // guard claims until it is done, then again whenever this replica begins to
 // write: etcd may have been emptied. What it returns ends the process. The
 // embedded etcd is this process's own.
-func (o owner) guard(ctx context.Context, s *store, client *kvstore.Client, election *kvstore.Election, pkiDir string, ready *process.Condition, claimed chan<- struct{}) error {
+func guard(ctx context.Context, authority *pki.Authority, s *store, client *kvstore.Client, election *kvstore.Election, pkiDir string, ready *process.Condition, claimed chan<- struct{}) error {
 	if election == nil {
 		ready.SetReady()
 		close(claimed)
@@ -170,7 +176,7 @@ func (o owner) guard(ctx context.Context, s *store, client *kvstore.Client, elec
 	}
 	for {
 		_, elected := election.Term()
-		err := o.claim(ctx, client, s.external.Endpoints, pkiDir)
+		err := ownerOf(authority).claim(ctx, client, s.external.Endpoints, pkiDir)
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -72,14 +73,14 @@ func TestStoreHoldsTheDirectory(t *testing.T) {
 	release()
 }
 
-func newOwner(t *testing.T, cluster string) (owner, string) {
+func newOwner(t *testing.T, cluster string) (*pki.Authority, string) {
 	t.Helper()
 	dir := t.TempDir()
 	authority, err := pki.OpenAuthority(dir, cluster)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ownerOf(authority), dir
+	return authority, dir
 }
 
 // The first to come has the store; others with the same authority share it, and
@@ -103,16 +104,16 @@ func TestOwner(t *testing.T) {
 	s := &store{external: kvstore.ClientConfig{Endpoints: []string{"https://a:1"}}}
 	election := kvstore.NewElection(kvstore.ElectionConfig{Client: etcd, Name: "a", TTL: 2 * time.Second})
 	status := process.NewStatus(process.StatusConfig{})
-	guard := func(ctx context.Context, o owner, dir string) (<-chan struct{}, <-chan error) {
+	begin := func(ctx context.Context, a *pki.Authority, dir string) (<-chan struct{}, <-chan error) {
 		claimed, done := make(chan struct{}), make(chan error, 1)
-		go func() { done <- o.guard(ctx, s, etcd, election, dir, status.Condition("etcd"), claimed) }()
+		go func() { done <- guard(ctx, a, s, etcd, election, dir, status.Condition("etcd"), claimed) }()
 		return claimed, done
 	}
 
 	east, dir := newOwner(t, "east")
 	for range 2 { // two replicas
 		running, stop := context.WithCancel(ctx)
-		claimed, done := guard(running, east, dir)
+		claimed, done := begin(running, east, dir)
 		<-claimed
 		stop()
 		if err := <-done; err != nil {
@@ -123,15 +124,47 @@ func TestOwner(t *testing.T) {
 		t.Errorf("not ready: %v", err)
 	}
 	other, dir := newOwner(t, "east")
-	if _, done := guard(ctx, other, dir); true {
-		if err := <-done; !errors.Is(err, errOtherAuthority) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), east.Authority) {
+	if _, done := begin(ctx, other, dir); true {
+		if err := <-done; !errors.Is(err, errOtherAuthority) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), ownerOf(east).Authority) {
 			t.Errorf("another authority: %v", err)
 		}
 	}
+	// One whose authority was replaced keeps the store; a replica with the old one is out.
+	stale := t.TempDir()
+	if err := errors.Join(os.CopyFS(stale, os.DirFS(filepath.Dir(east.CertFile()))), os.Chmod(filepath.Join(stale, "ca.key"), 0o600), openKeys(stale)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(east.Begin(), east.Replace(), east.Finish()); err != nil {
+		t.Fatal(err)
+	}
+	running, stop := context.WithCancel(ctx)
+	claimed, done := begin(running, east, filepath.Dir(east.CertFile()))
+	<-claimed
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	old, err := pki.OpenAuthority(stale, "east")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, done := begin(ctx, old, stale); true {
+		if err := <-done; !errors.Is(err, errOtherAuthority) || !strings.Contains(err.Error(), "copy the pki directory") {
+			t.Errorf("a replica with the old authority: %v", err)
+		}
+	}
 	west, dir := newOwner(t, "west")
-	if _, done := guard(ctx, west, dir); true {
+	if _, done := begin(ctx, west, dir); true {
 		if err := <-done; !errors.Is(err, errOtherCluster) || !strings.Contains(err.Error(), `cluster "east"'s`) {
 			t.Errorf("another cluster: %v", err)
 		}
 	}
+}
+
+// openKeys makes copies of keys their owner's only.
+func openKeys(dir string) (err error) {
+	for _, role := range []string{"peer", "agent", "admin"} {
+		err = errors.Join(err, os.Chmod(filepath.Join(dir, role+".pem"), 0o600))
+	}
+	return err
 }

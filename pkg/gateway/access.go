@@ -23,11 +23,11 @@ var errEnded = errors.New("certificate ended")
 func allowed(role pki.Role) []string {
 	switch role {
 	case pki.RolePeer:
-		return []string{"/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch", "/causeway.renewal.v1.Renewal/Renew"}
+		return []string{"/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch", "/causeway.renewal.v1.Renewal/Renew", "/causeway.rotation.v1.Holder/Trust"}
 	case pki.RoleAgent:
-		return []string{"/causeway.feed.", "/causeway.observe.", "/causeway.probe.", "/causeway.renewal."}
+		return []string{"/causeway.feed.", "/causeway.observe.", "/causeway.probe.", "/causeway.renewal.", "/causeway.rotation.v1.Holder/Trust"}
 	case pki.RoleAdmin:
-		return []string{"/causeway.admin.", "/causeway.join.v1.Membership/", "/causeway.stranger.v1.Tokens/"}
+		return []string{"/causeway.admin.", "/causeway.join.v1.Membership/", "/causeway.stranger.v1.Tokens/", "/causeway.rotation.v1.Rotation/"}
 	case roleNone: // who joins or begins has no certificate yet; the services ask for a secret
 		return []string{
 			"/causeway.join.v1.Join/Authority", "/causeway.join.v1.Join/Join",

@@ -34,6 +34,11 @@ func decided() map[string]pki.Role {
 
 		"/causeway.renewal.v1.Renewal/Renew":  roleHolders,
 		"/causeway.renewal.v1.Renewal/Report": pki.RoleAgent,
+		"/causeway.rotation.v1.Holder/Trust":  roleHolders,
+
+		"/causeway.rotation.v1.Rotation/Status": pki.RoleAdmin,
+		"/causeway.rotation.v1.Rotation/Start":  pki.RoleAdmin,
+		"/causeway.rotation.v1.Rotation/Finish": pki.RoleAdmin,
 
 		"/causeway.admin.v1.Admin/Status":      pki.RoleAdmin,
 		"/causeway.admin.v1.Admin/Services":    pki.RoleAdmin,

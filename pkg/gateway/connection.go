@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -39,6 +40,9 @@ type connection struct {
 	// one that it was given since, on this connection.
 	certificate *x509.Certificate
 	renewed     atomic.Pointer[time.Time]
+	// root is the authority of the newest certificate that is known of the caller, nil
+	// where nobody asked for it.
+	root atomic.Pointer[[sha256.Size]byte]
 	// watches is how many are open in all streams of the connection.
 	watches atomic.Int64
 	// streams is how many are open, counted without a certificate only.

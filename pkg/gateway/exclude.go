@@ -16,7 +16,8 @@ const farewell = 5 * time.Second
 // Exclusions are the subjects whose certificates were taken back. They are kept in
 // memory only. Safe for concurrent use.
 type Exclusions struct {
-	log *slog.Logger
+	log   *slog.Logger
+	roots Roots
 
 	mu     sync.Mutex
 	before map[pki.Subject]time.Time
@@ -39,6 +40,7 @@ func (e *Exclusions) since(c *connection) (time.Time, bool) {
 
 // enter keeps a connection, to be cut when it must be; leave, called once, ends that.
 func (e *Exclusions) enter(c *connection) (leave func()) {
+	e.look(c)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.open[c] = struct{}{}

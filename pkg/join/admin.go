@@ -42,7 +42,7 @@ type membership struct {
 
 // Describe says what this cluster is, whom it reads and whom it invited.
 func (s *membership) Describe(ctx context.Context, _ *joinpb.DescribeRequest) (*joinpb.DescribeResponse, error) {
-	out := &joinpb.DescribeResponse{Facts: protoFacts(s.facts()), Fingerprint: s.fingerprint[:]}
+	out := &joinpb.DescribeResponse{Facts: protoFacts(s.facts()), Fingerprint: s.fingerprint()}
 	members := map[string]*joinpb.Member{}
 	for name, m := range s.book.all() {
 		if m.Reads == nil && m.Reader == nil && m.Out.IsZero() {
@@ -128,7 +128,7 @@ func (s *membership) Invite(ctx context.Context, r *joinpb.InviteRequest) (*join
 	}
 	s.book.settle(ctx)
 	now := time.Now()
-	inv := newInvitation(s.cfg.Cluster.Name, addresses, s.fingerprint, now.Add(ttl))
+	inv := newInvitation(s.cfg.Cluster.Name, addresses, [sha256.Size]byte(s.fingerprint()), now.Add(ttl))
 	if err := s.invitations.make(ctx, inv, r.GetPeer(), now); err != nil {
 		return nil, status.Errorf(codes.Unavailable, "keep the invitation: %v", err)
 	}

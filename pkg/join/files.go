@@ -1,7 +1,11 @@
 package join
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +29,10 @@ type files struct{ dir string }
 func (f files) membersDir() string { return filepath.Join(f.dir, ".members") }
 
 func (f files) member(name string) string { return filepath.Join(f.membersDir(), name+".json") }
+
+// origin is where it stands which record the peer's files were written from. They
+// change by themselves after that: certificates are renewed, authorities replaced.
+func (f files) origin(name string) string { return filepath.Join(f.membersDir(), name+".origin") }
 
 // peerFile is what pkg/peer reads; paths are relative to the file.
 type peerFile struct {
@@ -96,7 +104,7 @@ func (f files) load() (map[string]member, error) {
 func (f files) save(name string, m member) error {
 	file := filepath.Join(f.dir, name)
 	if m.Reads == nil {
-		gone := f.remove(file, file+".key", file+".crt", file+".ca.crt", filepath.Join(f.dir, "."+name+".key.next"))
+		gone := f.remove(file, file+".key", file+".crt", file+".ca.crt", filepath.Join(f.dir, "."+name+".key.next"), f.origin(name))
 		return errors.Join(gone, pki.WriteFile(f.member(name), m.encode(), 0o600))
 	}
 	return errors.Join(pki.WriteFile(f.member(name), m.encode(), 0o600), f.savePeer(name, file, m))
@@ -111,13 +119,41 @@ func (f files) savePeer(name, file string, m member) error {
 		return fmt.Errorf("encode the peer file of %s: %w", name, err)
 	}
 	pair := pki.Pair{CertPEM: []byte(m.Reads.Cert), KeyPEM: []byte(m.Reads.Key)}
-	if err := paths(file).Replace(pair, func(there pki.Pair) bool { return renewed(there, m.Reads) }); err != nil {
+	trusted, kept := f.trusted(name, file, m.Reads), false
+	err = paths(file).Replace(pair, func(there pki.Pair) bool {
+		kept = renewed(there, m.Reads, trusted)
+		return kept
+	})
+	if err != nil {
 		return err
 	}
-	if err := pki.WriteFile(file+".ca.crt", []byte(m.Reads.CA), 0o644); err != nil {
+	if !kept {
+		trusted = []byte(m.Reads.CA)
+	}
+	if err := pki.WriteFile(file+".ca.crt", trusted, 0o644); err != nil {
 		return err
 	}
-	return pki.WriteFile(file, text, 0o600)
+	if err := pki.WriteFile(file, text, 0o600); err != nil {
+		return err
+	}
+	return pki.WriteFile(f.origin(name), originOf(m.Reads), 0o600)
+}
+
+// trusted are the peer's authorities: those on disk, which the peer may have replaced
+// since, if what is there was written from this record.
+func (f files) trusted(name, file string, r *reading) []byte {
+	from, err := os.ReadFile(f.origin(name))
+	if err == nil && bytes.Equal(from, originOf(r)) {
+		if there, err := os.ReadFile(file + ".ca.crt"); err == nil {
+			return there
+		}
+	}
+	return []byte(r.CA)
+}
+
+func originOf(r *reading) []byte {
+	sum := sha256.Sum256([]byte(r.CA + r.Cert))
+	return []byte(hex.EncodeToString(sum[:]))
 }
 
 // paths are the files that a peer file names.
@@ -126,9 +162,10 @@ func paths(file string) pki.ClientFiles {
 }
 
 // renewed reports whether the pair on disk comes of the one of the join by renewal
-// in place: the same authority signed it for the same subject, it begins no
-// earlier, since what begins earlier may have been taken back, and it ends later.
-func renewed(there pki.Pair, r *reading) bool {
+// in place: one of the trusted authorities signed it for the same subject, it begins
+// no earlier, since what begins earlier may have been taken back, and it ends no
+// earlier.
+func renewed(there pki.Pair, r *reading, trusted []byte) bool {
 	joined, err := tls.X509KeyPair([]byte(r.Cert), []byte(r.Key))
 	if err != nil {
 		return false
@@ -137,11 +174,16 @@ func renewed(there pki.Pair, r *reading) bool {
 	if err != nil {
 		return false
 	}
-	if _, err := pki.CheckClient([]byte(r.CA), there.CertPEM, there.KeyPEM, subject); err != nil {
+	signed := false
+	for block, rest := pem.Decode(trusted); block != nil && !signed; block, rest = pem.Decode(rest) {
+		_, err := pki.CheckClient(pem.EncodeToMemory(block), there.CertPEM, there.KeyPEM, subject)
+		signed = err == nil
+	}
+	if !signed {
 		return false
 	}
 	on, err := tls.X509KeyPair(there.CertPEM, there.KeyPEM)
-	return err == nil && !on.Leaf.NotBefore.Before(joined.Leaf.NotBefore) && joined.Leaf.NotAfter.Before(on.Leaf.NotAfter)
+	return err == nil && !on.Leaf.NotBefore.Before(joined.Leaf.NotBefore) && !on.Leaf.NotAfter.Before(joined.Leaf.NotAfter)
 }
 
 // remove goes on after one that can not be removed.

@@ -12,7 +12,6 @@ package join
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -67,7 +66,6 @@ type Config struct {
 // Manager keeps what joined. Its methods are safe for concurrent use.
 type Manager struct {
 	cfg         Config
-	fingerprint [sha256.Size]byte
 	book        *book
 	invitations invitations
 	metrics     *metrics
@@ -77,11 +75,11 @@ type Manager struct {
 // New returns a Manager that does nothing until Run. It takes in what an earlier
 // run left on disk, so that who is out is so before anything is served.
 func New(cfg Config) (*Manager, error) {
-	fingerprint, _, err := stranger.Fingerprint(cfg.Authority.CertPEM())
+	_, _, err := stranger.Fingerprint(cfg.Authority.CertPEM())
 	if err != nil {
 		return nil, fmt.Errorf("own authority: %w", err)
 	}
-	m := &Manager{cfg: cfg, fingerprint: fingerprint, invitations: invitations{etcd: cfg.Etcd}, log: cfg.Logger}
+	m := &Manager{cfg: cfg, invitations: invitations{etcd: cfg.Etcd}, log: cfg.Logger}
 	m.book = newBook(cfg.Etcd, cfg.Dir, cfg.Logger, func(name string, before time.Time) {
 		cfg.Exclude(m.peerSubject(name), before)
 	})
@@ -101,6 +99,12 @@ func (m *Manager) Run(ctx context.Context) error { return m.book.run(ctx) }
 
 // Loaded is closed when what all replicas know was read once.
 func (m *Manager) Loaded() <-chan struct{} { return m.book.loaded }
+
+// fingerprint is that of the authority that signs now; it may be replaced.
+func (m *Manager) fingerprint() []byte {
+	sum, _, _ := stranger.Fingerprint(m.cfg.Authority.CertPEM()) // New has seen that it can be read
+	return sum[:]
+}
 
 // peerSubject is what the certificate of another cluster says here.
 func (m *Manager) peerSubject(name string) pki.Subject {

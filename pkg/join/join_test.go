@@ -451,16 +451,16 @@ func TestReach(t *testing.T) {
 	east, west := newCluster(t, "east", 1), newCluster(t, "west", 2)
 	good := west.door.Addr().String()
 	answer, err := east.membership.Reach(east.ctx(), &joinpb.ReachRequest{
-		Name: "west", Fingerprint: west.fingerprint[:], Addresses: []string{"127.0.0.1:1", good, east.door.Addr().String()},
+		Name: "west", Fingerprint: west.fingerprint()[:], Addresses: []string{"127.0.0.1:1", good, east.door.Addr().String()},
 	})
 	check(t, err)
 	if len(answer.Reached) != 1 || answer.Reached[0] != good || len(answer.Problems) != 2 || !strings.Contains(answer.Problems[1], "another cluster than west") {
 		t.Errorf("%v", answer)
 	}
 	for _, bad := range []*joinpb.ReachRequest{
-		{Name: "east", Fingerprint: west.fingerprint[:], Addresses: []string{good}},
-		{Name: "west", Fingerprint: west.fingerprint[:3], Addresses: []string{good}},
-		{Name: "west", Fingerprint: west.fingerprint[:]},
+		{Name: "east", Fingerprint: west.fingerprint()[:], Addresses: []string{good}},
+		{Name: "west", Fingerprint: west.fingerprint()[:3], Addresses: []string{good}},
+		{Name: "west", Fingerprint: west.fingerprint()[:]},
 	} {
 		if _, err := east.membership.Reach(east.ctx(), bad); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%v: %v", bad, err)

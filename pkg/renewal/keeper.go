@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/renewal/renewalpb"
 	"github.com/causeway-mesh/causeway/pkg/retry"
+	"github.com/causeway-mesh/causeway/pkg/rotation/rotationpb"
 )
 
 const (
@@ -123,6 +124,9 @@ func (k *Keeper) note(problem string) {
 // and again until it went well, while ctx lasts. One connection is served at a time.
 func (k *Keeper) Serve(ctx context.Context, conn grpc.ClientConnInterface) {
 	client := renewalpb.NewRenewalClient(conn)
+	var follow sync.WaitGroup
+	follow.Go(func() { k.follow(ctx, rotationpb.NewHolderClient(conn), client) })
+	defer follow.Wait()
 	backoff := retry.Backoff{First: minRetry, Limit: maxRetry}
 	var reported *Standing
 	for {
@@ -138,8 +142,7 @@ func (k *Keeper) Serve(ctx context.Context, conn grpc.ClientConnInterface) {
 			backoff.Reset()
 			k.note("")
 			if renewed {
-				k.cfg.Metrics.attempts.WithLabelValues(k.cfg.Cluster, "ok").Inc()
-				k.cfg.Logger.Info("certificate renewed", "ends", k.Standing().Ends)
+				k.tellRenewed()
 			}
 			wait = k.untilDue()
 		}
@@ -153,15 +156,24 @@ func (k *Keeper) Serve(ctx context.Context, conn grpc.ClientConnInterface) {
 }
 
 func (k *Keeper) renew(ctx context.Context, client renewalpb.RenewalClient) (bool, error) {
-	return k.cfg.Files.Renew(k.cfg.Now(), func(csrPEM []byte) ([]byte, error) {
+	return k.cfg.Files.Renew(k.cfg.Now(), k.ask(ctx, client))
+}
+
+// ask returns what gets a certificate for a signing request.
+func (k *Keeper) ask(ctx context.Context, client renewalpb.RenewalClient) func(csrPEM []byte) ([]byte, error) {
+	return func(csrPEM []byte) ([]byte, error) {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		answer, err := client.Renew(ctx, &renewalpb.RenewRequest{Request: csrPEM})
+		trusted, _, err := k.cfg.Files.Trusted()
+		if err != nil {
+			return nil, err
+		}
+		answer, err := client.Renew(ctx, &renewalpb.RenewRequest{Request: csrPEM, Trusted: texts(trusted)})
 		if code := status.Code(err); code == codes.Unimplemented || code == codes.PermissionDenied {
 			return nil, errNotOffered
 		}
 		return answer.GetChain(), err
-	})
+	}
 }
 
 // fail says once for a while that a renewal did not go well; status shows it.

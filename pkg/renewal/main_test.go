@@ -18,6 +18,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/renewal/renewalpb"
+	"github.com/causeway-mesh/causeway/pkg/rotation/rotationpb"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,6 +37,8 @@ type bed struct {
 	server    *Server
 	files     pki.ClientFiles
 	metrics   *Metrics
+
+	trust func(*rotationpb.TrustRequest) (*rotationpb.TrustResponse, error) // nil: not offered
 
 	mu       sync.Mutex
 	subject  pki.Subject
@@ -108,6 +111,9 @@ func value(t *testing.T, m prometheus.Metric) float64 {
 // Invoke makes the bed a connection to its server as the subject, without a
 // network, which a clock that is not the machine's could not wait for.
 func (b *bed) Invoke(ctx context.Context, method string, request, reply any, _ ...grpc.CallOption) error {
+	if method == rotationpb.Holder_Trust_FullMethodName {
+		return b.followed(ctx, request.(*rotationpb.TrustRequest), reply.(*rotationpb.TrustResponse))
+	}
 	b.mu.Lock()
 	b.calls++
 	down, subject := b.down, b.subject

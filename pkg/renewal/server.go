@@ -8,6 +8,7 @@ package renewal
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -121,7 +122,7 @@ func (r *rpc) Renew(ctx context.Context, m *renewalpb.RenewRequest) (*renewalpb.
 	// It begins when the old one does: what takes certificates back from before a
 	// time takes it back, too, also where that is heard of only later.
 	request := pki.Request{Role: subject.Role, Name: subject.Name, TTL: max(ttl, time.Until(old.NotAfter)), Begins: old.NotBefore}
-	chain, err := s.cfg.Authority.Sign(request, m.GetRequest())
+	chain, err := s.cfg.Authority.SignFor(prints(m.GetTrusted()), request, m.GetRequest())
 	if errors.Is(err, pki.ErrRequest) {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -161,6 +162,16 @@ func (s *Server) ttl(role pki.Role) time.Duration {
 	default:
 		return 0
 	}
+}
+
+// prints passes over what is no SHA-256.
+func prints(texts [][]byte) (out [][sha256.Size]byte) {
+	for _, text := range texts {
+		if len(text) == sha256.Size {
+			out = append(out, [sha256.Size]byte(text))
+		}
+	}
+	return out
 }
 
 func endOf(chain []byte) (time.Time, error) {

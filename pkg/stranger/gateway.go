@@ -50,7 +50,7 @@ func FetchAuthority(ctx context.Context, address, name string, fingerprint [sha2
 	}
 	authority, sum, err := CheckAuthority(name, answer)
 	if sum != fingerprint {
-		return nil, fmt.Errorf("another cluster than %s answers, or its authority was replaced since: the fingerprint is %s, expected was %s",
+		return nil, fmt.Errorf("another cluster than %s answers, or its authority was replaced since, and what names the old one is of no use any more, ask for a new one: the fingerprint is %s, expected was %s",
 			name, hex.EncodeToString(sum[:8]), hex.EncodeToString(fingerprint[:8]))
 	}
 	if err != nil {

@@ -26,7 +26,10 @@ const (
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A PEM signing request. Its key counts, nothing else in it does.
-	Request       []byte `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Request []byte `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// The SHA-256 of each certificate that the caller trusts. One of an authority that
+	// is not among them is not given; who says none gets one of the oldest.
+	Trusted       [][]byte `protobuf:"bytes,2,rep,name=trusted,proto3" json:"trusted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -64,6 +67,13 @@ func (*RenewRequest) Descriptor() ([]byte, []int) {
 func (x *RenewRequest) GetRequest() []byte {
 	if x != nil {
 		return x.Request
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetTrusted() [][]byte {
+	if x != nil {
+		return x.Trusted
 	}
 	return nil
 }
@@ -207,9 +217,10 @@ var File_renewal_proto protoreflect.FileDescriptor
 
 const file_renewal_proto_rawDesc = "" +
 	"\n" +
-	"\rrenewal.proto\x12\x13causeway.renewal.v1\"(\n" +
+	"\rrenewal.proto\x12\x13causeway.renewal.v1\"B\n" +
 	"\fRenewRequest\x12\x18\n" +
-	"\arequest\x18\x01 \x01(\fR\arequest\"%\n" +
+	"\arequest\x18\x01 \x01(\fR\arequest\x12\x18\n" +
+	"\atrusted\x18\x02 \x03(\fR\atrusted\"%\n" +
 	"\rRenewResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\fR\x05chain\"=\n" +
 	"\rReportRequest\x12\x12\n" +

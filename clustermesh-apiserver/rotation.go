@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/causeway-mesh/causeway/pkg/gateway"
+	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/rotation"
+)
+
+// newRotation returns what replaces the authority, and what of the gateway's
+// connections it has to know.
+func newRotation(
+	cfg *config, authority *pki.Authority, etcd *kvstore.Client, exclusions *gateway.Exclusions, log *slog.Logger, registry prometheus.Registerer,
+) *rotation.Manager {
+	dir := filepath.Join(cfg.dataDir, "pki")
+	m := rotation.New(rotation.Config{
+		Authority: authority, File: filepath.Join(dir, "holders.json"), Connections: exclusions,
+		Certificate: gateway.CertificateOf, Moved: gateway.Moved, Shared: len(cfg.etcdEndpoints) > 0,
+		Replaced: func(ctx context.Context) error {
+			if len(cfg.etcdEndpoints) == 0 {
+				return nil
+			}
+			return ownerOf(authority).claim(ctx, etcd, cfg.etcdEndpoints, dir)
+		},
+		Logger: log, Registerer: registry,
+	})
+	exclusions.Watch(gateway.Roots{Of: authority.RootOf, Seen: m.Seen})
+	return m
+}

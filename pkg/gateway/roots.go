@@ -1,0 +1,80 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+)
+
+// Roots are told of the certificates that callers show, by the authority that they
+// are of; the cluster has two while one replaces the other. Both must not block.
+type Roots struct {
+	// Of returns the fingerprint of an authority by the last certificate of a chain.
+	Of func(top *x509.Certificate) ([sha256.Size]byte, bool)
+	// Seen is told of each connection with a certificate.
+	Seen func(s pki.Subject, cert *x509.Certificate, root [sha256.Size]byte)
+}
+
+// Watch makes r hear of all connections. It is called before the gateway runs.
+func (e *Exclusions) Watch(r Roots) { e.roots = r }
+
+// look takes in whose certificate a connection shows.
+func (e *Exclusions) look(c *connection) {
+	if !c.known || e.roots.Of == nil {
+		return
+	}
+	chain := c.State.VerifiedChains[0]
+	root, ok := e.roots.Of(chain[len(chain)-1])
+	c.root.Store(&root)
+	if ok {
+		e.roots.Seen(c.subject, c.certificate, root)
+	}
+}
+
+// Moved says that who makes a call has a certificate of another authority by now: the
+// connection that it came by goes on when that of the one that it shows is gone.
+func Moved(ctx context.Context, root [sha256.Size]byte) {
+	if c, ok := connectionOf(ctx); ok && c.known {
+		c.root.Store(&root)
+	}
+}
+
+// behind returns the open connections of certificates of other authorities.
+func (e *Exclusions) behind(root [sha256.Size]byte) (out []*connection) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for c := range e.open {
+		if of := c.root.Load(); c.known && of != nil && *of != root {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// Behind returns whose open connections are not known to have a certificate of root.
+func (e *Exclusions) Behind(root [sha256.Size]byte) (out []pki.Subject) {
+	for _, c := range e.behind(root) {
+		out = append(out, c.subject)
+	}
+	return out
+}
+
+// CutBehind closes those.
+func (e *Exclusions) CutBehind(root [sha256.Size]byte) {
+	cut := e.behind(root)
+	for _, c := range cut {
+		c.cut()
+	}
+	if len(cut) > 0 {
+		e.log.Info("connections with certificates of another authority are cut", "connections", len(cut))
+	}
+}
+
+// Out says that a certificate of subject that begins at a time was taken back.
+func (e *Exclusions) Out(subject pki.Subject, begins time.Time) bool {
+	_, out := e.since(&connection{subject: subject, from: begins})
+	return out
+}

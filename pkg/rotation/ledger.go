@@ -1,0 +1,157 @@
+package rotation
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+)
+
+// seenPrecision is how exactly it is kept when a holder was here: each write of the
+// file is one of all holders.
+const seenPrecision = 10 * time.Minute
+
+// print is a SHA-256 of a certificate, as the file has it.
+type print [sha256.Size]byte
+
+// MarshalText implements encoding.TextMarshaler.
+func (p print) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(p[:])), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *print) UnmarshalText(text []byte) error {
+	if n, err := hex.Decode(p[:], text); err != nil || n != len(p) {
+		return fmt.Errorf("%q is no SHA-256", text)
+	}
+	return nil
+}
+
+// holding is a certificate that somebody has shown and that has not ended.
+type holding struct {
+	Role pki.Role `json:"role"`
+	Name string   `json:"name"`
+	// Begins and Ends are its time, Root whose it is.
+	Begins time.Time `json:"begins"`
+	Ends   time.Time `json:"ends"`
+	Root   print     `json:"root"`
+	// Trusts is what the holder said that it trusts, nil when it never said so.
+	Trusts []print   `json:"trusts,omitempty"`
+	Seen   time.Time `json:"seen"`
+}
+
+// ledger is what is known of certificates that are in use, over restarts: who is
+// away while the authority is replaced has to be known. By the SHA-256 of the
+// certificate. Safe for concurrent use.
+type ledger struct {
+	path string
+
+	mu    sync.Mutex
+	all   map[print]holding
+	dirty bool
+}
+
+func openLedger(path string, log *slog.Logger) *ledger {
+	l := &ledger{path: path, all: map[print]holding{}}
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, &l.all)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Error("who has certificates is not known from before, those that are here will be", "file", path, "error", err)
+		l.all = map[print]holding{}
+	}
+	return l
+}
+
+func holdingOf(s pki.Subject, cert *x509.Certificate, root [sha256.Size]byte, now time.Time) holding {
+	return holding{Role: s.Role, Name: s.Name, Begins: cert.NotBefore, Ends: cert.NotAfter, Root: root, Seen: now.UTC()}
+}
+
+// put takes in what is known of a certificate now. What its holder trusts stays
+// known when h says nothing of it.
+func (l *ledger) put(cert *x509.Certificate, h holding) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := print(pki.Fingerprint(cert))
+	old, known := l.all[key]
+	if h.Trusts == nil {
+		h.Trusts = old.Trusts
+	}
+	if known && slices.Equal(h.Trusts, old.Trusts) && h.Root == old.Root && h.Seen.Sub(old.Seen) < seenPrecision {
+		return
+	}
+	l.all[key], l.dirty = h, true
+}
+
+// drop forgets a certificate that its holder has put another one in the place of.
+func (l *ledger) drop(cert *x509.Certificate) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := print(pki.Fingerprint(cert))
+	if _, ok := l.all[key]; ok {
+		delete(l.all, key)
+		l.dirty = true
+	}
+}
+
+// forget drops what fn says is of no use any more.
+func (l *ledger) forget(fn func(print, holding) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, h := range l.all {
+		if fn(key, h) {
+			delete(l.all, key)
+			l.dirty = true
+		}
+	}
+}
+
+func (l *ledger) list() []holding {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]holding, 0, len(l.all))
+	for _, h := range l.all {
+		out = append(out, h)
+	}
+	return out
+}
+
+// holders returns how many have certificates.
+func (l *ledger) holders() int {
+	type holder struct {
+		role pki.Role
+		name string
+	}
+	all := map[holder]bool{}
+	for _, h := range l.list() {
+		all[holder{h.Role, h.Name}] = true
+	}
+	return len(all)
+}
+
+// save writes the file if there is anything new.
+func (l *ledger) save() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.dirty {
+		return nil
+	}
+	text, err := json.Marshal(l.all)
+	if err != nil {
+		return fmt.Errorf("encode %q: %w", l.path, err)
+	}
+	if err := pki.WriteFile(l.path, text, 0o600); err != nil {
+		return err
+	}
+	l.dirty = false
+	return nil
+}

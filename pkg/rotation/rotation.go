@@ -1,0 +1,244 @@
+// Package rotation replaces a cluster's authority while its certificates are in
+// use.
+//
+// Old and new are both trusted until all holders of certificates have the new one:
+// peers and agents are told over the connection that they have, which they verified
+// against what they trust, and renew their certificates at once. Then the old one's
+// key is deleted and nothing that it signed is taken.
+//
+// Guarantees: nobody who is known to hold a certificate is cut off unless a person
+// says so and is told who it is; what is broken off goes on at the next start; no
+// key leaves the authority's directory.
+package rotation
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"google.golang.org/grpc"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/rotation/rotationpb"
+)
+
+const (
+	// lookEvery is how often it is looked whether the next step can be done.
+	lookEvery = time.Second
+	// settle is how long a replacement lasts at least that ends by itself: for who is
+	// away and was never seen by a version that keeps that.
+	settle = 10 * time.Minute
+	// farewell is how long connections of who is cut off stay: the answer to who
+	// asked for it may go by one.
+	farewell = 5 * time.Second
+)
+
+// Connections are those of the gateway.
+type Connections interface {
+	// Behind returns whose open connections were not given a certificate of root.
+	Behind(root [sha256.Size]byte) []pki.Subject
+	// CutBehind closes those.
+	CutBehind(root [sha256.Size]byte)
+	// Out says that a certificate that is valid from a time on was taken back.
+	Out(subject pki.Subject, begins time.Time) bool
+}
+
+// Config is what New needs. All fields are required but Shared.
+type Config struct {
+	Authority *pki.Authority
+	// File is where it is kept who has certificates.
+	File        string
+	Connections Connections
+	// Certificate returns that of who makes a call. Moved says that the connection of
+	// a call is of somebody who has a certificate of root by now.
+	Certificate func(context.Context) (*x509.Certificate, bool)
+	Moved       func(ctx context.Context, root [sha256.Size]byte)
+	// Shared says that other replicas may sign with a copy of the authority.
+	Shared bool
+	// Replaced is told of each end, to make it known to the replicas.
+	Replaced   func(context.Context) error
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Manager replaces the authority. Its methods are safe for concurrent use.
+type Manager struct {
+	cfg    Config
+	ledger *ledger
+	log    *slog.Logger
+}
+
+// New returns a Manager that does nothing until Run.
+func New(cfg Config) *Manager {
+	m := &Manager{cfg: cfg, ledger: openLedger(cfg.File, cfg.Logger), log: cfg.Logger}
+	factory := promauto.With(cfg.Registerer)
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "causeway_authority_expiry_timestamp_seconds",
+		Help: "When the certificate of the cluster's authority ends that signs, in seconds since 1970.",
+	}, func() float64 { return float64(m.Ends().Unix()) })
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "causeway_authority_rotation_active",
+		Help: "1 while the cluster's authority is being replaced.",
+	}, func() float64 {
+		if stage, _ := cfg.Authority.Stage(); stage != pki.Single {
+			return 1
+		}
+		return 0
+	})
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "causeway_authority_rotation_behind_holders",
+		Help: "Peers and agents that the end of the old authority would cut off at this moment.",
+	}, func() float64 { return float64(len(m.behind())) })
+	return m
+}
+
+// Register adds the services to a gRPC server: one for holders of certificates, one
+// for the command line.
+func (m *Manager) Register(r grpc.ServiceRegistrar) {
+	rotationpb.RegisterHolderServer(r, &holders{Manager: m})
+	rotationpb.RegisterRotationServer(r, &operator{Manager: m})
+}
+
+// Ends returns when the authority that signs ends.
+func (m *Manager) Ends() (ends time.Time) {
+	for _, r := range m.cfg.Authority.Roots() {
+		if r.Signs {
+			ends = r.Ends
+		}
+	}
+	return ends
+}
+
+// Seen takes in that a certificate was shown, with the fingerprint of its authority.
+func (m *Manager) Seen(s pki.Subject, cert *x509.Certificate, root [sha256.Size]byte) {
+	if s.Role == pki.RolePeer || s.Role == pki.RoleAgent {
+		m.ledger.put(cert, holdingOf(s, cert, root, time.Now()))
+	}
+}
+
+// newest is the authority that remains.
+func (m *Manager) newest() print {
+	roots := m.cfg.Authority.Roots()
+	return roots[len(roots)-1].Fingerprint
+}
+
+// Run goes on with what was begun until ctx ends, and keeps who has certificates.
+func (m *Manager) Run(ctx context.Context) error {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		m.ledger.forget(func(_ print, h holding) bool { return time.Now().After(h.Ends) })
+		if err := m.ledger.save(); err != nil {
+			m.log.Error("who has certificates is not written down, will retry", "error", err)
+		}
+		if err := m.advance(ctx); err != nil {
+			m.log.Error("authority is not replaced further, will retry", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return m.ledger.save()
+		case <-ticker.C:
+		case <-m.cfg.Authority.Changed():
+		}
+	}
+}
+
+// advance does the next step that hurts nobody.
+func (m *Manager) advance(ctx context.Context) error {
+	stage, started := m.cfg.Authority.Stage()
+	switch {
+	case stage == pki.Single:
+		return nil
+	case stage == pki.Spreading:
+		if !m.cfg.Authority.Smooth() && len(m.lacking()) > 0 {
+			return nil
+		}
+		return m.replace()
+	case time.Since(started) < settle || len(m.behind()) > 0:
+		return nil
+	}
+	return m.finish(ctx)
+}
+
+func (m *Manager) replace() error {
+	if err := m.cfg.Authority.Replace(); err != nil {
+		return err
+	}
+	m.log.Info("the new authority signs from now on, the old one is still trusted")
+	return nil
+}
+
+// finish ends the old authority, whoever is behind.
+func (m *Manager) finish(ctx context.Context) error {
+	if err := m.cfg.Authority.Finish(); err != nil {
+		return err
+	}
+	newest := m.newest()
+	m.ledger.forget(func(_ print, h holding) bool { return h.Root != newest })
+	m.log.Info("the old authority is gone, what it signed is refused")
+	time.AfterFunc(farewell, func() { m.cfg.Connections.CutBehind(newest) })
+	return m.cfg.Replaced(ctx)
+}
+
+// Behind is a holder whom the end of the old authority would cut off.
+type Behind struct {
+	Role   pki.Role
+	Name   string
+	Reason string
+	// Seen is zero for one of whom only the connection is known.
+	Seen, Ends time.Time
+}
+
+// behind returns them, one for each certificate of the old authority.
+func (m *Manager) behind() []Behind {
+	if stage, _ := m.cfg.Authority.Stage(); stage == pki.Single {
+		return nil
+	}
+	newest := m.newest()
+	var out []Behind
+	for _, h := range m.ledger.list() {
+		if h.Root != newest && !m.out(h) {
+			out = append(out, Behind{Role: h.Role, Name: h.Name, Reason: why(h, newest), Seen: h.Seen, Ends: h.Ends})
+		}
+	}
+	for _, s := range m.cfg.Connections.Behind(newest) {
+		known := slices.ContainsFunc(out, func(b Behind) bool { return b.Role == s.Role && b.Name == s.Name })
+		if !known && (s.Role == pki.RolePeer || s.Role == pki.RoleAgent) {
+			out = append(out, Behind{Role: s.Role, Name: s.Name, Reason: "a connection of it shows a certificate of the old authority"})
+		}
+	}
+	slices.SortFunc(out, func(a, b Behind) int {
+		return cmp.Or(strings.Compare(string(a.Role), string(b.Role)), strings.Compare(a.Name, b.Name), a.Seen.Compare(b.Seen))
+	})
+	return out
+}
+
+// lacking returns those who do not trust the new authority, as far as is known.
+func (m *Manager) lacking() []holding {
+	newest := m.newest()
+	return slices.DeleteFunc(m.ledger.list(), func(h holding) bool {
+		return h.Root == newest || slices.Contains(h.Trusts, newest) || m.out(h)
+	})
+}
+
+func (m *Manager) out(h holding) bool {
+	return m.cfg.Connections.Out(pki.Subject{Cluster: m.cfg.Authority.Cluster(), Role: h.Role, Name: h.Name}, h.Begins)
+}
+
+func why(h holding, newest print) string {
+	switch {
+	case h.Trusts == nil:
+		return "does not ask for the new authority: of another make or an older version; give it new files by hand"
+	case slices.Contains(h.Trusts, newest):
+		return "trusts the new authority, its certificate is not renewed yet"
+	}
+	return fmt.Sprintf("does not have the new authority yet, seen last at %s", h.Seen.Format(time.RFC3339))
+}

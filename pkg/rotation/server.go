@@ -1,0 +1,197 @@
+package rotation
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-mesh/causeway/pkg/pki"
+	"github.com/causeway-mesh/causeway/pkg/rotation/rotationpb"
+)
+
+// hold is how long a holder whose trust is right is kept waiting for a change.
+const hold = 5 * time.Minute
+
+// maxTrusted bounds what a holder may say that it trusts.
+const maxTrusted = 64
+
+// holders answers peers and agents.
+type holders struct {
+	rotationpb.UnimplementedHolderServer
+	*Manager
+}
+
+// Trust implements the service.
+func (s *holders) Trust(ctx context.Context, r *rotationpb.TrustRequest) (*rotationpb.TrustResponse, error) {
+	subject, ok := pki.SubjectFromContext(ctx)
+	if !ok || len(r.GetTrusted()) > maxTrusted {
+		return nil, status.Error(codes.InvalidArgument, "nobody asks, or one who trusts too many")
+	}
+	changed := s.cfg.Authority.Changed() // before it is looked at
+	trusted := make([]print, 0, len(r.GetTrusted()))
+	for _, text := range r.GetTrusted() {
+		if len(text) == sha256.Size {
+			trusted = append(trusted, print(text))
+		}
+	}
+	if s.heard(ctx, subject, trusted, r.GetChain()) {
+		wait := time.NewTimer(hold)
+		defer wait.Stop()
+		select {
+		case <-changed:
+		case <-wait.C:
+		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+	}
+	return &rotationpb.TrustResponse{Authorities: s.cfg.Authority.Bundle(), Renew: s.late(trusted, r.GetChain())}, nil
+}
+
+// heard takes in what a holder says of itself, and says whether that is as it should
+// be.
+func (m *Manager) heard(ctx context.Context, subject pki.Subject, trusted []print, chain []byte) bool {
+	shown, known := m.cfg.Certificate(ctx)
+	leaf, root, ok := m.cfg.Authority.SignerOf(chain)
+	if !known || !ok {
+		return false
+	}
+	if s, err := pki.SubjectOf(leaf); err != nil || s != subject {
+		return false
+	}
+	h := holdingOf(subject, leaf, root, time.Now())
+	h.Trusts = trusted
+	m.ledger.put(leaf, h)
+	if !leaf.Equal(shown) {
+		m.ledger.drop(shown)
+	}
+	if subject.Role == pki.RoleAgent { // of which a node has one
+		key := print(pki.Fingerprint(leaf))
+		m.ledger.forget(func(k print, h holding) bool { return h.Role == subject.Role && h.Name == subject.Name && k != key })
+	}
+	m.cfg.Moved(ctx, root)
+	return m.right(trusted) && !m.late(trusted, chain)
+}
+
+// right says that who trusts these need not change that.
+func (m *Manager) right(trusted []print) bool {
+	replaced := m.cfg.Authority.Replaced()
+	for _, r := range m.cfg.Authority.Roots() {
+		if !slices.Contains(trusted, r.Fingerprint) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(trusted, func(p print) bool { return hex.EncodeToString(p[:]) == replaced })
+}
+
+// late says that a certificate is to be renewed: another authority signs than the one
+// that it is of, and its holder trusts that.
+func (m *Manager) late(trusted []print, chain []byte) bool {
+	_, root, ok := m.cfg.Authority.SignerOf(chain)
+	for _, r := range m.cfg.Authority.Roots() {
+		if r.Signs {
+			return ok && root != r.Fingerprint && slices.Contains(trusted, r.Fingerprint)
+		}
+	}
+	return false
+}
+
+// operator answers the command line.
+type operator struct {
+	rotationpb.UnimplementedRotationServer
+	*Manager
+}
+
+// Status says which authorities there are and who is behind.
+func (s *operator) Status(context.Context, *rotationpb.StatusRequest) (*rotationpb.StatusResponse, error) {
+	return s.status(), nil
+}
+
+// Start begins.
+func (s *operator) Start(_ context.Context, r *rotationpb.StartRequest) (*rotationpb.StatusResponse, error) {
+	if s.cfg.Shared && !r.GetOnlyReplica() {
+		return nil, status.Error(codes.FailedPrecondition, "API servers that share an etcd sign with copies of one authority: stop all but this one until the end, then copy its pki directory to them;"+
+			" when they are stopped, say so: causeway ca rotate --only-replica")
+	}
+	err := s.cfg.Authority.Begin()
+	if errors.Is(err, pki.ErrStage) {
+		return nil, status.Error(codes.FailedPrecondition, "the authority is being replaced already: causeway ca status")
+	}
+	if err != nil {
+		s.log.Error("authority is not replaced", "error", err)
+		return nil, status.Errorf(codes.Internal, "make the new authority: %v", err)
+	}
+	s.log.Info("the authority is being replaced: a new one is made and trusted besides")
+	return s.status(), nil
+}
+
+// Finish ends the old authority.
+func (s *operator) Finish(ctx context.Context, r *rotationpb.FinishRequest) (*rotationpb.FinishResponse, error) {
+	stage, _ := s.cfg.Authority.Stage()
+	behind := s.behind()
+	switch {
+	case stage == pki.Single:
+		return nil, status.Error(codes.FailedPrecondition, "there is one authority, and it is not being replaced")
+	case len(behind) > 0 && !r.GetForce():
+		return nil, status.Errorf(codes.FailedPrecondition, "%s: they would be cut off; wait for them, or cut them off with --force", names(behind))
+	case stage == pki.Spreading && !r.GetForce():
+		return nil, status.Error(codes.Unavailable, "the new authority does not sign yet; try again in a moment")
+	}
+	if len(behind) > 0 {
+		s.log.Warn("the old authority is ended though some need it", "behind", names(behind))
+	}
+	// Who asked may hang up; half of it is worse than none.
+	ctx = context.WithoutCancel(ctx)
+	if stage == pki.Spreading {
+		if err := s.replace(); err != nil {
+			return nil, status.Errorf(codes.Internal, "let the new authority sign: %v", err)
+		}
+	}
+	if err := s.finish(ctx); err != nil {
+		s.log.Error("the old authority is not ended", "error", err)
+		return nil, status.Errorf(codes.Internal, "end the old authority: %v", err)
+	}
+	return &rotationpb.FinishResponse{Status: s.status(), Cut: protoBehind(behind)}, nil
+}
+
+// names says who is behind, each once.
+func names(all []Behind) string {
+	var out []string
+	for _, b := range all {
+		out = append(out, fmt.Sprintf("%s %s", b.Role, b.Name))
+	}
+	return strings.Join(slices.Compact(out), ", ")
+}
+
+func (m *Manager) status() *rotationpb.StatusResponse {
+	stage, started := m.cfg.Authority.Stage()
+	out := &rotationpb.StatusResponse{Stage: string(stage), Holders: uint32(m.ledger.holders()), Behind: protoBehind(m.behind())}
+	if stage != pki.Single {
+		out.Started, out.EndsAfter = timestamppb.New(started), timestamppb.New(started.Add(settle))
+	}
+	for _, r := range m.cfg.Authority.Roots() {
+		out.Authorities = append(out.Authorities, &rotationpb.Authority{
+			Fingerprint: hex.EncodeToString(r.Fingerprint[:]), Begins: timestamppb.New(r.Begins), Ends: timestamppb.New(r.Ends), Signs: r.Signs,
+		})
+	}
+	return out
+}
+
+func protoBehind(all []Behind) (out []*rotationpb.Behind) {
+	for _, b := range all {
+		one := &rotationpb.Behind{Role: string(b.Role), Name: b.Name, Reason: b.Reason}
+		if !b.Seen.IsZero() {
+			one.Seen, one.Ends = timestamppb.New(b.Seen), timestamppb.New(b.Ends)
+		}
+		out = append(out, one)
+	}
+	return out
+}
