@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -49,4 +50,29 @@ func TestCertificateEnds(t *testing.T) {
 	if b.refused(reasonCertificate) == 0 {
 		t.Error("the refusal was not counted")
 	}
+}
+
+// Whatever a method is called, strangers and peers are let through to no other than
+// those that are for them, and nobody but peers to etcd.
+func FuzzMayCall(f *testing.F) {
+	for call := range decided() {
+		f.Add(call)
+	}
+	for call := range invented() {
+		f.Add(call)
+	}
+	f.Fuzz(func(t *testing.T, method string) {
+		to, there := decided()[method]
+		if mayCall(roleNone, method) != (there && to == roleNone) {
+			t.Errorf("strangers are let call %q", method)
+		}
+		if mayCall(pki.RolePeer, method) && (!there || to == pki.RoleAgent || to == pki.RoleAdmin || to == roleNone) {
+			t.Errorf("peers are let call %q", method)
+		}
+		for _, role := range []pki.Role{pki.RoleAgent, pki.RoleAdmin, pki.RoleServer, ""} {
+			if mayCall(role, method) && (!strings.HasPrefix(method, "/causeway.") || to == roleNone || role == "" || role == pki.RoleServer) {
+				t.Errorf("%q is let call %q", role, method)
+			}
+		}
+	})
 }
