@@ -18,10 +18,6 @@ import (
 const (
 	defaultProbe = 10 * time.Second
 
-	// crowdedDelay is how long a store is left alone that has more keys than are
-	// remembered of it: each try reads all that may be.
-	crowdedDelay = 10 * time.Second
-
 	// settled is how long following must have gone well for the next trouble
 	// to be retried as fast as a first one.
 	settled = 10 * time.Second
@@ -65,9 +61,8 @@ type FollowConfig struct {
 	Proof   string
 	Handler Handler
 	// KeyBytes bounds what is remembered of keys, with keyCost for each besides its
-	// length. A store that has more, or whose list never ends, is not followed:
-	// what its list brought is taken back, Trouble says ErrTooManyKeys, and what
-	// was known before stays. 0 means no bound, for a store of our own.
+	// length. Follow ends with ErrTooManyKeys at a store that has more, or whose
+	// list never ends. 0 means no bound, for a store of our own.
 	KeyBytes int
 	// Probe is how often the store is asked whether it is still the same and
 	// alive; one that was wiped, or is silent, is noticed within three times
@@ -77,7 +72,8 @@ type FollowConfig struct {
 }
 
 // Follow gives the handler the state of the ranges and every change until ctx
-// ends, then returns nil; else it returns the handler's error. It survives
+// ends, then returns nil; else it returns the handler's error, or ErrTooManyKeys,
+// wrapped. It survives
 // broken connections, compaction, and a store that is wiped or replaced. It
 // keeps the keys in memory, not the values.
 func (c *Client) Follow(ctx context.Context, cfg FollowConfig) error {
@@ -119,7 +115,6 @@ const keyCost = 64
 type known struct {
 	hash uint64
 	turn uint32 // the listing or the watch after it in which the key was last met
-	born uint32 // the same of when it was first met
 }
 
 // follower is the state of one Follow. One goroutine owns it.
@@ -139,7 +134,7 @@ type follower struct {
 	next   []int64 // revision to watch from, for each range
 }
 
-// handlerError marks what must end Follow rather than be tried again.
+// handlerError marks what, mostly of the handler, must end Follow rather than be tried again.
 type handlerError struct{ error }
 
 func (f *follower) run(ctx context.Context) error {
@@ -158,11 +153,7 @@ func (f *follower) run(ctx context.Context) error {
 		if time.Since(begun) > settled {
 			again.Reset()
 		}
-		wait := again.Next()
-		if errors.Is(err, ErrTooManyKeys) {
-			wait = crowdedDelay
-		}
-		if !retry.Sleep(ctx, wait) {
+		if !retry.Sleep(ctx, again.Next()) {
 			return nil
 		}
 	}
@@ -188,7 +179,7 @@ func (f *follower) session(ctx context.Context) error {
 		}
 	}
 	err := f.watch(ctx, resume)
-	if errors.Is(err, ErrCompacted) || errors.Is(err, ErrOtherStore) || errors.Is(err, ErrTooManyKeys) || isTooLarge(err) {
+	if errors.Is(err, ErrCompacted) || errors.Is(err, ErrOtherStore) || isTooLarge(err) {
 		f.listed = false
 	}
 	return err
@@ -207,9 +198,6 @@ func (f *follower) relist(ctx context.Context) error {
 		header, err := f.client.list(ctx, r, now.revision, func(resp *pb.RangeResponse) error {
 			return f.page(ctx, resp, &now)
 		})
-		if errors.Is(err, ErrTooManyKeys) {
-			return errors.Join(err, f.forget(ctx, func(k known) bool { return k.born == f.turn }))
-		}
 		if err != nil {
 			return err
 		}
@@ -217,7 +205,7 @@ func (f *follower) relist(ctx context.Context) error {
 			return fmt.Errorf("list %q: %w", r, err)
 		}
 	}
-	if err := f.forget(ctx, func(k known) bool { return k.turn != f.turn }); err != nil {
+	if err := f.forget(ctx); err != nil {
 		return err
 	}
 	f.store, f.listed = now, true
@@ -258,7 +246,7 @@ func (f *follower) page(ctx context.Context, resp *pb.RangeResponse, now *store)
 		}
 		old, ok, err := f.note(key, hash)
 		if err != nil {
-			return errors.Join(err, f.give(ctx, changes)) // what is noted is given
+			return err
 		}
 		if !ok || old.hash != hash {
 			changes = append(changes, Change{Key: key, Value: kv.Value, Revision: kv.ModRevision})
@@ -270,16 +258,14 @@ func (f *follower) page(ctx context.Context, resp *pb.RangeResponse, now *store)
 // note remembers what a key has, if there is room, and returns what it had.
 func (f *follower) note(key string, hash uint64) (old known, had bool, err error) {
 	old, had = f.known[key]
-	born := old.born
 	if !had {
-		born = f.turn
 		bytes := f.keyBytes + len(key) + keyCost
 		if f.cfg.KeyBytes > 0 && bytes > f.cfg.KeyBytes {
-			return old, had, fmt.Errorf("follow %q, %d keys: %w", f.cfg.Ranges[0], len(f.known), ErrTooManyKeys)
+			return old, had, handlerError{fmt.Errorf("follow %q, %d keys: %w", f.cfg.Ranges[0], len(f.known), ErrTooManyKeys)}
 		}
 		f.keyBytes = bytes
 	}
-	f.known[key] = known{hash: hash, turn: f.turn, born: born}
+	f.known[key] = known{hash: hash, turn: f.turn}
 	return old, had, nil
 }
 
@@ -301,12 +287,12 @@ func (f *follower) anchorKey() string {
 	return cmp.Or(f.cfg.Proof, f.cfg.Ranges[0].key)
 }
 
-// forget gives the deletion of every key that is gone, the ranges in reverse: what
-// a key refers to goes after it.
-func (f *follower) forget(ctx context.Context, isGone func(known) bool) error {
+// forget gives the deletion of every key that the last listing did not have, the
+// ranges in reverse: what a key refers to goes after it.
+func (f *follower) forget(ctx context.Context) error {
 	gone := make([][]Change, len(f.cfg.Ranges))
 	for key, k := range f.known {
-		if !isGone(k) {
+		if k.turn == f.turn {
 			continue
 		}
 		f.drop(key)

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -130,35 +129,31 @@ func TestFollowWantsRevisions(t *testing.T) {
 	}
 }
 
-// A list that never ends is given up, and what it brought is taken back; what was
-// known before stays.
+// A list that never ends, or new keys without an end, end the following.
 func TestFollowBoundsKeys(t *testing.T) {
 	t.Parallel()
-	const room = 1000
-	var endless atomic.Bool
-	h := &hostile{}
-	h.list = func(r *pb.RangeRequest) *pb.RangeResponse {
-		resp := &pb.RangeResponse{Header: h.header(), Kvs: []*mvccpb.KeyValue{{Key: []byte("a/0"), Value: []byte("v"), ModRevision: 2}}}
-		if !endless.Load() || r.Limit == 0 { // the latter is the probe of the store
-			return resp
-		}
-		resp.Kvs, resp.More = nil, true
+	endless := &hostile{}
+	endless.list = func(r *pb.RangeRequest) *pb.RangeResponse {
+		resp := &pb.RangeResponse{Header: endless.header(), More: true}
 		after, _ := strconv.Atoi(strings.Trim(string(r.Key), "a/\x00"))
 		for i := range pageKeys {
 			resp.Kvs = append(resp.Kvs, &mvccpb.KeyValue{Key: fmt.Appendf(nil, "a/%09d", after+i+1), Value: []byte("v"), ModRevision: 2})
 		}
 		return resp
 	}
-	// Watches that ask for another store make it be listed again and again.
-	h.events = []*mvccpb.Event{{Kv: &mvccpb.KeyValue{Key: []byte("a/0"), Value: []byte("w"), ModRevision: 1 << 40}}}
-	r := newRecorder()
-	follow(t, h.dial(t), FollowConfig{Ranges: []Range{Prefix("a/")}, Handler: r, KeyBytes: room * (keyCost + len("a/000000001")), Probe: 100 * time.Millisecond})
-	r.waitComplete(t, 1)
-	endless.Store(true)
-	got := r.wait(t, "the list to be given up", func(got received) bool {
-		return slices.ContainsFunc(got.troubles, func(err error) bool { return errors.Is(err, ErrTooManyKeys) })
-	})
-	if len(got.state) != 1 || got.deletes < room-2 || got.deletes > room {
-		t.Errorf("%d keys stay, %d were taken back", len(got.state), got.deletes)
+	chatty := &hostile{}
+	chatty.list = func(*pb.RangeRequest) *pb.RangeResponse { return &pb.RangeResponse{Header: chatty.header()} }
+	for i := range 2000 {
+		chatty.events = append(chatty.events, &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: fmt.Appendf(nil, "a/%d", i), ModRevision: 6}})
+	}
+	for name, h := range map[string]*hostile{"endless": endless, "chatty": chatty} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRecorder()
+			err := h.dial(t).Follow(testContext(t), FollowConfig{Ranges: []Range{Prefix("a/")}, Handler: r, KeyBytes: 1000 * keyCost})
+			if !errors.Is(err, ErrTooManyKeys) || len(r.got.state) > 1000 {
+				t.Errorf("%d keys were given, then %v", len(r.got.state), err)
+			}
+		})
 	}
 }

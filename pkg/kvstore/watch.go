@@ -2,7 +2,6 @@ package kvstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
@@ -171,7 +170,7 @@ func (f *follower) events(ctx context.Context, m *pb.WatchResponse) error {
 	for _, e := range m.Events {
 		c, ok, err := f.event(e)
 		if err != nil {
-			return errors.Join(err, f.give(ctx, changes)) // what is noted is given
+			return err
 		}
 		if ok {
 			changes = append(changes, c)

@@ -98,6 +98,10 @@ func newSession(name string, m *Manager, file File) *session {
 	return s
 }
 
+// crowdedDelay is how long a peer is left alone that has more keys than are
+// remembered of it: each try reads as many.
+const crowdedDelay = 10 * time.Second
+
 // minKeyBytes is enough for some thousand keys, however small the quota.
 const minKeyBytes = 1 << 20
 
@@ -351,16 +355,26 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	d := newData(s, layout)
-	go func() {
-		defer close(done)
-		stopIntake := start(ctx, d.intake.run)
-		err := client.Follow(ctx, kvstore.FollowConfig{
+	follow := func() error {
+		d := newData(s, layout)
+		defer start(ctx, d.intake.run)()
+		return client.Follow(ctx, kvstore.FollowConfig{
 			Ranges: ranges, Require: markers, Proof: wire.HeartbeatKey, Handler: d, KeyBytes: s.keyBytes(), Logger: s.log,
 		})
-		stopIntake()
-		if err != nil && !errors.Is(err, context.Canceled) {
+	}
+	go func() {
+		defer close(done)
+		for {
+			err := follow()
+			if err == nil || errors.Is(err, context.Canceled) {
+				return
+			}
 			s.change(func() { s.facts.behind = err })
+			// What it said before stays, until a list is complete again.
+			if !errors.Is(err, kvstore.ErrTooManyKeys) || !retry.Sleep(ctx, crowdedDelay) {
+				return
+			}
+			s.attempt++
 		}
 	}()
 	return func() {
