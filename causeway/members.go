@@ -70,6 +70,19 @@ func readerText(m *joinpb.Member, now time.Time) string {
 	return fmt.Sprintf("issued %s, %s left; it can not renew it: causeway peers renew %s", ago(m.Reader.Since, now), left(m.Reader.Ends, now), m.Name)
 }
 
+// daysLeft says for how long a peer can be read by the certificate that it gave us,
+// and, where this cluster knows, for how long it can read us.
+func daysLeft(m *joinpb.Member, now time.Time) string {
+	ours := "-"
+	if m.GetEnds() != nil {
+		ours = left(m.Ends, now)
+	}
+	if m.GetReader().GetIssued() {
+		ours += ", its " + left(m.Reader.Ends, now)
+	}
+	return ours
+}
+
 // left is how long something is good, in days.
 func left(ends *timestamppb.Timestamp, now time.Time) string {
 	d := ends.AsTime().Sub(now)

@@ -86,10 +86,11 @@ func writeTrust(out io.Writer, r *adminpb.PeersResponse, members map[string]*joi
 		}
 		return w.Flush()
 	}
-	fmt.Fprintln(w, "PEER\tID\tSTATE\tADDRESS\tCLAIMS\tWAITING\tREFUSED")
+	fmt.Fprintln(w, "PEER\tID\tSTATE\tADDRESS\tORIGIN\tCERTIFICATE\tCLAIMS\tWAITING\tREFUSED")
 	for _, p := range r.Peers {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", p.Name, id(p.Id), p.State, orDash(strings.Join(p.Endpoints, ",")),
-			len(p.Claims), len(p.Waiting), refusals(p.Refused))
+		m := members[p.Name]
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", p.Name, id(p.Id), p.State, orDash(strings.Join(p.Endpoints, ",")),
+			orDash(m.GetOrigin()), daysLeft(m, now), len(p.Claims), len(p.Waiting), refusals(p.Refused))
 	}
 	for _, p := range r.Peers {
 		fmt.Fprintf(w, "\n%s\n", p.Name)

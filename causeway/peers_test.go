@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 )
 
 func TestWriteTrust(t *testing.T) {
@@ -28,16 +29,21 @@ func TestWriteTrust(t *testing.T) {
 		},
 		{Name: "south", State: "refused", Reason: "two clusters have one id", Declared: true, Waiting: []*adminpb.Claim{{Class: "pods", Range: "10.8.0.0/16"}}, Import: &adminpb.ImportRules{}},
 	}}
+	days := func(n int) *timestamppb.Timestamp { return timestamppb.New(now.Add(time.Duration(24*n+1) * time.Hour)) }
+	members := map[string]*joinpb.Member{
+		"west":  {Name: "west", Origin: "joined", Ends: days(28), Reader: &joinpb.Reader{Since: since, Ends: days(364), Issued: true}},
+		"south": {Name: "south", Origin: "declared", Ends: days(3)},
+	}
 	show := func(offences bool) string {
 		var out strings.Builder
-		if err := writeTrust(&out, r, nil, offences, now); err != nil {
+		if err := writeTrust(&out, r, members, offences, now); err != nil {
 			t.Fatal(err)
 		}
 		return out.String()
 	}
 	text := show(true)
 	for _, want := range []string{
-		"address_range 7, address_conflict 2, identity 2", "observed since 2m0s ago", "not in effect: overlaps what south claimed first",
+		"joined     28 days, its 364 days", "declared   3 days", "address_range 7, address_conflict 2, identity 2", "observed since 2m0s ago", "not in effect: overlaps what south claimed first",
 		"waits: causeway peers approve west", "services of shop, data with a=b; at most 7 nodes", "512 MiB", `"cilium/\x1b[2J"`,
 		"two clusters have one id", "waits: to agree, add it to the claims in the peer's file", "none; what it names first", "services of all namespaces",
 	} {
