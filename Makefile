@@ -24,6 +24,12 @@ build: ## build the programs into bin/
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 go build -trimpath -o $(BIN)/ $(addprefix ./,$(PROGRAMS))
 
+.PHONY: images
+images: ## the daemons' container images in one archive, out/images.tar (no docker, no registry; TAG=v1)
+	@mkdir -p out/images
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o out/images/ ./clustermesh-apiserver ./node-agent
+	@go run ./deploy/images -binaries out/images -output out/images.tar -tag "$(or $(TAG),$(shell git describe --tags --always --dirty))"
+
 .PHONY: demo
 demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
 	@go run ./tests/demo $(if $(KEEP),--keep) $(if $(DOWN),--down $(DOWN))
@@ -48,7 +54,8 @@ test-fast: lint ## lint and all tests but those that need what is built for them
 	@$(SUMMARY) $(RACE) -short -timeout 20m ./tests/scenarios ./...
 
 .PHONY: test-kube
-test-kube: kubernetes ## what follows the Kubernetes API against real control planes (built once, minutes)
+test-kube: kubernetes ## what follows the Kubernetes API against real control planes and a node (root; built once, minutes)
+	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kube" containerd runc iproute2 nftables containernetworking-plugins; fi
 	@$(SUMMARY) $(RACE) -timeout 20m $(addprefix ./,$(KUBE))
 
 .PHONY: test-conformance
@@ -66,6 +73,10 @@ test-stall: ## hold up each stage of the sync for 30 s under load (root; 5 s in 
 .PHONY: test-faults
 test-faults: ## what clients see when parts fail, an API server for 60 s (root; 5 s in make test)
 	go test -count=1 -v ./tests/faults -away 60s
+
+.PHONY: test-hostile
+test-hostile: ## peers that say and do what they may not, floods of a million keys (root; of 30,000 in make test)
+	go test -count=1 -v ./tests/hostile -full
 
 .PHONY: test-faces
 test-faces: ## run the scenarios on every kind of network that the lab has (root)

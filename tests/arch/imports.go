@@ -17,7 +17,7 @@ var Layers = [][]string{
 	{"pkg/renewal", "pkg/stranger"},
 	{"pkg/datapath", "pkg/feed", "pkg/gateway", "pkg/observe", "pkg/peer", "pkg/probe", "pkg/publish"},
 	{"pkg/admin", "pkg/agent", "pkg/join", "pkg/mesh", "pkg/token"},
-	{"causeway", "clustermesh-apiserver", "node-agent"},
+	{"causeway", "clustermesh-apiserver", "deploy", "node-agent"},
 }
 
 // pure are packages that import nothing of the product but the values.
