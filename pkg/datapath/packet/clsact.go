@@ -96,16 +96,21 @@ func (f *filters) first(device int, parent uint32) (ebpf.ProgramID, error) {
 
 // filtered returns the device and the program of the hook's filter, 0 for none.
 func (h *hook) filtered() (int, ebpf.ProgramID) {
-	device, err := h.filters.device()
-	if err != nil {
-		return 0, 0
+	device, id, _ := h.readFilter() // what cannot be read is as if it were not there
+	return device, id
+}
+
+// readFilter is filtered for those who have to know when that cannot be told.
+func (h *hook) readFilter() (device int, id ebpf.ProgramID, err error) {
+	if device, err = h.filters.device(); err != nil {
+		return 0, 0, err
 	}
 	all, err := h.filters.list(device, h.parent)
 	i := slices.IndexFunc(all, h.has)
 	if err != nil || i < 0 {
-		return 0, 0
+		return 0, 0, err
 	}
-	return device, ebpf.ProgramID(all[i].Id)
+	return device, ebpf.ProgramID(all[i].Id), nil
 }
 
 func (h *hook) has(f *netlink.BpfFilter) bool {

@@ -16,9 +16,9 @@ import (
 const (
 	// guardInterval is how often what is in effect is compared.
 	guardInterval = 2 * time.Second
-	// testInterval is how often the programs are tested while all is well, and
-	// testFailures after how many tests that failed in a row it is told: one that
-	// did may have met a queue that was full.
+	// testInterval is how often the programs are tested while it is known how they
+	// do, and testFailures after how many tests that failed in a row, each in the
+	// next pass, it is told: one that did may have met a queue that was full.
 	testInterval = 30 * time.Second
 	testFailures = 3
 	// repairsShown is how long a repair is told as a problem.
@@ -78,24 +78,42 @@ func (p *Plane) guard(ctx context.Context) {
 
 // check makes one pass of the guard.
 func (p *Plane) check(ctx context.Context) {
+	device, due := p.restore()
+	if !due {
+		return
+	}
+	// It waits for frames. The maps stay open while Run runs, and others need not wait.
+	if err := p.selfTest(ctx, device); ctx.Err() == nil {
+		p.noteTest(err)
+	}
+}
+
+// restore puts back what is missing, and reports whether a self-test is due then, on
+// which device.
+func (p *Plane) restore() (device int, due bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	device, flags, err := p.filters.find()
 	if err != nil || device != p.guarded.device || p.closed {
-		return // it is Attach that puts the programs onto a device
+		return 0, false // it is Attach that puts the programs onto a device
 	}
 	for _, h := range p.hooks {
 		p.putBack(h, device)
 	}
 	p.keepPins(device)
-	if flags&net.FlagUp != 0 {
-		p.test(ctx, device)
-	}
+	return device, flags&net.FlagUp != 0 && p.testDue()
 }
 
 // putBack has the hook's program run on the device if it does not.
 func (p *Plane) putBack(h *hook, device int) {
-	at, id := h.device()
+	at, id := h.linked()
+	if at == 0 {
+		var err error
+		if at, id, err = h.readFilter(); err != nil {
+			p.config.Logger.Warn("whether a program of packets is on the device cannot be told; looking again", "program", h.name, "error", err)
+			return
+		}
+	}
 	if at == device && (p.pending || h.program == nil || h.isProgram(id)) {
 		return
 	}
@@ -205,14 +223,16 @@ func (p *Plane) pinAgain() error {
 	return nil
 }
 
-// doWithout has the programs stay without pins.
+// doWithout has the programs stay without pins. While ours wait for their maps to be
+// filled they must not take the place of those of before, which know what to let
+// through.
 func (p *Plane) doWithout(device int, why error) {
 	if p.guarded.unpinned == nil {
 		p.config.Logger.Error("pins of packets are gone and could not be made anew; the programs stay without, trying again", "error", why)
 	}
 	p.guarded.unpinned = why
 	for _, h := range p.hooks {
-		if h.method == Clsact || h.program == nil {
+		if h.method == Clsact || h.program == nil || p.pending {
 			continue
 		}
 		h.method = Clsact
@@ -223,21 +243,22 @@ func (p *Plane) doWithout(device int, why error) {
 	}
 }
 
-// test makes a self-test when it is time for one. The programs of an earlier
-// version may not know them.
-func (p *Plane) test(ctx context.Context, device int) {
+// testDue reports whether it is time for a self-test. The programs of an earlier
+// version may not know them. The caller holds p.mu.
+func (p *Plane) testDue() bool {
 	g := &p.guarded
-	if g.failures == 0 && time.Since(g.tested) < testInterval {
-		return
+	if (g.failures == 0 || g.failures >= testFailures) && time.Since(g.tested) < testInterval {
+		return false
 	}
-	if p.pending || slices.ContainsFunc(p.hooks, func(h *hook) bool { return h.program == nil }) {
-		return
-	}
+	return !p.pending && !slices.ContainsFunc(p.hooks, func(h *hook) bool { return h.program == nil })
+}
+
+// noteTest takes in what came of a self-test.
+func (p *Plane) noteTest(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g := &p.guarded
 	first := g.tested.IsZero()
-	err := p.selfTest(ctx, device)
-	if ctx.Err() != nil {
-		return
-	}
 	g.tested = time.Now()
 	if err == nil {
 		if g.failed != nil || first {

@@ -148,6 +148,69 @@ func TestUnmounted(t *testing.T) {
 	}
 }
 
+// TestUnmountedPending takes the BPF file system away while the programs wait for
+// their new maps: those of before go on with the maps that they have.
+func TestUnmountedPending(t *testing.T) {
+	near, far := wired(t, TCX)
+	joined(t, near, far, either)
+	c := near.plane.config
+	c.MapCapacity *= 2
+	near.reopen(t, c)
+	near.do(t, "attach", near.plane.Attach)
+	programs := func() (all [][]ebpf.ProgramID) {
+		for _, attach := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+			all = append(all, near.programs(t, attach))
+		}
+		return all
+	}
+	before := programs()
+	stop := flow(t, near, far)
+	mount := filepath.Dir(c.BPFFS)
+	must(t, unix.Unmount(mount, unix.MNT_DETACH))
+	near.check(t)
+	if diff := cmp.Diff(before, programs()); diff != "" || !near.plane.pending {
+		t.Errorf("pending %t: %s", near.plane.pending, diff)
+	}
+	if sent, arrived := stop(); sent != arrived || sent == 0 {
+		t.Errorf("%d packets sent, %d arrived", sent, arrived)
+	}
+	must(t, unix.Mount("bpf", mount, "bpf", 0, ""))
+	near.check(t)
+	joined(t, near, far, either)
+	near.do(t, "prune", func() error { return near.plane.Prune(Keep{}) })
+	near.check(t)
+	near.attached(t, TCX)
+	near.keeps(t)
+}
+
+// TestNotRead: what the kernel does not say is no reason to put anything back, nor
+// counts as if somebody had taken it away.
+func TestNotRead(t *testing.T) {
+	near, _ := wired(t, Clsact)
+	near.check(t)
+	before := near.programs(t, ebpf.AttachTCXIngress)
+	near.do(t, "look", func() error {
+		p := near.plane
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.filters.name = "away0"
+		defer func() { p.filters.name = p.config.Device }()
+		for _, h := range p.hooks {
+			p.putBack(h, p.guarded.device)
+		}
+		return nil
+	})
+	if repairs, _ := near.plane.guardMetrics(); repairs[repairProgram] != 0 {
+		t.Errorf("%d programs were put back", repairs[repairProgram])
+	}
+	if diff := cmp.Diff(before, near.programs(t, ebpf.AttachTCXIngress)); diff != "" {
+		t.Error(diff)
+	}
+	near.check(t)
+	near.attached(t, Clsact)
+	near.keeps(t)
+}
+
 // TestDetached takes the programs off the device: they are put back.
 func TestDetached(t *testing.T) { each(t, testDetached) }
 
@@ -259,7 +322,12 @@ func TestSelfTestFails(t *testing.T) {
 	if p := near.plane.Problems(); failed() != 1 || len(p) != 1 || !strings.Contains(p[0].Where, "from_mesh") {
 		t.Errorf("problems %v, metric %v", p, failed())
 	}
+	last := near.plane.guarded.tested
+	if near.check(t); near.plane.guarded.tested != last {
+		t.Error("tested again at once, after it was told")
+	}
 	must(t, l.Close())
+	near.plane.guarded.tested = last.Add(-testInterval)
 	near.check(t)
 	if p := near.plane.Problems(); failed() != 0 || len(p) > 0 {
 		t.Errorf("problems %v, metric %v", p, failed())

@@ -36,7 +36,7 @@ func (p *Plane) Counts() ([]Count, error) {
 	return counts, nil
 }
 
-// count returns one of them. The caller is alone with p.
+// count returns one of them. The caller sees to it that p is not closed meanwhile.
 func (p *Plane) count(d Direction, r Reason) (Count, error) {
 	var cpus []bpf.MeshCounter
 	if err := p.maps.counter.Lookup(uint32(d)*uint32(reasons)+uint32(r), &cpus); err != nil {

@@ -26,8 +26,8 @@ const (
 
 // selfTest sends a frame through each end of the device and returns an error
 // unless the program there has counted it. The programs drop such frames, so
-// nothing leaves the node. The device must be up. The caller is alone with p, and
-// in the device's namespace.
+// nothing leaves the node. The device must be up. It needs no lock, as
+// it only reads a counter; the caller is in the device's namespace.
 func (p *Plane) selfTest(ctx context.Context, device int) error {
 	for _, d := range []Direction{ToMesh, FromMesh} {
 		if err := p.testEnd(ctx, device, d); err != nil {
