@@ -3,7 +3,6 @@ package kubelab
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,12 +26,30 @@ func TestInner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sleeper := &process{path: "/bin/sleep", args: []string{"3600"}, log: filepath.Join(dir.path, "log")}
+	sleeper := &process{name: "sleep", path: "/bin/sleep", args: []string{"3600"}, log: filepath.Join(dir.path, "log")}
+	if os.Geteuid() == 0 {
+		becomeNode(t, sleeper, dir.path)
+	}
 	if err := sleeper.start(); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Printf("started %d %s\n", sleeper.pid(), dir.path)
 	<-sleeper.done()
+}
+
+// becomeNode makes of a process that sleeps one with a sleeper in each cgroup of a
+// node, in namespaces as a node's.
+func becomeNode(t *testing.T, p *process, folder string) {
+	t.Helper()
+	if err := makeGroups(folder); err != nil {
+		t.Fatal(err)
+	}
+	var join strings.Builder
+	for _, group := range groups(t, folder) {
+		fmt.Fprintf(&join, "mkdir %[1]s/pod; cat %[1]s/cpuset.cpus >%[1]s/pod/cpuset.cpus; cat %[1]s/cpuset.mems >%[1]s/pod/cpuset.mems; echo 0 >%[1]s/pod/cgroup.procs; ", group)
+	}
+	p.path, p.args = "/bin/sh", []string{"-c", join.String() + "sleep 3600 & wait"}
+	p.namespaces = nodeNamespaces
 }
 
 // TestCrash: when the test binary is killed, its processes end, and the next
@@ -74,13 +91,16 @@ func TestCrash(t *testing.T) {
 	}
 	_ = inner.Wait() // it was killed
 	awaitGone(ctx, t, pid)
+	if os.Geteuid() == 0 && len(leftOf(t, path)) < 2 {
+		t.Error("there were no cgroups, so nothing of them is tested")
+	}
 	next, err := newFolder(base)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = next.remove() })
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the folder of a process that is gone: %v, want that it was removed", err)
+	if left := leftOf(t, path); len(left) > 0 {
+		t.Errorf("left of a process that is gone: %q", left)
 	}
 	if _, err := os.Stat(used.path); err != nil {
 		t.Errorf("a folder in use was removed: %v", err)

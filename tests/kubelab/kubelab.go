@@ -1,6 +1,6 @@
 // Package kubelab runs real Kubernetes control planes for tests: etcd and
 // kube-apiserver, and the controllers and the scheduler if asked for, as
-// processes on loopback. No docker, no root, no registry; a control plane is
+// processes on loopback, and nodes. No docker, no registry; a control plane needs no root, is
 // ready in a few seconds and takes 450 MiB, 100 more with the controllers.
 //
 // The programs come from one binary that `make kubernetes` builds once
@@ -36,6 +36,14 @@
 // Ready nodes: tests write what they need, status included, and pods need no
 // service account. Deleting a namespace then never ends. With controllers, a
 // pod made by hand gets an endpoint once a Node of its nodeName exists.
+//
+// # Nodes
+//
+// [ControlPlane.StartNode] gives the control plane a node: a network of its own
+// with containerd, kubelet and kube-proxy, whose pods come from images that are
+// made of static binaries. It takes root and Debian's containerd, runc, nftables
+// and containernetworking-plugins; [RequireNode] skips the test without them. What
+// it changes of the machine are cgroups of its own.
 //
 // All processes end with the test binary, however that ends; what a crash
 // leaves in the folder of temporary files goes at the next start.
@@ -95,7 +103,9 @@ type ControlPlane struct {
 	binary string
 	dir    folder
 	port   *port
-	client *http.Client
+	// authority signs what nodes are known by.
+	authority *authority
+	client    *http.Client
 
 	etcd, apiserver, controllers, scheduler *process
 }
@@ -310,6 +320,7 @@ func (p *ControlPlane) writeCredentials() error {
 			return err
 		}
 	}
+	p.authority = authority
 	pool := x509.NewCertPool()
 	pool.AddCert(authority.cert)
 	p.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}

@@ -63,12 +63,15 @@ func lockFolder(path string) (*os.File, error) {
 	return file, nil
 }
 
-// remove removes the folder; none is fine.
+// remove removes the folder, and the cgroups of a node with it; none is fine.
 func (f folder) remove() error {
 	if f.lock == nil {
 		return nil
 	}
-	err := os.RemoveAll(f.path)
+	err := removeGroups(f.path)
+	if err == nil { // what is left is found by the folder
+		err = os.RemoveAll(f.path)
+	}
 	_ = f.lock.Close()
 	return err
 }

@@ -21,9 +21,12 @@ const tailLines = 20
 // process is one program of a control plane. It may end and be started again;
 // its log goes on.
 type process struct {
+	name string // in messages
 	path string
 	args []string
 	log  string
+	// namespaces are the CLONE flags of those that it gets for itself.
+	namespaces uintptr
 
 	mu   sync.Mutex
 	life *life // the present or the latest; nil before the first
@@ -37,7 +40,7 @@ type life struct {
 
 // program returns a program of the multi-call binary, which does not run yet.
 func (p *ControlPlane) program(name string, args ...string) *process {
-	return &process{path: p.binary, args: append([]string{name}, args...), log: p.path(name + ".log")}
+	return &process{name: name, path: p.binary, args: append([]string{name}, args...), log: p.path(name + ".log")}
 }
 
 // start starts the program, which must not run.
@@ -45,17 +48,17 @@ func (p *process) start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.life != nil && !isClosed(p.life.ended) {
-		return fmt.Errorf("start %s: it runs", p.args[0])
+		return fmt.Errorf("start %s: it runs", p.name)
 	}
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		return fmt.Errorf("open the log of %s: %w", p.args[0], err)
+		return fmt.Errorf("open the log of %s: %w", p.name, err)
 	}
 	defer func() { _ = log.Close() }()
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = filepath.Dir(p.log), log, log
 	// It dies with the thread that started it: with this process, however that ends.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true, Cloneflags: p.namespaces}
 	l := &life{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error)
 	go func() {
@@ -70,7 +73,7 @@ func (p *process) start() error {
 		}
 	}()
 	if err := <-started; err != nil {
-		return fmt.Errorf("start %s: %w", p.args[0], err)
+		return fmt.Errorf("start %s: %w", p.name, err)
 	}
 	p.life = l
 	return nil
@@ -96,7 +99,7 @@ func (p *process) await(ctx context.Context, ready func(context.Context) error) 
 		case <-ctx.Done():
 			last = errors.Join(ctx.Err(), last)
 		}
-		return fmt.Errorf("wait until %s is ready: %w; its last words:\n%s", p.args[0], last, p.tail())
+		return fmt.Errorf("wait until %s is ready: %w; its last words:\n%s", p.name, last, p.tail())
 	}
 }
 
@@ -133,17 +136,17 @@ func (p *process) pause() error {
 		}
 		<-time.After(time.Millisecond)
 	}
-	return fmt.Errorf("pause %s: it ended", p.args[0])
+	return fmt.Errorf("pause %s: it ended", p.name)
 }
 
 func (p *process) signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.life == nil {
-		return fmt.Errorf("send %s to %s: it does not run", sig, p.args[0])
+		return fmt.Errorf("send %s to %s: it does not run", sig, p.name)
 	}
 	if err := p.life.cmd.Process.Signal(sig); err != nil {
-		return fmt.Errorf("send %s to %s: %w", sig, p.args[0], err)
+		return fmt.Errorf("send %s to %s: %w", sig, p.name, err)
 	}
 	return nil
 }

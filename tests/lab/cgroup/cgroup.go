@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,32 +28,50 @@ const pollInterval = 5 * time.Millisecond
 // Root returns where this machine has its cgroup v2 tree; a hybrid one has it
 // beside the trees of version 1.
 func Root() (string, error) {
-	file, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", fmt.Errorf("list mounts: %w", err)
+	found, err := mounted(2)
+	if err == nil && len(found) == 0 {
+		err = ErrNone
 	}
-	defer func() { _ = file.Close() }()
-	return root(file)
+	if err != nil {
+		return "", err
+	}
+	return found[0], nil
 }
 
-// root takes the text of a mountinfo file: "id parent dev root point options
+// Roots returns where this machine has trees that can be written, of both
+// versions.
+func Roots() ([]string, error) { return mounted(1, 2) }
+
+func mounted(versions ...int) ([]string, error) {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	return roots(file, versions...)
+}
+
+// roots takes the text of a mountinfo file: "id parent dev root point options
 // optional... - type source options".
-func root(mountinfo io.Reader) (string, error) {
+func roots(mountinfo io.Reader, versions ...int) ([]string, error) {
+	var found []string
 	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		place, kind, ok := strings.Cut(lines.Text(), " - ")
 		fields := strings.Fields(place)
-		if !ok || len(fields) < 6 || !strings.HasPrefix(kind, "cgroup2 ") {
+		if !ok || len(fields) < 6 || !strings.HasPrefix(fields[5], "rw") {
 			continue
 		}
-		if strings.HasPrefix(fields[5], "rw") {
-			return fields[4], nil
+		name, _, _ := strings.Cut(kind, " ")
+		version := map[string]int{"cgroup": 1, "cgroup2": 2}[name]
+		if slices.Contains(versions, version) {
+			found = append(found, fields[4])
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return "", fmt.Errorf("read mounts: %w", err)
+		return nil, fmt.Errorf("read mounts: %w", err)
 	}
-	return "", ErrNone
+	return found, nil
 }
 
 // Kill ends every process in and beneath the folder and returns once none is

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,22 +18,28 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestRoot(t *testing.T) {
+func TestRoots(t *testing.T) {
 	const version1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n"
 	tests := map[string]struct {
-		text, want string
-		err        error
+		text      string
+		two, both []string
 	}{
-		"hybrid":    {version1 + "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n", "/sys/fs/cgroup/unified", nil},
-		"unified":   {"30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n", "/sys/fs/cgroup", nil},
-		"read only": {"30 23 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n", "", ErrNone},
-		"none":      {version1, "", ErrNone},
-		"nonsense":  {"x - cgroup2\n\n", "", ErrNone},
+		"hybrid": {
+			version1 + "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n",
+			[]string{"/sys/fs/cgroup/unified"},
+			[]string{"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified"},
+		},
+		"unified":   {"30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n", []string{"/sys/fs/cgroup"}, []string{"/sys/fs/cgroup"}},
+		"read only": {"30 23 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n", nil, nil},
+		"version 1": {version1, nil, []string{"/sys/fs/cgroup/cpu"}},
+		"nonsense":  {"x - cgroup2\n\n31 23 0:28 / /sys rw - tmpfs cgroup2 rw\n", nil, nil},
 	}
 	for name, test := range tests {
-		got, err := root(strings.NewReader(test.text))
-		if got != test.want || !errors.Is(err, test.err) {
-			t.Errorf("%s: %q, %v", name, got, err)
+		if got, err := roots(strings.NewReader(test.text), 2); !slices.Equal(got, test.two) || err != nil {
+			t.Errorf("%s, version 2: %q, %v", name, got, err)
+		}
+		if got, err := roots(strings.NewReader(test.text), 1, 2); !slices.Equal(got, test.both) || err != nil {
+			t.Errorf("%s, both versions: %q, %v", name, got, err)
 		}
 	}
 }
