@@ -80,3 +80,13 @@ func (e *Exclusions) Exclude(subject pki.Subject, before time.Time) {
 		e.log.Info("connections of an excluded certificate are cut", "subject", subject.String(), "connections", len(cut))
 	}
 }
+
+// Readmit makes a time the one since when certificates of subject must be valid, though a
+// later one was given: who gave that had a clock that was ahead.
+func (e *Exclusions) Readmit(subject pki.Subject, before time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, ok := e.before[subject]; ok {
+		e.before[subject] = before
+	}
+}

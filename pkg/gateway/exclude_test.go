@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -104,4 +105,23 @@ func TestExcludedConnectionGoes(t *testing.T) {
 		defer e.mu.Unlock()
 		return len(e.open) == 0
 	})
+}
+
+// A time that was given by a clock that was ahead can be made an earlier one; for who is
+// not excluded that changes nothing.
+func TestReadmit(t *testing.T) {
+	now := time.Now()
+	e := NewExclusions(slog.New(slog.DiscardHandler))
+	e.Exclude(peerOf("west"), now.Add(time.Hour))
+	e.Readmit(peerOf("west"), now)
+	e.Readmit(peerOf("north"), now)
+	for name, want := range map[string]bool{"west": true, "north": false} {
+		since, out := e.since(&connection{subject: peerOf(name), from: now.Add(-time.Minute)})
+		if out != want || want && !since.Equal(now) {
+			t.Errorf("%s: out %v since %s", name, out, since)
+		}
+		if _, out := e.since(&connection{subject: peerOf(name), from: now.Add(time.Minute)}); out {
+			t.Errorf("%s: a later certificate is refused", name)
+		}
+	}
 }

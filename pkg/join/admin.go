@@ -126,6 +126,9 @@ func (s *membership) Invite(ctx context.Context, r *joinpb.InviteRequest) (*join
 	if err := CheckAddresses(addresses); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "where others reach this cluster: %v; give --address", err)
 	}
+	if err := s.reset(ctx, r.GetPeer()); err != nil {
+		return nil, status.Errorf(codes.Unavailable, "let %s come back: %v", r.GetPeer(), err)
+	}
 	s.book.settle(ctx)
 	now := time.Now()
 	inv := newInvitation(s.cfg.Cluster.Name, addresses, [sha256.Size]byte(s.fingerprint()), now.Add(ttl))
@@ -134,6 +137,29 @@ func (s *membership) Invite(ctx context.Context, r *joinpb.InviteRequest) (*join
 	}
 	s.log.Info("invitation is made", "invitation", inv.Name(), "cluster", r.GetPeer(), "expires", inv.Expires)
 	return &joinpb.InviteResponse{Invitation: inv.Text(), Expires: timestamppb.New(inv.Expires), Addresses: addresses, HeldTo: strings.TrimSuffix(s.ownClaims()+"; "+s.outside(), "; ")}, nil
+}
+
+// reset sets the time back since when a cluster is out, if that is far ahead of the clock:
+// who put it out had a clock that was, and no certificate could be used for as long. What
+// was signed until now stays refused.
+func (m *Manager) reset(ctx context.Context, name string) error {
+	if name == "" {
+		return nil
+	}
+	known, _, _, err := m.book.current(ctx, name)
+	if err != nil || time.Until(known.Out) <= maxAhead {
+		return err
+	}
+	err = m.book.update(ctx, name, func(old member) (member, error) {
+		if time.Until(old.Out) > maxAhead {
+			old.Out, old.Resets = time.Now().UTC().Truncate(time.Second).Add(time.Second), old.Resets+1
+		}
+		return old, nil
+	})
+	if err == nil {
+		m.log.Warn("cluster was put out by a clock that was ahead, which is set right now", "cluster", name, "was_out_until", known.Out)
+	}
+	return err
 }
 
 // checkName refuses what can not be another cluster's name.
@@ -193,7 +219,7 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 			if out.Before(old.Out) {
 				out = old.Out
 			}
-			return member{Out: out}, nil
+			return member{Out: out, Resets: old.Resets}, nil
 		})
 	}
 	if err != nil {

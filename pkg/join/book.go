@@ -36,22 +36,27 @@ type book struct {
 	files   files
 	log     *slog.Logger
 	exclude func(name string, before time.Time)
+	readmit func(name string, before time.Time)
+
+	saving sync.Mutex // held while files are written
 
 	mu      sync.Mutex
 	members map[string]member
 	stored  map[string][]byte // in etcd, as far as it was followed
 	behind  map[string]bool   // whose record etcd lacks
+	unsaved map[string]bool   // whose record the disk lacks
 	changed chan struct{}     // closed and replaced when members changes
 
 	loaded  chan struct{} // closed when etcd was read once
 	restore chan struct{} // wakes the loop that puts back
+	resave  chan struct{} // wakes the loop that saves again
 }
 
-func newBook(etcd *kvstore.Client, dir string, log *slog.Logger, exclude func(string, time.Time)) *book {
+func newBook(etcd *kvstore.Client, dir string, log *slog.Logger, exclude, readmit func(string, time.Time)) *book {
 	return &book{
-		etcd: etcd, files: files{dir: dir}, log: log, exclude: exclude,
-		members: map[string]member{}, stored: map[string][]byte{}, behind: map[string]bool{},
-		changed: make(chan struct{}), loaded: make(chan struct{}), restore: make(chan struct{}, 1),
+		etcd: etcd, files: files{dir: dir}, log: log, exclude: exclude, readmit: readmit,
+		members: map[string]member{}, stored: map[string][]byte{}, behind: map[string]bool{}, unsaved: map[string]bool{},
+		changed: make(chan struct{}), loaded: make(chan struct{}), restore: make(chan struct{}, 1), resave: make(chan struct{}, 1),
 	}
 }
 
@@ -79,7 +84,11 @@ func (b *book) run(ctx context.Context) error {
 		})
 	})
 	g.Go(func() error {
-		b.putBack(ctx)
+		repeat(ctx, b.restore, b.putBackAll)
+		return nil
+	})
+	g.Go(func() error {
+		repeat(ctx, b.resave, b.saveAll)
 		return nil
 	})
 	return g.Wait()
@@ -106,7 +115,7 @@ func (f *followed) Changes(_ context.Context, changes []kvstore.Change) error {
 		b.stored[name] = c.Value
 		known := b.members[name]
 		b.mu.Unlock()
-		if known.Out.After(m.Out) { // etcd was set back: who was put out stays out, and unread
+		if known.outdates(m) { // etcd was set back: who was put out stays out, and unread
 			m = known
 			b.lost(name)
 		}
@@ -154,16 +163,17 @@ func (b *book) lost(name string) {
 	}
 }
 
-// putBack writes to etcd what it lacks until ctx ends.
-func (b *book) putBack(ctx context.Context) {
+// repeat calls attempt when it is woken, and again until that reports success, until
+// ctx ends.
+func repeat(ctx context.Context, wake <-chan struct{}, attempt func(context.Context) bool) {
 	again := retry.Backoff{First: firstRestore, Limit: lastRestore}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-b.restore:
+		case <-wake:
 		}
-		for !b.putBackAll(ctx) {
+		for !attempt(ctx) {
 			if !retry.Sleep(ctx, again.Next()) {
 				return
 			}
@@ -172,6 +182,7 @@ func (b *book) putBack(ctx context.Context) {
 	}
 }
 
+// putBackAll writes to etcd what it lacks.
 func (b *book) putBackAll(ctx context.Context) bool {
 	b.mu.Lock()
 	names := slices.Sorted(maps.Keys(b.behind))
@@ -193,23 +204,66 @@ func (b *book) putBackAll(ctx context.Context) bool {
 // take makes m what is known of a cluster, in memory, for the gateway, and on disk.
 func (b *book) take(name string, m member) {
 	b.mu.Lock()
+	reset := m.Resets > b.members[name].Resets
 	b.members[name] = m
 	close(b.changed)
 	b.changed = make(chan struct{})
 	b.mu.Unlock()
+	if reset {
+		b.readmit(name, m.Out)
+	}
 	if !m.Out.IsZero() {
 		b.exclude(name, m.Out)
 	}
-	if err := b.files.save(name, m); err != nil {
-		b.log.Error("joined cluster is not written to disk", "cluster", name, "error", err)
+	b.save(name)
+}
+
+// save writes what is known of a cluster to disk, and has it done again where that fails.
+// Of several calls each writes the newest.
+func (b *book) save(name string) bool {
+	b.saving.Lock()
+	defer b.saving.Unlock()
+	err := b.files.save(name, b.member(name))
+	b.mu.Lock()
+	before := b.unsaved[name]
+	delete(b.unsaved, name)
+	if err != nil {
+		b.unsaved[name] = true
 	}
+	b.mu.Unlock()
+	switch {
+	case err != nil && !before:
+		b.log.Error("joined cluster is not written to disk, will retry", "cluster", name, "error", err)
+	case err == nil && before:
+		b.log.Info("joined cluster is written to disk after all", "cluster", name)
+	}
+	if err != nil {
+		select {
+		case b.resave <- struct{}{}:
+		default:
+		}
+	}
+	return err == nil
+}
+
+// saveAll writes to disk what it lacks.
+func (b *book) saveAll(context.Context) bool {
+	b.mu.Lock()
+	names := slices.Sorted(maps.Keys(b.unsaved))
+	b.mu.Unlock()
+	all := true
+	for _, name := range names {
+		all = b.save(name) && all
+	}
+	return all
 }
 
 // errBusy is returned when others change a record all the time.
 var errBusy = errors.New("somebody else changes the same, try again")
 
 // update changes the record of a cluster for all replicas and returns when this
-// one has it in effect. change may be called several times.
+// one has it in effect, or what somebody made of it since. change may be called several
+// times.
 func (b *book) update(ctx context.Context, name string, change func(member) (member, error)) error {
 	var want []byte
 	err := b.swap(ctx, name, func(m member) (member, error) {
@@ -229,6 +283,14 @@ func (b *book) update(ctx context.Context, name string, change func(member) (mem
 		if bytes.Equal(m.encode(), want) {
 			return nil
 		}
+		if text, found, err := b.etcd.Get(ctx, memberPrefix+name); err == nil && found {
+			if now, err := parseMember(name, text); err == nil {
+				want = now.encode()
+			}
+		}
+		if bytes.Equal(m.encode(), want) {
+			return nil
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -241,6 +303,7 @@ func (b *book) update(ctx context.Context, name string, change func(member) (mem
 // the one that is known here.
 func (b *book) swap(ctx context.Context, name string, change func(member) (member, error)) error {
 	key := memberPrefix + name
+	again := retry.Backoff{First: 5 * time.Millisecond, Limit: 100 * time.Millisecond}
 	for range 10 {
 		m, old, found, err := b.current(ctx, name)
 		if err != nil {
@@ -254,8 +317,19 @@ func (b *book) swap(ctx context.Context, name string, change func(member) (membe
 		if found && bytes.Equal(old, value) {
 			return nil
 		}
-		if done, err := b.etcd.CompareAndPut(ctx, key, old, found, value); err != nil || done {
+		done, err := b.etcd.CompareAndPut(ctx, key, old, found, value)
+		if err != nil {
+			// It may be done all the same, and only the answer was lost.
+			if now, there, failed := b.etcd.Get(ctx, key); failed == nil && there && bytes.Equal(now, value) {
+				return nil
+			}
 			return err
+		}
+		if done {
+			return nil
+		}
+		if !retry.Sleep(ctx, again.Next()) {
+			return context.Cause(ctx)
 		}
 	}
 	return fmt.Errorf("change the record of cluster %s: %w", name, errBusy)
@@ -275,7 +349,7 @@ func (b *book) current(ctx context.Context, name string) (m member, text []byte,
 	if m, err = parseMember(name, text); err != nil {
 		return member{}, nil, false, err
 	}
-	if known.Out.After(m.Out) { // etcd was set back
+	if known.outdates(m) { // etcd was set back
 		m = known
 	}
 	return m, text, true, nil
@@ -308,4 +382,11 @@ func (b *book) all() map[string]member {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.members)
+}
+
+// lacking returns of how many clusters the disk lacks the record.
+func (b *book) lacking() float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return float64(len(b.unsaved))
 }

@@ -230,6 +230,9 @@ func (m *Manager) pendingKey(ctx context.Context, inv Invitation) (pending, erro
 	}
 	mine := pending{Invitation: inv.Name(), Key: string(key), Request: string(request)}
 	err = m.book.update(ctx, inv.Cluster, func(old member) (member, error) {
+		if p := old.Pending; p != nil && p.Invitation == mine.Invitation {
+			mine = *p // another replica is at it, too: with one key both come to the end
+		}
 		old.Pending = &mine
 		return old, nil
 	})

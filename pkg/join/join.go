@@ -58,6 +58,8 @@ type Config struct {
 	// Exclude makes the gateway refuse what a peer shows that is valid from before
 	// a time, and cut its connections.
 	Exclude func(subject pki.Subject, before time.Time)
+	// Readmit makes an earlier time than before the one of Exclude.
+	Readmit func(subject pki.Subject, before time.Time)
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -80,9 +82,9 @@ func New(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("own authority: %w", err)
 	}
 	m := &Manager{cfg: cfg, invitations: invitations{etcd: cfg.Etcd}, log: cfg.Logger}
-	m.book = newBook(cfg.Etcd, cfg.Dir, cfg.Logger, func(name string, before time.Time) {
-		cfg.Exclude(m.peerSubject(name), before)
-	})
+	m.book = newBook(cfg.Etcd, cfg.Dir, cfg.Logger,
+		func(name string, before time.Time) { cfg.Exclude(m.peerSubject(name), before) },
+		func(name string, before time.Time) { cfg.Readmit(m.peerSubject(name), before) })
 	m.metrics = newMetrics(cfg.Registerer, m.book)
 	return m, m.book.load()
 }

@@ -50,6 +50,9 @@ func newMetrics(registerer prometheus.Registerer, b *book) *metrics {
 		Name: "causeway_join_joined_clusters", Help: "Clusters that this one reads because they joined.",
 	}, count(func(m member) bool { return m.Reads != nil }))
 	with.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "causeway_join_unsaved_clusters", Help: "Clusters whose record is not on disk yet, as that failed and is tried again.",
+	}, b.lacking)
+	with.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "causeway_join_excluded_clusters", Help: "Clusters of which certificates are refused that were valid before they were put out.",
 	}, count(func(m member) bool { return !m.Out.IsZero() }))
 	return m

@@ -25,8 +25,10 @@ type member struct {
 	// Reads is how we read it; nil when we do not, or by a file of the operator's.
 	Reads *reading `json:"reads,omitempty"`
 	// Out is since when it is out: certificates for it that are valid from before
-	// then are refused. Zero for never. It only grows.
+	// then are refused. Zero for never. It only grows, but with Resets.
 	Out time.Time `json:"out,omitzero"`
+	// Resets is how often Out was set back by a person, to the clock: see reset.
+	Resets int `json:"resets,omitempty"`
 	// Pending is the key of a join that has not come to its end, by which it can
 	// be taken up again.
 	Pending *pending `json:"pending,omitempty"`
@@ -46,6 +48,11 @@ type reader struct {
 }
 
 func (r *reader) issued() bool { return r != nil && r.Invitation == "" }
+
+// outdates reports whether m was put out later than what n says, so that n is of before.
+func (m member) outdates(n member) bool {
+	return m.Resets > n.Resets || m.Resets == n.Resets && m.Out.After(n.Out)
+}
 
 // reading is a joined peer.
 type reading struct {

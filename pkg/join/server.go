@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -20,6 +21,8 @@ import (
 )
 
 const (
+	// logEvery is how often at most strangers make us log.
+	logEvery = 10 * time.Second
 	// offerTimeout is from the call to the offer, exchangeTimeout to the end.
 	offerTimeout    = 10 * time.Second
 	exchangeTimeout = time.Minute
@@ -35,10 +38,12 @@ type inviter struct {
 
 	limiter *stranger.Limiter
 	places  stranger.Places
+	// rare bounds what strangers can write into our log while etcd is away.
+	rare rate.Sometimes
 }
 
 func newInviter(m *Manager) *inviter {
-	return &inviter{Manager: m, limiter: stranger.NewLimiter()}
+	return &inviter{Manager: m, limiter: stranger.NewLimiter(), rare: rate.Sometimes{Interval: logEvery}}
 }
 
 // Authority tells anybody the authority's certificate, which is no secret.
@@ -116,8 +121,14 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 		retry.Sleep(ctx, wait)
 		return guest{}, s.refuse(reasonSecret, codes.Unauthenticated, "%v", err)
 	}
-	s.log.Warn("invitation can not be looked up", "error", err)
-	return g, s.refuse(reasonInternal, codes.Unavailable, "invitations can not be looked up at present, try again")
+	return g, s.unavailable(err)
+}
+
+// unavailable is for our own trouble, which anybody can see who asks: all hear of it,
+// and the log now and then.
+func (s *inviter) unavailable(err error) error {
+	s.rare.Do(func() { s.log.Warn("invitation can not be looked up, further ones are not said for a while", "error", err) })
+	return s.refuse(reasonInternal, codes.Unavailable, "invitations can not be looked up at present, try again")
 }
 
 // admit does what the offer asks for, if it may be.
@@ -259,7 +270,7 @@ func (m *Manager) keep(ctx context.Context, name string, out time.Time, r readin
 		if !old.Out.Equal(out) {
 			return old, errPutOut
 		}
-		next := member{Reads: &r, Out: old.Out}
+		next := member{Reads: &r, Out: old.Out, Resets: old.Resets}
 		if old.Reader.issued() {
 			next.Reader = old.Reader
 		}
