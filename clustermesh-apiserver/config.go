@@ -28,6 +28,7 @@ type config struct {
 	manifestsDir         string
 	kubeconfig           string
 	inCluster            bool
+	agentAccount         string
 	peersDir             string
 	listen               string
 	advertise            []string
@@ -56,6 +57,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.manifestsDir, "manifests-dir", "", "directory of Kubernetes YAML or JSON that describes this cluster; must exist (this, --kubeconfig or --in-cluster is required)")
 	f.StringVar(&c.kubeconfig, "kubeconfig", "", "`file` with which kubectl reaches this cluster: read the cluster from its Kubernetes API, by the file's current context")
 	f.BoolVar(&c.inCluster, "in-cluster", false, "the same with the service account of the pod that this runs in")
+	f.StringVar(&c.agentAccount, "agent-service-account", "", "`namespace/name` of the agents' service account: a pod of it gets the first certificate of its node's agent for its token of audience causeway; with --in-cluster or --kubeconfig (default: none)")
 	f.StringVar(&c.peersDir, "peers-dir", "", "directory with an etcd client file for each peer, named like its cluster (default <data-dir>/peers, made when missing)")
 	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
 	f.StringSliceVar(&c.advertise, "advertise", nil, "names and addresses by which the gateway is reached, for its certificate, besides that of --listen")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/gateway"
 	"github.com/causeway-mesh/causeway/pkg/join"
+	"github.com/causeway-mesh/causeway/pkg/kube"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/peer"
@@ -33,7 +34,7 @@ type registrar interface{ Register(r grpc.ServiceRegistrar) }
 // what lets other clusters join and puts them out, and what replaces the authority.
 func newDoor(
 	cfg *config, authority *pki.Authority, server *tls.Config, etcd *kvstore.Client, engine *merge.Engine, peers *peer.Manager,
-	log *slog.Logger, registry prometheus.Registerer, services ...registrar,
+	kubernetes *kube.Client, log *slog.Logger, registry prometheus.Registerer, services ...registrar,
 ) (*gateway.Gateway, *join.Manager, *rotation.Manager, error) {
 	var door *gateway.Gateway
 	claims, _ := cfg.claims() // validate has seen them
@@ -53,7 +54,8 @@ func newDoor(
 	tokens := token.New(token.Config{
 		Cluster: cfg.clusterName, Authority: authority, TTL: cfg.agentTTL, Etcd: etcd,
 		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
-		Logger:    log, Registerer: registry,
+		Account:   cfg.agentAccount, Reviewer: kubernetes, // there is one where there is an account
+		Logger: log, Registerer: registry,
 	})
 	door = gateway.New(gateway.Config{
 		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: server, Etcd: etcd.Etcd().ActiveConnection(), Exclusions: exclusions,

@@ -129,12 +129,12 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	})
 	renewals := newRenewals(cfg, authority, log, registry)
 	adminServer := admin.New(admin.Config{
-		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: kubernetes,
+		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: serverOf(kubernetes),
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
 		SourceProblems: objects.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
-	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, log, registry, nodes, drops, paths, renewals, adminServer)
+	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, log, registry, nodes, drops, paths, renewals, adminServer)
 	if err != nil {
 		return err
 	}

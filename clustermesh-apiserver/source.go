@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -25,9 +27,24 @@ func (c *config) validateSource() error {
 	case 0:
 		return errors.New("one of --manifests-dir, --kubeconfig and --in-cluster is required: where this cluster's objects are read")
 	case 1:
-		return nil
+		return c.validateAccount()
 	}
 	return errors.New("--manifests-dir, --kubeconfig and --in-cluster: give one of them, a cluster has one source")
+}
+
+// validateAccount checks the service account of agents.
+func (c *config) validateAccount() error {
+	if c.agentAccount == "" {
+		return nil
+	}
+	if c.manifestsDir != "" {
+		return errors.New("--agent-service-account: only Kubernetes knows whose tokens are good, so --in-cluster or --kubeconfig is needed in place of --manifests-dir")
+	}
+	namespace, account, ok := strings.Cut(c.agentAccount, "/")
+	if !ok || namespace == "" || account == "" || strings.ContainsAny(account, "/:") || strings.Contains(namespace, ":") {
+		return fmt.Errorf("--agent-service-account: %q is not namespace/name", c.agentAccount)
+	}
+	return nil
 }
 
 // reader is a source of the cluster's objects.
@@ -37,22 +54,30 @@ type reader interface {
 }
 
 // newReader returns the source that the flags name and, where it is the Kubernetes
-// API, that one's address. Other replicas may follow the same API server.
-func (c *config) newReader(sink source.Sink, log *slog.Logger, registry prometheus.Registerer) (r reader, server string, err error) {
+// API, what asks that. Other replicas may follow the same API server.
+func (c *config) newReader(sink source.Sink, log *slog.Logger, registry prometheus.Registerer) (r reader, kubernetes *kube.Client, err error) {
 	if c.manifestsDir != "" {
 		return source.NewManifests(source.ManifestsConfig{
 			Dir: c.manifestsDir, StateDir: filepath.Join(c.dataDir, "manifests"),
 			Sink: sink, Logger: log, Registerer: registry,
-		}), "", nil
+		}), nil, nil
 	}
 	client, err := kube.New(kube.Config{
 		Kubeconfig: c.kubeconfig, UIDFile: filepath.Join(c.dataDir, "kubernetes-uid"),
 		Component: name, Version: process.Version(), Logger: log,
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
-	return source.NewKubernetes(source.KubernetesConfig{Client: client, Sink: sink, Logger: log, Registerer: registry}), client.Server(), nil
+	return source.NewKubernetes(source.KubernetesConfig{Client: client, Sink: sink, Logger: log, Registerer: registry}), client, nil
+}
+
+// serverOf returns the address of the Kubernetes API that is the source, "" for none.
+func serverOf(kubernetes *kube.Client) string {
+	if kubernetes == nil {
+		return ""
+	}
+	return kubernetes.Server()
 }
 
 // unread says what is not known before the source was read once.

@@ -22,6 +22,8 @@ type config struct {
 	apiServer     string
 	files         pki.ClientFiles
 	tokenFile     string
+	accountFile   string
+	authorityFile string
 	bpffs, cgroup string
 	stateDir      string
 	mapCapacity   uint32
@@ -70,6 +72,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.files.CertFile, "cert-file", "", "`file` with this node's certificate (required)")
 	f.StringVar(&c.files.KeyFile, "key-file", "", "`file` with the certificate's private key (required)")
 	f.StringVar(&c.tokenFile, "join-token-file", "", "`file` with what causeway agent token printed: where there is no valid certificate, one is got for it, and the three files above are written")
+	f.StringVar(&c.accountFile, "service-account-token-file", "", "in its place, in a pod: `file` with a projected service account token of audience causeway")
+	f.StringVar(&c.authorityFile, "authority-file", "", "`file` with the cluster's CA certificate, by which the gateway is known before --service-account-token-file is told to it")
 	f.StringVar(&c.bpffs, "bpffs-dir", defaultBPFFS, "`folder` on a BPF file system for what stays in the kernel")
 	f.StringVar(&c.cgroup, "cgroup-root", "", "cgroup v2 `folder` above all workloads of the node (found when not given)")
 	f.StringVar(&c.stateDir, "state-dir", "/var/lib/causeway/node-agent", "`folder` for the last state, this agent's alone, with which it starts when the API server is away; empty for none")
@@ -102,6 +106,12 @@ func (c *config) validate() error {
 	}
 	if err := cluster.ValidateName(c.cluster); err != nil {
 		return fmt.Errorf("--cluster-name: %w", err)
+	}
+	if c.tokenFile != "" && c.accountFile != "" {
+		return errors.New("--join-token-file and --service-account-token-file: give one of them")
+	}
+	if (c.accountFile == "") != (c.authorityFile == "") {
+		return errors.New("--service-account-token-file and --authority-file: each needs the other")
 	}
 	for target := range strings.SplitSeq(c.apiServer, ",") {
 		if _, _, err := net.SplitHostPort(target); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/pki"
@@ -21,7 +22,7 @@ const (
 )
 
 // enrol sees to it that there is a certificate: where none is valid it gets one for
-// the token, if there is a token, and waits for a gateway that is away. A
+// a token, if there is a token, and waits for a gateway that is away. A
 // certificate of somebody else is left alone.
 func enrol(ctx context.Context, cfg *config, log *slog.Logger) error {
 	want := pki.Subject{Cluster: cfg.cluster, Role: pki.RoleAgent, Name: cfg.node}
@@ -29,27 +30,19 @@ func enrol(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if missing == nil || errors.Is(missing, pki.ErrSubject) {
 		return missing
 	}
-	if cfg.tokenFile == "" {
-		return fmt.Errorf("%w; the way to a new one is a token: `causeway agent token %s`, then --join-token-file", missing, cfg.node)
-	}
-	pass, err := readToken(cfg)
+	flag, try, err := cfg.way(missing, log)
 	if err != nil {
-		return fmt.Errorf("%w; a token is asked for since there is no valid certificate: %w", err, missing)
+		return err
 	}
-	log.Info("no valid certificate, one is asked for by token", "token", pass.Name(), "reason", missing)
 	again := retry.Backoff{First: firstEnrol, Limit: lastEnrol}
 	for {
-		err := stranger.Enrol(ctx, cfg.files, pass)
+		err := try(ctx)
 		if err == nil {
 			log.Info("certificate for the token is here", "file", cfg.files.CertFile)
 			return nil
 		}
-		if !errors.Is(err, stranger.ErrAway) && !errors.Is(err, pki.ErrBusy) {
-			return fmt.Errorf("first certificate by --join-token-file %s: %w", cfg.tokenFile, err)
-		}
-		if time.Now().After(pass.Expires) { // by our clock; who made it was not reached to be asked
-			return fmt.Errorf("first certificate by --join-token-file %s: the token ended at %s: make a new one with `causeway agent token %s`: %w",
-				cfg.tokenFile, pass.Expires.Format(time.RFC3339), cfg.node, err)
+		if !errors.Is(err, stranger.ErrAway) && !errors.Is(err, pki.ErrBusy) || errors.Is(err, errEnded) {
+			return fmt.Errorf("first certificate by %s: %w", flag, err)
 		}
 		delay := again.Next()
 		log.Warn("no certificate yet, trying again", "attempt", again.Attempts(), "delay", delay, "error", err)
@@ -57,6 +50,49 @@ func enrol(ctx context.Context, cfg *config, log *slog.Logger) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// errEnded is for a token that ended while no gateway could be asked.
+var errEnded = errors.New("the token ended")
+
+// way returns how there comes to be a certificate where one is missing: by which flag,
+// and what tries it once.
+func (c *config) way(missing error, log *slog.Logger) (flag string, try func(context.Context) error, err error) {
+	if c.accountFile != "" {
+		log.Info("no valid certificate, one is asked for by the service account's token", "reason", missing)
+		return "--service-account-token-file " + c.accountFile, c.tryAccount, nil
+	}
+	if c.tokenFile == "" {
+		return "", nil, fmt.Errorf("%w; the way to a new one is a token: `causeway agent token %s`, then --join-token-file", missing, c.node)
+	}
+	pass, err := readToken(c)
+	if err != nil {
+		return "", nil, fmt.Errorf("%w; a token is asked for since there is no valid certificate: %w", err, missing)
+	}
+	log.Info("no valid certificate, one is asked for by token", "token", pass.Name(), "reason", missing)
+	return "--join-token-file " + c.tokenFile, func(ctx context.Context) error {
+		err := stranger.Enrol(ctx, c.files, pass)
+		again := errors.Is(err, stranger.ErrAway) || errors.Is(err, pki.ErrBusy)
+		if again && time.Now().After(pass.Expires) { // by our clock; who made it was not reached to be asked
+			return fmt.Errorf("%w at %s: make a new one with `causeway agent token %s`: %w", errEnded, pass.Expires.Format(time.RFC3339), c.node, err)
+		}
+		return err
+	}, nil
+}
+
+// tryAccount reads the token each time: Kubernetes writes a new one before it ends.
+func (c *config) tryAccount(ctx context.Context) error {
+	text, err := os.ReadFile(c.accountFile)
+	if err != nil {
+		return err
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" {
+		return errors.New("the file is empty")
+	}
+	return stranger.EnrolAccount(ctx, c.files, stranger.Account{
+		Cluster: c.cluster, Node: c.node, Addresses: strings.Split(c.apiServer, ","), AuthorityFile: c.authorityFile, Token: token,
+	})
 }
 
 // readToken returns the token of the file, if it is for this agent.

@@ -73,3 +73,62 @@ func TestEnrolLeavesAlone(t *testing.T) {
 		t.Errorf("another node's: %v", err)
 	}
 }
+
+// An agent in a pod says what is missing there. Who answers it is tested in pkg/token.
+func TestEnrolAccountRefuses(t *testing.T) {
+	authority, err := pki.OpenAuthority(t.TempDir(), "east")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		ca    []byte
+		token string
+		want  string
+	}{
+		"no token":     {authority.CertPEM(), "", "no such file"},
+		"empty":        {authority.CertPEM(), "\n", "the file is empty"},
+		"no authority": {nil, "a.b.c", "read the authority's certificate"},
+		"not ours":     {[]byte("none"), "a.b.c", "authority.crt: no certificate in PEM"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			c := &config{
+				node: "node-1", cluster: "east", apiServer: "127.0.0.1:1", accountFile: filepath.Join(dir, "token"), authorityFile: filepath.Join(dir, "authority.crt"),
+				files: pki.ClientFiles{CAFile: filepath.Join(dir, "ca.crt"), CertFile: filepath.Join(dir, "agent.crt"), KeyFile: filepath.Join(dir, "agent.key")},
+			}
+			for path, text := range map[string]string{c.accountFile: tc.token, c.authorityFile: string(tc.ca)} {
+				if text == "" {
+					continue
+				}
+				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := enrol(t.Context(), c, logger(t))
+			for _, want := range []string{"--service-account-token-file " + c.accountFile, tc.want} {
+				if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("got %v, want one line with %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+// One way to a first certificate is enough.
+func TestValidateTokens(t *testing.T) {
+	c, _ := newConfig(t)
+	c.apiServer, c.meshPort, c.meshDevice = "127.0.0.1:1", 8473, "mesh0"
+	for _, tc := range []struct{ join, account, authority, want string }{
+		{"", "", "", ""},
+		{"", "token", "ca.crt", ""},
+		{"token", "", "", ""},
+		{"token", "token", "ca.crt", "give one of them"},
+		{"", "token", "", "each needs the other"},
+		{"", "", "ca.crt", "each needs the other"},
+	} {
+		c.tokenFile, c.accountFile, c.authorityFile = tc.join, tc.account, tc.authority
+		if err := c.validate(); tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%+v: %v", tc, err)
+		}
+	}
+}

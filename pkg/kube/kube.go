@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"runtime"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -80,7 +81,7 @@ func New(cfg Config) (*Client, error) {
 	base.ContentType = kruntime.ContentTypeProtobuf
 	base.AcceptContentTypes = kruntime.ContentTypeProtobuf + "," + kruntime.ContentTypeJSON
 	base.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	// All groups share connections and the limit.
+	// All groups share connections; each has the limit for itself.
 	transport, err := rest.HTTPClientFor(base)
 	if err != nil {
 		return nil, fmt.Errorf("credentials of %s: %w", who, err)
@@ -89,7 +90,7 @@ func New(cfg Config) (*Client, error) {
 		server: base.Host, who: who, log: cfg.Logger, identity: &identity{file: cfg.UIDFile},
 		groups: make(map[schema.GroupVersion]*rest.RESTClient), params: kruntime.NewParameterCodec(scheme),
 	}
-	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion} {
+	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion} {
 		if c.groups[gv], err = groupClient(base, gv, transport); err != nil {
 			return nil, fmt.Errorf("client for %s: %w", base.Host, err)
 		}
@@ -131,7 +132,7 @@ func newScheme() (*kruntime.Scheme, error) {
 	scheme := kruntime.NewScheme()
 	// Errors, bookmarks and options of every group are those of "v1".
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
-	return scheme, errors.Join(corev1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme))
+	return scheme, errors.Join(corev1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme))
 }
 
 func groupClient(base *rest.Config, gv schema.GroupVersion, transport *http.Client) (*rest.RESTClient, error) {

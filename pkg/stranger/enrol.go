@@ -32,16 +32,25 @@ const (
 func Enrol(ctx context.Context, files pki.ClientFiles, p Pass) error {
 	want := pki.Subject{Cluster: p.Cluster, Role: pki.RoleAgent, Name: p.Node}
 	return files.Obtain(want, func(csrPEM []byte) (chainPEM, authorityPEM []byte, err error) {
-		var away []string
-		for _, address := range p.Addresses {
+		err = atOne(p.Cluster, p.Addresses, func(address string) error {
 			chainPEM, authorityPEM, err = enrolAt(ctx, address, p, csrPEM)
-			if !errors.Is(err, ErrAway) {
-				return chainPEM, authorityPEM, err
-			}
-			away = append(away, fmt.Sprintf("%s: %v", address, err))
-		}
-		return nil, nil, fmt.Errorf("cluster %s: %w: %s", p.Cluster, ErrAway, strings.Join(away, "; "))
+			return err
+		})
+		return chainPEM, authorityPEM, err
 	})
+}
+
+// atOne tries the gateways of a cluster until one answers.
+func atOne(name string, addresses []string, try func(address string) error) error {
+	var away []string
+	for _, address := range addresses {
+		err := try(address)
+		if !errors.Is(err, ErrAway) {
+			return err
+		}
+		away = append(away, fmt.Sprintf("%s: %v", address, err))
+	}
+	return fmt.Errorf("cluster %s: %w: %s", name, ErrAway, strings.Join(away, "; "))
 }
 
 // enrolAt asks one gateway. Nothing is said to one of another authority.
@@ -55,21 +64,27 @@ func enrolAt(ctx context.Context, address string, p Pass, csrPEM []byte) (chainP
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrAway, err)
 	}
-	conn, err := Dial(address, p.Cluster, authorityPEM)
+	chainPEM, err = askFor(ctx, address, p.Cluster, authorityPEM, &strangerpb.EnrolRequest{Id: p.ID[:], Secret: p.Secret[:], Request: csrPEM})
+	return chainPEM, authorityPEM, err
+}
+
+// askFor tells a token to a gateway of the authority, and returns the certificate.
+func askFor(ctx context.Context, address, name string, authorityPEM []byte, request *strangerpb.EnrolRequest) (chainPEM []byte, err error) {
+	conn, err := Dial(address, name, authorityPEM)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel = context.WithTimeout(ctx, enrolTimeout)
+	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
-	answer, err := strangerpb.NewEnrolmentClient(conn).Enrol(ctx, &strangerpb.EnrolRequest{Id: p.ID[:], Secret: p.Secret[:], Request: csrPEM})
+	answer, err := strangerpb.NewEnrolmentClient(conn).Enrol(ctx, request)
 	if err == nil {
-		return answer.GetChain(), authorityPEM, nil
+		return answer.GetChain(), nil
 	}
 	text := Clean(status.Convert(err).Message())
 	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Canceled:
-		return nil, nil, fmt.Errorf("%w: %s", ErrAway, text)
+		return nil, fmt.Errorf("%w: %s", ErrAway, text)
 	}
-	return nil, nil, fmt.Errorf("cluster %s gave no certificate: %s", p.Cluster, text)
+	return nil, fmt.Errorf("cluster %s gave no certificate: %s", name, text)
 }

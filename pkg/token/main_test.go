@@ -21,9 +21,13 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/stranger"
 	"github.com/causeway-mesh/causeway/pkg/stranger/strangerpb"
+	"github.com/causeway-mesh/causeway/tests/kubelab"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// planes is the control plane that reviews tokens of service accounts.
+var planes kubelab.Shared
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(planes.Around(m)) }
 
 func check(t *testing.T, errs ...error) {
 	t.Helper()
@@ -61,6 +65,12 @@ type site struct {
 
 func newSite(t *testing.T, name string) *site {
 	t.Helper()
+	return newSiteOf(t, name, "", nil)
+}
+
+// newSiteOf is one whose agents are pods of a service account.
+func newSiteOf(t *testing.T, name, account string, reviewer Reviewer) *site {
+	t.Helper()
 	s := &site{t: t, name: name}
 	quiet := slog.New(slog.DiscardHandler)
 	server := kvstore.NewServer(kvstore.ServerConfig{Dir: filepath.Join(t.TempDir(), "etcd"), Logger: quiet})
@@ -78,7 +88,8 @@ func newSite(t *testing.T, name string) *site {
 		tokens := New(Config{
 			Cluster: name, Authority: s.authority, TTL: time.Hour, Etcd: s.etcd,
 			Addresses: func() []string { return []string{door.Addr().String()} },
-			Logger:    quiet, Registerer: prometheus.NewRegistry(),
+			Account:   account, Reviewer: reviewer,
+			Logger: quiet, Registerer: prometheus.NewRegistry(),
 		})
 		door = gateway.New(gateway.Config{
 			Cluster: name, Listen: "127.0.0.1:0", TLS: tls, Etcd: s.etcd.Etcd().ActiveConnection(), Register: tokens.Register,

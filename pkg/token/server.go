@@ -16,7 +16,6 @@ import (
 
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/pki"
-	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/stranger"
 	"github.com/causeway-mesh/causeway/pkg/stranger/strangerpb"
 )
@@ -36,12 +35,13 @@ type reason string
 const (
 	reasonSecret    reason = "secret"    // no such token, or not its secret
 	reasonToken     reason = "token"     // ended, or used by another key
+	reasonAccount   reason = "account"   // a service account's token that does not do
 	reasonMalformed reason = "malformed" // not a signing request that is taken
 	reasonBusy      reason = "busy"      // too many wrong tries
 	reasonInternal  reason = "internal"  // our own trouble
 )
 
-// Config is what New needs. All fields are required.
+// Config is what New needs. All fields are required, but for those that say otherwise.
 type Config struct {
 	// Cluster is our own name.
 	Cluster   string
@@ -51,6 +51,11 @@ type Config struct {
 	Etcd *kvstore.Client
 	// Addresses returns host:port by which agents reach the gateway.
 	Addresses func() []string
+	// Account is the service account of the agents' pods, as namespace/name: who
+	// holds a token of one gets the certificate of its node's agent. None when empty;
+	// else Reviewer is needed.
+	Account  string
+	Reviewer Reviewer
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -71,13 +76,13 @@ func New(cfg Config) *Server {
 	s := &Server{
 		cfg: cfg, store: store{cfg.Etcd}, limiter: stranger.NewLimiter(),
 		enrolled: with.NewCounter(prometheus.CounterOpts{
-			Name: "causeway_token_enrolments_total", Help: "Certificates that agents got for a token.",
+			Name: "causeway_token_enrolments_total", Help: "Certificates that agents got for a token, ours or their service account's.",
 		}),
 		refusals: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_token_refusals_total", Help: "Askings for an agent's first certificate that were refused, by reason.",
 		}, []string{"reason"}),
 	}
-	for _, why := range []reason{reasonSecret, reasonToken, reasonMalformed, reasonBusy, reasonInternal} {
+	for _, why := range []reason{reasonSecret, reasonToken, reasonAccount, reasonMalformed, reasonBusy, reasonInternal} {
 		s.refusals.WithLabelValues(string(why))
 	}
 	return s
@@ -106,6 +111,9 @@ func (s *enrolment) Authority(context.Context, *strangerpb.AuthorityRequest) (*s
 func (s *enrolment) Enrol(ctx context.Context, r *strangerpb.EnrolRequest) (*strangerpb.EnrolResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
+	if r.GetServiceAccountToken() != "" {
+		return s.enrolAccount(ctx, r)
+	}
 	proven, text, err := s.store.prove(ctx, r.GetId(), r.GetSecret())
 	if err != nil {
 		return nil, s.unproven(ctx, err)
@@ -121,19 +129,13 @@ func (s *enrolment) Enrol(ctx context.Context, r *strangerpb.EnrolRequest) (*str
 	return &strangerpb.EnrolResponse{Chain: chain}, nil
 }
 
-// unproven answers who has no token. Only wrong secrets wait: behind a NodePort all
-// callers may have one address.
+// unproven answers who has no token.
 func (s *enrolment) unproven(ctx context.Context, err error) error {
 	if !errors.Is(err, errUnknown) {
 		s.cfg.Logger.Warn("token can not be looked up", "error", err)
 		return s.refuse(reasonInternal, codes.Unavailable, "tokens can not be looked up at present, try again")
 	}
-	wait, ok := s.limiter.Fail(stranger.CallerAddress(ctx), time.Now())
-	if !ok {
-		return s.refuse(reasonBusy, codes.ResourceExhausted, "too many wrong tries from this address")
-	}
-	retry.Sleep(ctx, wait)
-	return s.refuse(reasonSecret, codes.Unauthenticated, "%v", err)
+	return s.wrong(ctx, reasonSecret, "%v", err)
 }
 
 // admit signs for the key of a proven token, and takes the token for it.
@@ -142,12 +144,9 @@ func (s *enrolment) admit(ctx context.Context, r *strangerpb.EnrolRequest, prove
 	if err := proven.open(key, now); err != nil {
 		return nil, s.refuse(reasonToken, codes.FailedPrecondition, "%v", err)
 	}
-	chain, err := s.cfg.Authority.Sign(pki.Request{Role: pki.RoleAgent, Name: proven.Node, TTL: s.cfg.TTL}, r.GetRequest())
-	if errors.Is(err, pki.ErrRequest) {
-		return nil, s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
-	}
+	chain, err := s.sign(proven.Node, r.GetRequest())
 	if err != nil {
-		return nil, s.refuse(reasonInternal, codes.Internal, "the certificate could not be signed: %v", err)
+		return nil, err
 	}
 	err = s.store.take(ctx, r.GetId(), r.GetSecret(), proven, text, key, now)
 	switch {
@@ -155,6 +154,18 @@ func (s *enrolment) admit(ctx context.Context, r *strangerpb.EnrolRequest, prove
 		return nil, s.refuse(reasonToken, codes.FailedPrecondition, "%v", err)
 	case err != nil:
 		return nil, s.refuse(reasonInternal, codes.Unavailable, "the token can not be taken at present: %v", err)
+	}
+	return chain, nil
+}
+
+// sign signs for the agent of a node.
+func (s *Server) sign(node string, request []byte) ([]byte, error) {
+	chain, err := s.cfg.Authority.Sign(pki.Request{Role: pki.RoleAgent, Name: node, TTL: s.cfg.TTL}, request)
+	if errors.Is(err, pki.ErrRequest) {
+		return nil, s.refuse(reasonMalformed, codes.InvalidArgument, "%v", err)
+	}
+	if err != nil {
+		return nil, s.refuse(reasonInternal, codes.Internal, "the certificate could not be signed: %v", err)
 	}
 	return chain, nil
 }

@@ -1,6 +1,7 @@
 // Package token gives agents their first certificate: an operator makes a token for
 // a node, and whoever shows it once gets the certificate of that node's agent for a
-// key of its own.
+// key of its own. In Kubernetes the token that it gives to an agent's pod does the
+// same, as long as it lasts.
 //
 // Guarantees: what the certificate says comes from the token alone; a token is good
 // for one key, with which what broke off is finished by doing it again; all replicas

@@ -112,7 +112,13 @@ type EnrolRequest struct {
 	Id     []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Secret []byte `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	// request is a signing request in PEM. Only its key is looked at.
-	Request       []byte `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	Request []byte `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	// service_account_token stands in the place of id and secret: what Kubernetes
+	// gave to the agent's pod.
+	ServiceAccountToken string `protobuf:"bytes,4,opt,name=service_account_token,json=serviceAccountToken,proto3" json:"service_account_token,omitempty"`
+	// node is whose certificate is wanted for service_account_token, which must be
+	// of a pod there.
+	Node          string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -166,6 +172,20 @@ func (x *EnrolRequest) GetRequest() []byte {
 		return x.Request
 	}
 	return nil
+}
+
+func (x *EnrolRequest) GetServiceAccountToken() string {
+	if x != nil {
+		return x.ServiceAccountToken
+	}
+	return ""
+}
+
+func (x *EnrolRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
 }
 
 type EnrolResponse struct {
@@ -499,11 +519,13 @@ const file_stranger_proto_rawDesc = "" +
 	"\x0estranger.proto\x12\x14causeway.stranger.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
 	"\x10AuthorityRequest\"1\n" +
 	"\x11AuthorityResponse\x12\x1c\n" +
-	"\tauthority\x18\x01 \x01(\fR\tauthority\"P\n" +
+	"\tauthority\x18\x01 \x01(\fR\tauthority\"\x98\x01\n" +
 	"\fEnrolRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x18\n" +
-	"\arequest\x18\x03 \x01(\fR\arequest\"%\n" +
+	"\arequest\x18\x03 \x01(\fR\arequest\x122\n" +
+	"\x15service_account_token\x18\x04 \x01(\tR\x13serviceAccountToken\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\"%\n" +
 	"\rEnrolResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\fR\x05chain\"l\n" +
 	"\vMakeRequest\x12\x12\n" +

@@ -34,7 +34,7 @@ type EnrolmentClient interface {
 	// Authority says who answers. It is asked before the caller can verify the
 	// connection: what it answers counts when it has the expected fingerprint.
 	Authority(ctx context.Context, in *AuthorityRequest, opts ...grpc.CallOption) (*AuthorityResponse, error)
-	// Enrol signs an agent's certificate for who has a token.
+	// Enrol signs an agent's certificate for who has a token, ours or Kubernetes'.
 	Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolResponse, error)
 }
 
@@ -75,7 +75,7 @@ type EnrolmentServer interface {
 	// Authority says who answers. It is asked before the caller can verify the
 	// connection: what it answers counts when it has the expected fingerprint.
 	Authority(context.Context, *AuthorityRequest) (*AuthorityResponse, error)
-	// Enrol signs an agent's certificate for who has a token.
+	// Enrol signs an agent's certificate for who has a token, ours or Kubernetes'.
 	Enrol(context.Context, *EnrolRequest) (*EnrolResponse, error)
 	mustEmbedUnimplementedEnrolmentServer()
 }
