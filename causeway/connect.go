@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +24,13 @@ import (
 // connectTTL is how long the invitations are good that connect makes and uses.
 const connectTTL = 5 * time.Minute
 
+// parallelPairs is how many pairs are joined at a time, pairTime what is allowed for
+// each besides joinTimeout.
+const (
+	parallelPairs = 4
+	pairTime      = 10 * time.Second
+)
+
 // reachCallTimeout is for a look from one cluster at the addresses of another.
 const reachCallTimeout = 20 * time.Second
 
@@ -32,14 +41,13 @@ func newConnectCommand(opts *options) *cobra.Command {
 		Long: `Join all of several clusters with each other: each reads every other. A cluster is
 named by its admin file, <data-dir>/admin.yaml of its API server, or by the directory
 that this is in. All that speaks against it is said at once, before anything changes.
-What is joined already stays as it is; what broke off half-way is finished by doing it
-again.`,
+Several pairs are joined at a time, and one that fails keeps no other up. What is joined
+already stays as it is; what broke off half-way is finished by doing it again.`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), joinTimeout)
+			ctx, cancel := context.WithTimeout(cmd.Context(), joinTimeout+time.Duration(len(args)*len(args)/2)*pairTime)
 			defer cancel()
-			show := func(s step) { showStep(cmd.OutOrStdout(), opts, s) }
-			err := connect(ctx, args, show)
+			err := connect(ctx, args, inTurn(func(s step) { showStep(cmd.OutOrStdout(), opts, s) }))
 			if err != nil && opts.output == "json" {
 				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(step{Error: err.Error()})
 			}
@@ -71,14 +79,34 @@ func connect(ctx context.Context, files []string, show func(step)) error {
 		return fmt.Errorf("nothing was changed:\n  %s", strings.Join(wrong, "\n  "))
 	}
 	show(step{Step: fmt.Sprintf("%d clusters fit together and reach each other", len(sides))})
+	return connectAll(ctx, sides, show)
+}
+
+// connectAll joins all pairs, several at a time. show may be called at the same time.
+func connectAll(ctx context.Context, sides []*side, show func(step)) error {
+	var group errgroup.Group
+	group.SetLimit(parallelPairs)
+	errs := make([]error, len(sides)*len(sides))
 	for i, a := range sides {
-		for _, b := range sides[i+1:] {
-			if err := connectPair(ctx, a, b, show); err != nil {
-				return err
-			}
+		for j, b := range sides[i+1:] {
+			group.Go(func() error {
+				errs[i*len(sides)+j] = connectPair(ctx, a, b, show)
+				return nil
+			})
 		}
 	}
-	return nil
+	_ = group.Wait()
+	return errors.Join(errs...)
+}
+
+// inTurn lets show be called at the same time.
+func inTurn(show func(step)) func(step) {
+	var mu sync.Mutex
+	return func(s step) {
+		mu.Lock()
+		defer mu.Unlock()
+		show(s)
+	}
 }
 
 // openSides asks all clusters at the same time, as their clocks are compared.
@@ -128,13 +156,20 @@ func (s *side) describe(ctx context.Context) error {
 	return nil
 }
 
-// checkSides returns all that speaks against joining the clusters.
-func checkSides(ctx context.Context, sides []*side) (wrong []string) {
+// checkFacts returns what speaks against joining the clusters in what they say of
+// themselves.
+func checkFacts(sides []*side) (wrong []string) {
 	for i, a := range sides {
 		for _, b := range sides[i+1:] {
 			wrong = append(wrong, join.Compare(a.facts, b.facts)...)
 		}
 	}
+	return wrong
+}
+
+// checkSides returns all that speaks against joining the clusters.
+func checkSides(ctx context.Context, sides []*side) (wrong []string) {
+	wrong = checkFacts(sides)
 	names := map[string]bool{}
 	for _, s := range sides {
 		names[s.facts.Name] = true
@@ -206,7 +241,7 @@ func connectPair(ctx context.Context, a, b *side, show func(step)) error {
 		return client.Accept(ctx, &joinpb.AcceptRequest{Invitation: invitation.Invitation})
 	}
 	err = follow(ctx, b.client, accept, func(s step) {
-		s.Cluster = b.facts.Name
+		s.Cluster = b.facts.Name + " with " + a.facts.Name
 		show(s)
 	})
 	if err != nil {
