@@ -14,6 +14,7 @@ var Layers = [][]string{
 	{"pkg/cluster", "pkg/endpoint", "pkg/identity", "pkg/node", "pkg/retry", "pkg/route", "pkg/service"},
 	{"pkg/kube"},
 	{"bpf", "pkg/kvstore", "pkg/merge", "pkg/pki", "pkg/process", "pkg/source", "pkg/wire"},
+	{"pkg/rotation"},
 	{"pkg/renewal", "pkg/stranger"},
 	{"pkg/datapath", "pkg/feed", "pkg/gateway", "pkg/observe", "pkg/peer", "pkg/probe", "pkg/publish"},
 	{"pkg/admin", "pkg/agent", "pkg/join", "pkg/mesh", "pkg/token"},
