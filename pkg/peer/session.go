@@ -46,6 +46,8 @@ type session struct {
 	// identity, in use or not. They belong to the same goroutine.
 	judge   *trust.Judge
 	special map[netip.Addr]kvstore.Change
+	// specialBytes are those of their values.
+	specialBytes int
 	// inUse is the cluster id under which what is known was said; 0: nothing is.
 	// It belongs to the same goroutine.
 	inUse cluster.ID
@@ -403,6 +405,7 @@ func (s *session) drain(ctx context.Context) error {
 	s.registry.release(s.name)
 	s.judge.Forget()
 	clear(s.special)
+	s.specialBytes = 0
 	if err := s.cache.withdraw(ctx); err != nil {
 		return err
 	}

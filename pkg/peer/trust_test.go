@@ -233,6 +233,39 @@ func TestNothingIsAgreedWithAPeerThatIsGone(t *testing.T) {
 	}
 }
 
+// What is kept of refused addresses until their node comes is bounded in bytes, and
+// what is given up of it makes room.
+func TestRefusedAddressesAreBounded(t *testing.T) {
+	t.Parallel()
+	l := &local{t: t, engine: engine{merge.NewEngine("east", noSink{})}}
+	m := New(Config{Cluster: east(), Etcd: unreachable(t), Engine: tapped{l}, Logger: quiet()})
+	s := newSession("west", m, File{Claims: []trust.Claim{{Class: trust.Nodes, Range: netip.MustParsePrefix("10.77.0.0/16"), Origin: trust.Declared}}})
+	s.begin(2)
+	layout := wire.Layout{Cluster: "west"}
+	const size, room = 4000, maxSpecialTotal / 4000
+	say := func(deleted bool) {
+		var changes []kvstore.Change
+		for n := range room + 100 {
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, byte(n >> 8), byte(n)}), 32)
+			value, err := wire.EncodeAddress(&endpoint.Address{Cluster: "west", Prefix: p, Identity: identity.RemoteNode})
+			if err != nil {
+				t.Fatal(err)
+			}
+			value = append(value, strings.Repeat(" ", size-len(value))...)
+			changes = append(changes, kvstore.Change{Key: layout.AddressKey(p), Value: value, Deleted: deleted})
+		}
+		s.deliver(layout, changes)
+	}
+	say(false)
+	if n := len(s.special); n != room || s.specialBytes != n*size {
+		t.Errorf("%d addresses of %d bytes are kept", n, s.specialBytes)
+	}
+	say(true)
+	if len(s.special) != 0 || s.specialBytes != 0 {
+		t.Errorf("%d addresses of %d bytes are kept of nothing", len(s.special), s.specialBytes)
+	}
+}
+
 // said is one thing that a peer may say, and whether it is to be believed.
 type said struct {
 	change kvstore.Change

@@ -19,11 +19,13 @@ type entry struct {
 	size    uint32
 }
 
-// Refused addresses with a node's identity are kept until their node comes, so
-// many, of values of so many bytes at most. All others are read again.
+// Refused addresses with a node's identity are kept until their node comes: so
+// many, of values of so many bytes at most, and of so many together with those in
+// use. All others are read again.
 const (
 	maxSpecial      = 100_000
 	maxSpecialBytes = 4096
+	maxSpecialTotal = 32 << 20
 )
 
 // judged puts what is believed of changes, whose keys are of the layout, into an
@@ -111,11 +113,16 @@ func (s *session) remember(c kvstore.Change, err error) {
 		return
 	}
 	a := prefix.Addr()
-	switch _, known := s.special[a]; {
+	old, known := s.special[a]
+	total := s.specialBytes + len(c.Value) - len(old.Value)
+	switch {
 	case !special && (err == nil || c.Deleted):
 		delete(s.special, a)
-	case special && (err == nil || known || len(s.special) < maxSpecial) && len(c.Value) <= maxSpecialBytes:
+		s.specialBytes -= len(old.Value)
+	case special && len(c.Value) <= maxSpecialBytes &&
+		(err == nil || (known || len(s.special) < maxSpecial) && total <= maxSpecialTotal):
 		s.special[a] = c
+		s.specialBytes = total
 	}
 }
 
