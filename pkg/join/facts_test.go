@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
+	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
@@ -116,7 +117,10 @@ func FuzzJoinRequest(f *testing.F) {
 	now := time.Unix(1_900_000_000, 0).UTC()
 	good := &joinpb.JoinRequest{Step: &joinpb.JoinRequest_Offer{Offer: &joinpb.Offer{
 		Id: []byte("12345678"), Secret: make([]byte, 32), Request: []byte("-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"),
-		Facts: protoFacts(Facts{Name: "west", ID: 2, Size: 255, Time: now, Ranges: prefixes("10.2.0.0/16", "::/0"), Addresses: []string{"h:1"}}),
+		Facts: protoFacts(Facts{
+			Name: "west", ID: 2, Size: 255, Time: now, Ranges: prefixes("10.2.0.0/16", "::/0"), Addresses: []string{"h:1"},
+			Claims: []trust.Claim{{Class: trust.Pods, Range: netip.MustParsePrefix("10.2.0.0/16")}, {Class: trust.Nodes, Range: netip.MustParsePrefix("fd00::/48")}},
+		}),
 	}}}
 	text, err := proto.Marshal(good)
 	if err != nil {
@@ -124,7 +128,10 @@ func FuzzJoinRequest(f *testing.F) {
 	}
 	f.Add(text)
 	f.Add([]byte{})
-	ours := Facts{Name: "east", ID: 1, Size: 255, Time: now, Ranges: prefixes("10.1.0.0/16")}
+	ours := Facts{
+		Name: "east", ID: 1, Size: 255, Time: now, Ranges: prefixes("10.1.0.0/16"),
+		Claims: []trust.Claim{{Class: trust.Mesh, Range: netip.MustParsePrefix("10.200.0.0/16")}},
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		request := new(joinpb.JoinRequest)
 		if proto.Unmarshal(text, request) != nil {

@@ -127,7 +127,9 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 // unavailable is for our own trouble, which anybody can see who asks: all hear of it,
 // and the log now and then.
 func (s *inviter) unavailable(err error) error {
-	s.rare.Do(func() { s.log.Warn("invitation can not be looked up, further ones are not said for a while", "error", err) })
+	s.rare.Do(func() {
+		s.log.Warn("invitation can not be looked up, further ones are not said for a while", "error", err)
+	})
 	return s.refuse(reasonInternal, codes.Unavailable, "invitations can not be looked up at present, try again")
 }
 
