@@ -17,7 +17,7 @@
 //	a peer cluster dead                    not built: liveness of remote clusters
 //	a partition of control planes          TestMesh; tests/scenarios partition
 //	a peer publishes garbage               TestMesh; pkg/wire refuse_test.go and fuzz_test.go;
-//	                                       trust, which judges what is well formed: not built
+//	                                       tests/hostile, what is well formed and not the peer's
 //	a peer removed                         TestMesh; pkg/merge TestAgainstModel
 //	external etcd: the writer dies         tests/scenarios TestReplicas
 //	clock jumps                            TestClock, ahead and back by hours and by weeks
