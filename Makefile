@@ -25,10 +25,10 @@ build: ## build the programs into bin/
 	CGO_ENABLED=0 go build -trimpath -o $(BIN)/ $(addprefix ./,$(PROGRAMS))
 
 .PHONY: images
-images: ## the daemons' container images in one archive, out/images.tar (no docker, no registry; TAG=v1)
+images: ## the daemons' container images in one archive, out/images.tar (no docker, no registry; TAG=v1, ARCH=arm64)
 	@mkdir -p out/images
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o out/images/ ./clustermesh-apiserver ./node-agent
-	@go run ./deploy/images -binaries out/images -output out/images.tar -tag "$(or $(TAG),$(shell git describe --tags --always --dirty))"
+	CGO_ENABLED=0 GOARCH=$(ARCH) go build -buildvcs=auto -trimpath -ldflags '-s -w' -o out/images/ ./clustermesh-apiserver ./node-agent
+	@go run ./deploy/images $(if $(ARCH),-arch $(ARCH)) -binaries out/images -output out/images.tar -tag "$(or $(TAG),$(shell git describe --tags --always --dirty))"
 
 .PHONY: demo
 demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)

@@ -41,6 +41,11 @@ func run(c config) error {
 		return errors.New("-output and -tag are required")
 	}
 	images := images(c)
+	for _, image := range images {
+		if err := checkBinary(image.Program, c.architecture); err != nil {
+			return err
+		}
+	}
 	file, err := os.CreateTemp(filepath.Dir(c.output), ".images-")
 	if err != nil {
 		return err
@@ -60,13 +65,15 @@ func run(c config) error {
 
 func images(c config) []oci.Image {
 	image := func(program, user, what string) oci.Image {
-		return oci.Image{
-			Name: c.repository + "/" + program + ":" + c.tag, Program: filepath.Join(c.binaries, program), User: user, Architecture: c.architecture,
-			Labels: map[string]string{
-				"org.opencontainers.image.title": program, "org.opencontainers.image.description": what, "org.opencontainers.image.version": c.tag,
-				"org.opencontainers.image.licenses": "Apache-2.0",
-			},
+		path := filepath.Join(c.binaries, program)
+		labels := map[string]string{
+			"org.opencontainers.image.title": program, "org.opencontainers.image.description": what, "org.opencontainers.image.version": c.tag,
+			"org.opencontainers.image.licenses": "Apache-2.0",
 		}
+		if commit := revision(path); commit != "" {
+			labels["org.opencontainers.image.revision"] = commit
+		}
+		return oci.Image{Name: c.repository + "/" + program + ":" + c.tag, Program: path, User: user, Architecture: c.architecture, Labels: labels}
 	}
 	return []oci.Image{
 		image("clustermesh-apiserver", nobody, "Causeway's API server, one a cluster"),

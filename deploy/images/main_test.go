@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"io"
@@ -17,7 +18,7 @@ func folder(t *testing.T, names ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range names {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o700); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), append(executable(t, elf.EM_X86_64, elf.PT_LOAD), name...), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -83,9 +84,11 @@ func TestRunFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []config{
-		{binaries: folder(t, "clustermesh-apiserver"), output: path, repository: "causeway", tag: "v1"},
-		{binaries: folder(t, "clustermesh-apiserver", "node-agent"), output: path, repository: "causeway"},
-		{binaries: folder(t, "clustermesh-apiserver", "node-agent"), repository: "causeway", tag: "v1"},
+		{binaries: folder(t, "clustermesh-apiserver"), output: path, repository: "causeway", tag: "v1", architecture: "amd64"},
+		{binaries: folder(t, "clustermesh-apiserver", "node-agent"), output: path, repository: "causeway", architecture: "amd64"},
+		{binaries: folder(t, "clustermesh-apiserver", "node-agent"), repository: "causeway", tag: "v1", architecture: "amd64"},
+		{binaries: folder(t, "clustermesh-apiserver", "node-agent"), output: path, repository: "causeway", tag: "v1", architecture: "arm64"},
+		{binaries: folder(t, "clustermesh-apiserver", "node-agent"), output: path, repository: "causeway", tag: "a:b", architecture: "amd64"},
 	} {
 		if err := run(c); err == nil {
 			t.Errorf("%+v: no error", c)
