@@ -51,7 +51,7 @@ test-rest:
 
 .PHONY: test-fast
 test-fast: lint ## lint and all tests but those that need what is built for them (root)
-	@$(SUMMARY) $(RACE) -short -timeout 20m ./tests/scenarios ./...
+	@go run ./tests/summary -- $(RACE) -short -timeout 20m ./tests/scenarios ./...
 
 .PHONY: test-kube
 test-kube: kubernetes ## what follows the Kubernetes API against real control planes and a node (root; built once, minutes)

@@ -28,7 +28,10 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 // TestControllers writes a pod as kubelet would and waits for its endpoint.
 func TestControllers(t *testing.T) {
 	t.Parallel()
-	p := Start(t, Config{Controllers: ServiceControllers(), Scheduler: true})
+	p := services.Start(t)
+	if services.Start(t) != p {
+		t.Error("who asks again gets another control plane")
+	}
 	// A pod needs the account that a controller makes.
 	eventually(t, p, "default", "get", "serviceaccounts", "-o", "name")
 	if err := p.Apply(t.Context(), workload); err != nil {

@@ -14,7 +14,10 @@ import (
 // deadline bounds what a test waits for.
 const deadline = 60 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// services is the control plane of those that need controllers.
+var services = Shared{Config: Config{Controllers: ServiceControllers(), Scheduler: true}}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(services.Around(m)) }
 
 const configMap = `apiVersion: v1
 kind: ConfigMap
