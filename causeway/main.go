@@ -20,6 +20,9 @@ import (
 var errNotReady = errors.New("not ready")
 
 func main() {
+	if err := process.HideMemory(); err != nil {
+		fmt.Fprintln(os.Stderr, "causeway:", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newCommand(os.Stdout).ExecuteContext(ctx)
 	stop()

@@ -12,7 +12,8 @@ import (
 // zapLogger routes what etcd logs to slog, one level lower: its Info is for
 // those who develop it, its Warn says that a disk was slow, its Error that
 // something is tried again. What ends the process stays an Error. The message
-// is etcd's own text.
+// is etcd's own text. Its Debug is for nobody: it holds what is written, with the
+// private keys among that.
 func zapLogger(log *slog.Logger) *zap.Logger {
 	return zap.New(slogCore{log: log.With("component", "etcd")})
 }
@@ -43,7 +44,7 @@ func slogLevel(l zapcore.Level) slog.Level {
 // Enabled lets through what ends the process even to a handler that discards
 // all: zap complains on stderr about a core that does not.
 func (c slogCore) Enabled(l zapcore.Level) bool {
-	return l > zapcore.ErrorLevel || c.log.Enabled(context.Background(), slogLevel(l))
+	return l > zapcore.ErrorLevel || l > zapcore.DebugLevel && c.log.Enabled(context.Background(), slogLevel(l))
 }
 
 func (c slogCore) With(fields []zapcore.Field) zapcore.Core {

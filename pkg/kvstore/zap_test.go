@@ -39,3 +39,14 @@ func TestZapLogsQuietlyToSlog(t *testing.T) {
 	}()
 	log.Panic("end")
 }
+
+// etcd's Debug holds what is written.
+func TestZapLogsNoValues(t *testing.T) {
+	var out bytes.Buffer
+	log := zapLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	log.Debug("Apply", zap.String("raftReq", "put:<value:secret>"))
+	log.Info("info")
+	if text := out.String(); strings.Contains(text, "secret") || !strings.Contains(text, "level=DEBUG msg=info") {
+		t.Errorf("logged: %s", text)
+	}
+}

@@ -66,8 +66,11 @@ type Command struct {
 // Main parses the arguments of the process, runs d until SIGTERM or SIGINT,
 // and returns the exit status: 0 after a clean end, 1 when Run ended with an
 // error or not in time, 2 for wrong flags or a wrong config file. A second
-// signal ends the process at once.
+// signal ends the process at once. The process writes no core dumps.
 func Main(d Daemon) int {
+	if err := HideMemory(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", d.Name, err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
