@@ -36,7 +36,8 @@ func (k *Keeper) follow(ctx context.Context, holder rotationpb.HolderClient, cli
 			wait = lookEvery
 		case err != nil:
 			wait = backoff.Next()
-			if text := clean(err.Error()); told.Tell(text, time.Now(), tellOther, tellAgain) {
+			// That the connection is lost is told by who made it.
+			if text := clean(err.Error()); code != codes.Unavailable && told.Tell(text, time.Now(), tellOther, tellAgain) {
 				k.cfg.Logger.Warn("authority of the cluster is not followed, trying again", "attempt", backoff.Attempts(), "delay", wait, "error", text)
 			}
 		case changed:

@@ -21,14 +21,14 @@ import (
 // file is one of all holders.
 const seenPrecision = 10 * time.Minute
 
-// print is a SHA-256 of a certificate, as the file has it.
-type print [sha256.Size]byte
+// sum is a SHA-256 of a certificate, as the file has it.
+type sum [sha256.Size]byte
 
 // MarshalText implements encoding.TextMarshaler.
-func (p print) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(p[:])), nil }
+func (p sum) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(p[:])), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (p *print) UnmarshalText(text []byte) error {
+func (p *sum) UnmarshalText(text []byte) error {
 	if n, err := hex.Decode(p[:], text); err != nil || n != len(p) {
 		return fmt.Errorf("%q is no SHA-256", text)
 	}
@@ -42,9 +42,9 @@ type holding struct {
 	// Begins and Ends are its time, Root whose it is.
 	Begins time.Time `json:"begins"`
 	Ends   time.Time `json:"ends"`
-	Root   print     `json:"root"`
+	Root   sum       `json:"root"`
 	// Trusts is what the holder said that it trusts, nil when it never said so.
-	Trusts []print   `json:"trusts,omitempty"`
+	Trusts []sum     `json:"trusts,omitempty"`
 	Seen   time.Time `json:"seen"`
 }
 
@@ -55,19 +55,19 @@ type ledger struct {
 	path string
 
 	mu    sync.Mutex
-	all   map[print]holding
+	all   map[sum]holding
 	dirty bool
 }
 
 func openLedger(path string, log *slog.Logger) *ledger {
-	l := &ledger{path: path, all: map[print]holding{}}
+	l := &ledger{path: path, all: map[sum]holding{}}
 	text, err := os.ReadFile(path)
 	if err == nil {
 		err = json.Unmarshal(text, &l.all)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.Error("who has certificates is not known from before, those that are here will be", "file", path, "error", err)
-		l.all = map[print]holding{}
+		l.all = map[sum]holding{}
 	}
 	return l
 }
@@ -77,12 +77,18 @@ func holdingOf(s pki.Subject, cert *x509.Certificate, root [sha256.Size]byte, no
 }
 
 // put takes in what is known of a certificate now. What its holder trusts stays
-// known when h says nothing of it.
+// known when h says nothing of it. What the certificate has replaced is forgotten.
 func (l *ledger) put(cert *x509.Certificate, h holding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	key := print(pki.Fingerprint(cert))
+	key := sum(pki.Fingerprint(cert))
 	old, known := l.all[key]
+	for k, other := range l.all {
+		if k != key && h.replaces(other) {
+			delete(l.all, k)
+			l.dirty = true
+		}
+	}
 	if h.Trusts == nil {
 		h.Trusts = old.Trusts
 	}
@@ -96,7 +102,7 @@ func (l *ledger) put(cert *x509.Certificate, h holding) {
 func (l *ledger) drop(cert *x509.Certificate) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	key := print(pki.Fingerprint(cert))
+	key := sum(pki.Fingerprint(cert))
 	if _, ok := l.all[key]; ok {
 		delete(l.all, key)
 		l.dirty = true
@@ -104,15 +110,28 @@ func (l *ledger) drop(cert *x509.Certificate) {
 }
 
 // forget drops what fn says is of no use any more.
-func (l *ledger) forget(fn func(print, holding) bool) {
+func (l *ledger) forget(fn func(holding) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for key, h := range l.all {
-		if fn(key, h) {
+		if fn(h) {
 			delete(l.all, key)
 			l.dirty = true
 		}
 	}
+}
+
+// replaces says that who shows h does not show other any more. A node has one agent. A
+// peer may have several replicas, which share one pair in the beginning and renew it
+// each for itself: a certificate that follows another one begins with it. Those of them
+// that are connected are known by that. Who never asks has new ones by hand.
+func (h holding) replaces(other holding) bool {
+	if h.Role != other.Role || h.Name != other.Name {
+		return false
+	}
+	follows := h.Begins.Equal(other.Begins) && !other.Ends.After(h.Ends)
+	byHand := h.Root != other.Root && other.Trusts == nil
+	return h.Role == pki.RoleAgent || follows || byHand && h.Begins.After(other.Begins)
 }
 
 func (l *ledger) list() []holding {

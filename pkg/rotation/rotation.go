@@ -125,7 +125,7 @@ func (m *Manager) Seen(s pki.Subject, cert *x509.Certificate, root [sha256.Size]
 }
 
 // newest is the authority that remains.
-func (m *Manager) newest() print {
+func (m *Manager) newest() sum {
 	roots := m.cfg.Authority.Roots()
 	return roots[len(roots)-1].Fingerprint
 }
@@ -135,7 +135,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	for {
-		m.ledger.forget(func(_ print, h holding) bool { return time.Now().After(h.Ends) })
+		m.ledger.forget(func(h holding) bool { return time.Now().After(h.Ends) })
 		if err := m.ledger.save(); err != nil {
 			m.log.Error("who has certificates is not written down, will retry", "error", err)
 		}
@@ -182,7 +182,7 @@ func (m *Manager) finish(ctx context.Context) error {
 		return err
 	}
 	newest := m.newest()
-	m.ledger.forget(func(_ print, h holding) bool { return h.Root != newest })
+	m.ledger.forget(func(h holding) bool { return h.Root != newest })
 	m.log.Info("the old authority is gone, what it signed is refused")
 	time.AfterFunc(farewell, func() { m.cfg.Connections.CutBehind(newest) })
 	return m.cfg.Replaced(ctx)
@@ -233,7 +233,7 @@ func (m *Manager) out(h holding) bool {
 	return m.cfg.Connections.Out(pki.Subject{Cluster: m.cfg.Authority.Cluster(), Role: h.Role, Name: h.Name}, h.Begins)
 }
 
-func why(h holding, newest print) string {
+func why(h holding, newest sum) string {
 	switch {
 	case h.Trusts == nil:
 		return "does not ask for the new authority: of another make or an older version; give it new files by hand"

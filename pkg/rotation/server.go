@@ -37,10 +37,10 @@ func (s *holders) Trust(ctx context.Context, r *rotationpb.TrustRequest) (*rotat
 		return nil, status.Error(codes.InvalidArgument, "nobody asks, or one who trusts too many")
 	}
 	changed := s.cfg.Authority.Changed() // before it is looked at
-	trusted := make([]print, 0, len(r.GetTrusted()))
+	trusted := make([]sum, 0, len(r.GetTrusted()))
 	for _, text := range r.GetTrusted() {
 		if len(text) == sha256.Size {
-			trusted = append(trusted, print(text))
+			trusted = append(trusted, sum(text))
 		}
 	}
 	if s.heard(ctx, subject, trusted, r.GetChain()) {
@@ -58,7 +58,7 @@ func (s *holders) Trust(ctx context.Context, r *rotationpb.TrustRequest) (*rotat
 
 // heard takes in what a holder says of itself, and says whether that is as it should
 // be.
-func (m *Manager) heard(ctx context.Context, subject pki.Subject, trusted []print, chain []byte) bool {
+func (m *Manager) heard(ctx context.Context, subject pki.Subject, trusted []sum, chain []byte) bool {
 	shown, known := m.cfg.Certificate(ctx)
 	leaf, root, ok := m.cfg.Authority.SignerOf(chain)
 	if !known || !ok {
@@ -73,28 +73,24 @@ func (m *Manager) heard(ctx context.Context, subject pki.Subject, trusted []prin
 	if !leaf.Equal(shown) {
 		m.ledger.drop(shown)
 	}
-	if subject.Role == pki.RoleAgent { // of which a node has one
-		key := print(pki.Fingerprint(leaf))
-		m.ledger.forget(func(k print, h holding) bool { return h.Role == subject.Role && h.Name == subject.Name && k != key })
-	}
 	m.cfg.Moved(ctx, root)
 	return m.right(trusted) && !m.late(trusted, chain)
 }
 
 // right says that who trusts these need not change that.
-func (m *Manager) right(trusted []print) bool {
+func (m *Manager) right(trusted []sum) bool {
 	replaced := m.cfg.Authority.Replaced()
 	for _, r := range m.cfg.Authority.Roots() {
 		if !slices.Contains(trusted, r.Fingerprint) {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(trusted, func(p print) bool { return hex.EncodeToString(p[:]) == replaced })
+	return !slices.ContainsFunc(trusted, func(p sum) bool { return hex.EncodeToString(p[:]) == replaced })
 }
 
 // late says that a certificate is to be renewed: another authority signs than the one
 // that it is of, and its holder trusts that.
-func (m *Manager) late(trusted []print, chain []byte) bool {
+func (m *Manager) late(trusted []sum, chain []byte) bool {
 	_, root, ok := m.cfg.Authority.SignerOf(chain)
 	for _, r := range m.cfg.Authority.Roots() {
 		if r.Signs {
