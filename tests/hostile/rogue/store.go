@@ -117,6 +117,14 @@ func (s *Store) Wipe() {
 	s.end()
 }
 
+// Replace loses everything, and is another store from then on.
+func (s *Store) Replace() {
+	s.mu.Lock()
+	s.cluster++
+	s.mu.Unlock()
+	s.Wipe()
+}
+
 func (s *Store) header() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: s.cluster, MemberId: 1, Revision: s.revision, RaftTerm: 1}
 }
