@@ -134,10 +134,9 @@ static __always_inline enum reason judge_source(const struct settings *s, const 
 	/* The pod may be so new that word of it is still on its way. */
 	if (find_range(in->source) != known->cluster)
 		return DROP_SOURCE;
-	if (known->identity >> s->local_bits != known->cluster ||
-	    (known->identity & ((1 << s->local_bits) - 1)) < FIRST_LOCAL_IDENTITY)
-		return DROP_NUMBER;
-	return PASSED_LATE;
+	/* Ours leave the first numbers of a cluster free, others do not. Reserved ones
+	 * are of cluster 0, which has no nodes. */
+	return known->identity >> s->local_bits == known->cluster ? PASSED_LATE : DROP_NUMBER;
 }
 
 /* receive judges a packet that came out of a tunnel. */

@@ -83,7 +83,6 @@ const (
 	MeshPacketLayoutADDRESS_CLUSTER_BITS  MeshPacketLayout = 16
 	MeshPacketLayoutADDRESS_HOST_SHIFT    MeshPacketLayout = 40
 	MeshPacketLayoutADDRESS_HOST_BITS     MeshPacketLayout = 24
-	MeshPacketLayoutFIRST_LOCAL_IDENTITY  MeshPacketLayout = 256
 	MeshPacketLayoutSELF_TEST_TYPE        MeshPacketLayout = 34997
 )
 

@@ -181,8 +181,6 @@ enum packet_layout {
 	ADDRESS_CLUSTER_BITS = 16,
 	ADDRESS_HOST_SHIFT = 40,
 	ADDRESS_HOST_BITS = 24,
-	/* The first of a cluster's own identities, counted from its base. */
-	FIRST_LOCAL_IDENTITY = 256,
 	/* The type of the frames by which an agent sees that the programs run: one
 	 * that is free for local use (IEEE 802). */
 	SELF_TEST_TYPE = 0x88b5,

@@ -263,7 +263,8 @@ func TestFromMesh(t *testing.T) {
 		{"host to host, IPv6", west6, identity.RemoteNode, "fd00:201::1", "fd00:200::1", Passed},
 		{"late", west, westPod + 1, "10.2.0.77", "10.1.0.5", Late},
 		{"late, IPv6", west6, westPod, "fd00:2::77", "fd00:1::5", Late},
-		{"late, the first number", west, 2<<16 | 256, "10.2.0.77", "10.1.0.5", Late},
+		{"late, the first number", west, 2 << 16, "10.2.0.77", "10.1.0.5", Late},
+		{"late, a number that only others give out", west, 2<<16 | 255, "10.2.0.77", "10.1.0.5", Late},
 		{"late, the last number", west, 2<<16 | 0xffff, "10.2.0.77", "10.1.0.5", Late},
 
 		{"without a tunnel", "", westPod, "10.2.0.7", "10.1.0.5", Tunnel},
@@ -311,7 +312,8 @@ func TestFromMesh(t *testing.T) {
 		{"late, another's number", west, southPod, "10.2.0.77", "10.1.0.5", Number},
 		{"late, our number", west, eastPod, "10.2.0.77", "10.1.0.5", Number},
 		{"late, a reserved number", west, identity.RemoteNode, "10.2.0.77", "10.1.0.5", Number},
-		{"late, below the first number", west, 2<<16 | 255, "10.2.0.77", "10.1.0.5", Number},
+		{"late, below the first number", west, 2<<16 - 1, "10.2.0.77", "10.1.0.5", Number},
+		{"late, beyond the last number", west, 3 << 16, "10.2.0.77", "10.1.0.5", Number},
 		{"late, no number", west, 0, "10.2.0.77", "10.1.0.5", Number},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -330,7 +332,7 @@ func TestFromMesh(t *testing.T) {
 func TestSize511(t *testing.T) {
 	p := prepared(t)
 	apply(t, p, Change{Self: self(), Size: 511})
-	for number, want := range map[uint32]Reason{2<<15 | 256: Late, 2<<15 | 0x7fff: Late, 2<<16 | 256: Number, 3 << 15: Number} {
+	for number, want := range map[uint32]Reason{2 << 15: Late, 2<<15 | 0x7fff: Late, 2<<15 - 1: Number, 2<<16 | 256: Number, 3 << 15: Number} {
 		if got := judge(t, p, FromMesh, frame.Outer{Source: addr("192.0.2.2"), Number: number}, packetOf("10.2.0.77", "10.1.0.5")); got != want {
 			t.Errorf("number %#x: %v, want %v", number, got, want)
 		}

@@ -131,7 +131,7 @@ func expected(s state, outer frame.Outer, data []byte) Reason {
 			best, found = c, r.Bits()
 		}
 	}
-	first, last := identity.Range(peer, cluster.Size255)
+	first, last := identity.Block(peer, cluster.Size255)
 	switch {
 	case best != peer:
 		return Source
