@@ -119,9 +119,10 @@ func (f files) savePeer(name, file string, m member) error {
 		return fmt.Errorf("encode the peer file of %s: %w", name, err)
 	}
 	pair := pki.Pair{CertPEM: []byte(m.Reads.Cert), KeyPEM: []byte(m.Reads.Key)}
-	trusted, kept := f.trusted(name, file, m.Reads), false
+	trusted, same := f.trusted(name, file, m.Reads)
+	kept := false
 	err = paths(file).Replace(pair, func(there pki.Pair) bool {
-		kept = renewed(there, m.Reads, trusted)
+		kept = renewed(there, m.Reads, trusted, same)
 		return kept
 	})
 	if err != nil {
@@ -140,15 +141,15 @@ func (f files) savePeer(name, file string, m member) error {
 }
 
 // trusted are the peer's authorities: those on disk, which the peer may have replaced
-// since, if what is there was written from this record.
-func (f files) trusted(name, file string, r *reading) []byte {
+// since, if what is there was written from this record, which same says.
+func (f files) trusted(name, file string, r *reading) (authorities []byte, same bool) {
 	from, err := os.ReadFile(f.origin(name))
 	if err == nil && bytes.Equal(from, originOf(r)) {
 		if there, err := os.ReadFile(file + ".ca.crt"); err == nil {
-			return there
+			return there, true
 		}
 	}
-	return []byte(r.CA)
+	return []byte(r.CA), false
 }
 
 func originOf(r *reading) []byte {
@@ -163,9 +164,10 @@ func paths(file string) pki.ClientFiles {
 
 // renewed reports whether the pair on disk comes of the one of the join by renewal
 // in place: one of the trusted authorities signed it for the same subject, it begins
-// no earlier, since what begins earlier may have been taken back, and it ends no
-// earlier.
-func renewed(there pki.Pair, r *reading, trusted []byte) bool {
+// no earlier, since what begins earlier may have been taken back, and it ends later;
+// or at the same time, where what is there was written from the same record: a new
+// authority of the peer has it renewed early, and another join brings another key.
+func renewed(there pki.Pair, r *reading, trusted []byte, same bool) bool {
 	joined, err := tls.X509KeyPair([]byte(r.Cert), []byte(r.Key))
 	if err != nil {
 		return false
@@ -183,7 +185,7 @@ func renewed(there pki.Pair, r *reading, trusted []byte) bool {
 		return false
 	}
 	on, err := tls.X509KeyPair(there.CertPEM, there.KeyPEM)
-	return err == nil && !on.Leaf.NotBefore.Before(joined.Leaf.NotBefore) && !on.Leaf.NotAfter.Before(joined.Leaf.NotAfter)
+	return err == nil && !on.Leaf.NotBefore.Before(joined.Leaf.NotBefore) && (joined.Leaf.NotAfter.Before(on.Leaf.NotAfter) || same && joined.Leaf.NotAfter.Equal(on.Leaf.NotAfter))
 }
 
 // remove goes on after one that can not be removed.

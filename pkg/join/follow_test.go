@@ -59,3 +59,16 @@ func TestSaveAfterRotation(t *testing.T) {
 		t.Error("nothing was trusted")
 	}
 }
+
+// Another join within the same second brings another pair, which counts.
+func TestSaveAnotherJoinAtOnce(t *testing.T) {
+	s := newShelf(t)
+	from := time.Now().Add(-time.Minute).Truncate(time.Second)
+	for range 2 {
+		pair := s.issue(time.Hour, from)
+		s.must(s.files.save("east", s.member(pair)))
+		if !s.holds(pair) {
+			t.Error("the pair of an earlier join stays")
+		}
+	}
+}
