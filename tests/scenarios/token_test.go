@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/tests/lab"
@@ -23,12 +24,12 @@ type beginner struct {
 	files pki.ClientFiles
 }
 
-func newBeginner(ctx context.Context, t *testing.T) *beginner {
+func newBeginner(ctx context.Context, t *testing.T, extra ...string) *beginner {
 	t.Helper()
 	labtest.RequireRoot(t)
 	w := newWorld(t, t.TempDir())
 	east := labtest.AddCluster(t, w.lab, "east", 1, "testdata/clusters/east.yaml")
-	_, err := east.StartAPIServer(ctx)
+	_, err := east.StartAPIServer(ctx, extra...)
 	check(t, err, east.AwaitReady(ctx))
 	b := &beginner{t: t, east: east, node: east.Nodes()[0], token: filepath.Join(t.TempDir(), "token"), files: beginning(t)}
 	return b
@@ -99,4 +100,46 @@ func TestAgentToken(t *testing.T) {
 	}
 
 	check(t, agent.Stop(ctx), os.Remove(b.token), agent.Again(ctx), b.east.AwaitReady(ctx))
+}
+
+// TestAgentTooLate: an agent whose certificate ended while its API server was away
+// says that a token is the way back, which it is. A certificate lasts 15 s here, so
+// that it is renewed in time also on a machine that is busy.
+func TestAgentTooLate(t *testing.T) {
+	labtest.RequireRoot(t)
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+	defer cancel()
+	b := newBeginner(ctx, t, "--agent-certificate-ttl", "15s")
+	b.newToken(ctx)
+	agent, err := b.node.StartAgent(ctx, b.flags(b.files)...)
+	check(t, err, b.east.AwaitReady(ctx), b.east.APIServer().Kill())
+	check(t, eventually(ctx, func() error {
+		cert, err := b.files.Certificate()
+		if err == nil && time.Now().Before(cert.NotAfter) {
+			err = fmt.Errorf("the certificate is good until %s", cert.NotAfter)
+		}
+		return err
+	}))
+	check(t, agent.Stop(ctx))
+	args := []string{
+		"--node-name", b.node.Name, "--cluster-name", "east", "--api-server", "127.0.0.1:1",
+		"--ca-file", b.files.CAFile, "--cert-file", b.files.CertFile, "--key-file", b.files.KeyFile,
+	}
+	_, err = b.node.Run(ctx, filepath.Join(labtest.Binaries(t), "node-agent"), args...)
+	if err == nil || !strings.Contains(err.Error(), "certificate expired") || !strings.Contains(err.Error(), "causeway agent token "+b.node.Name) {
+		t.Errorf("without a token: %v", err)
+	}
+
+	api := b.east.APIServer()
+	check(t, api.Again(ctx), api.AwaitHTTP(ctx, "http://127.0.0.1:9474/healthz"))
+	check(t, eventually(ctx, func() error {
+		_, err := b.east.Causeway(ctx, "agent", "token", "--list")
+		return err
+	}))
+	b.newToken(ctx)
+	check(t, agent.Again(ctx), b.east.AwaitReady(ctx))
+	if err := b.files.CheckSubject(pki.Subject{Cluster: "east", Role: pki.RoleAgent, Name: b.node.Name}); err != nil {
+		t.Error(err)
+	}
 }
