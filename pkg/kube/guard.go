@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,6 +25,7 @@ const checkTimeout = 30 * time.Second
 // identity is which cluster is followed.
 type identity struct {
 	file string
+	log  *slog.Logger
 
 	mu  sync.Mutex
 	uid string // "" before the file was read
@@ -59,6 +61,7 @@ func (i *identity) check(uid string) error {
 			if err := writeWhole(i.file, uid+"\n"); err != nil {
 				return fmt.Errorf("keep which cluster is followed: %w", err)
 			}
+			i.log.Info("this cluster is followed in its Kubernetes API from now on, and no other", "uid", uid, "file", i.file)
 			text = []byte(uid)
 		case err != nil:
 			return fmt.Errorf("read which cluster is followed: %w", err)

@@ -56,7 +56,6 @@ type Config struct {
 type Client struct {
 	server   string
 	who      string // whose credentials are used, for messages
-	log      *slog.Logger
 	identity *identity
 	// groups are the clients of the API groups, each with its own path.
 	groups map[schema.GroupVersion]*rest.RESTClient
@@ -87,7 +86,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("credentials of %s: %w", who, err)
 	}
 	c := &Client{
-		server: base.Host, who: who, log: cfg.Logger, identity: &identity{file: cfg.UIDFile},
+		server: base.Host, who: who, identity: &identity{file: cfg.UIDFile, log: cfg.Logger},
 		groups: make(map[schema.GroupVersion]*rest.RESTClient), params: kruntime.NewParameterCodec(scheme),
 	}
 	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion} {

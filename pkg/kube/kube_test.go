@@ -66,21 +66,21 @@ func TestDescribe(t *testing.T) {
 
 func TestIdentity(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "uid")
-	first := &identity{file: file}
+	first := &identity{file: file, log: slog.New(slog.DiscardHandler)}
 	if err := errors.Join(first.check("a"), first.check("a")); err != nil {
 		t.Fatal(err)
 	}
 	if err := first.check("b"); !errors.Is(err, ErrOtherCluster) || !strings.Contains(err.Error(), file) {
 		t.Errorf("another cluster: %v", err)
 	}
-	again := &identity{file: file}
+	again := &identity{file: file, log: slog.New(slog.DiscardHandler)}
 	if err := again.check("b"); !errors.Is(err, ErrOtherCluster) {
 		t.Errorf("another cluster after a restart: %v", err)
 	}
 	if err := again.check("a"); err != nil {
 		t.Errorf("the same cluster after a restart: %v", err)
 	}
-	nowhere := &identity{file: filepath.Join(file, "uid")}
+	nowhere := &identity{file: filepath.Join(file, "uid"), log: slog.New(slog.DiscardHandler)}
 	if err := nowhere.check("a"); err == nil {
 		t.Error("a file that cannot be read or written is no error")
 	}
