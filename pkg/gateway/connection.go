@@ -22,7 +22,10 @@ import (
 // roleNone is the metric's label for a connection without a certificate.
 const roleNone pki.Role = "none"
 
-var errTooMany = errors.New("too many connections")
+var (
+	errTooMany  = errors.New("too many connections")
+	errReplaced = errors.New("the certificate's authority was replaced during the handshake")
+)
 
 // connection is what is known of one connection; gRPC hands it to each call as
 // the peer's AuthInfo.
@@ -107,8 +110,15 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 		return nil, nil, errors.Join(err, conn.Close())
 	}
 	c.cut = cut
+	forget, ok := h.excluded.enter(c)
+	if !ok {
+		forget()
+		h.refusals.note(reasonCertificate, address, errReplaced)
+		return nil, nil, errors.Join(errReplaced, conn.Close())
+	}
 	leave, gone, ok := h.crowd.enter(c)
 	if !ok {
+		forget()
 		h.refusals.note(reasonLimit, address, errTooMany)
 		return nil, nil, errors.Join(errTooMany, conn.Close())
 	}
@@ -122,7 +132,6 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 	}
 	gauge := h.byRole.WithLabelValues(string(role))
 	gauge.Inc()
-	forget := h.excluded.enter(c)
 	counted := &countedConn{Conn: conn, closed: sync.OnceFunc(func() {
 		gauge.Dec()
 		forget()

@@ -39,16 +39,16 @@ func (e *Exclusions) since(c *connection) (time.Time, bool) {
 }
 
 // enter keeps a connection, to be cut when it must be; leave, called once, ends that.
-func (e *Exclusions) enter(c *connection) (leave func()) {
-	e.look(c)
+// It is to be refused when ok is false.
+func (e *Exclusions) enter(c *connection) (leave func(), ok bool) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.open[c] = struct{}{}
+	e.mu.Unlock()
 	return func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.open, c)
-	}
+	}, e.look(c)
 }
 
 // note takes certificates back and returns the connections that they opened.

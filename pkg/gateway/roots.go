@@ -21,10 +21,12 @@ type Roots struct {
 // Watch makes r hear of all connections. It is called before the gateway runs.
 func (e *Exclusions) Watch(r Roots) { e.roots = r }
 
-// look takes in whose certificate a connection shows.
-func (e *Exclusions) look(c *connection) {
+// look takes in whose certificate a connection shows. It returns false for one whose
+// authority is gone: a handshake is verified against what was trusted when it began,
+// and may be held open for long.
+func (e *Exclusions) look(c *connection) bool {
 	if !c.known || e.roots.Of == nil {
-		return
+		return true
 	}
 	chain := c.State.VerifiedChains[0]
 	root, ok := e.roots.Of(chain[len(chain)-1])
@@ -32,6 +34,7 @@ func (e *Exclusions) look(c *connection) {
 	if ok {
 		e.roots.Seen(c.subject, c.certificate, root)
 	}
+	return ok
 }
 
 // Moved says that who makes a call has a certificate of another authority by now: the
