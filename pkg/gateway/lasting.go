@@ -16,6 +16,17 @@ func CertificateOf(ctx context.Context) (*x509.Certificate, bool) {
 	return c.certificate, true
 }
 
+// TopOf returns the authority's certificate that the one of who makes a call was
+// verified by, and false when there is none.
+func TopOf(ctx context.Context) (*x509.Certificate, bool) {
+	c, ok := connectionOf(ctx)
+	if !ok || !c.known {
+		return nil, false
+	}
+	chain := c.State.VerifiedChains[0]
+	return chain[len(chain)-1], true
+}
+
 // Extend lets the connection that a call came by, and all streams on it, go on
 // until the end of another certificate that the caller was given by that call: a
 // renewal ends no watch. It never shortens.

@@ -3,6 +3,7 @@ package renewal
 import (
 	"context"
 	"crypto/x509"
+	"encoding/pem"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -45,6 +46,7 @@ type bed struct {
 	down     error
 	calls    int
 	extended time.Time
+	top      *x509.Certificate // which the subject's was verified by
 }
 
 func newBed(t *testing.T, dir string, subject pki.Subject, ttl time.Duration) *bed {
@@ -53,6 +55,7 @@ func newBed(t *testing.T, dir string, subject pki.Subject, ttl time.Duration) *b
 	must(t, err)
 	b := &bed{
 		t: t, authority: authority, subject: subject, metrics: NewMetrics(prometheus.NewRegistry()),
+		top:   parse(t, authority.CertPEM()),
 		files: pki.ClientFiles{CAFile: authority.CertFile(), CertFile: filepath.Join(dir, "a.crt"), KeyFile: filepath.Join(dir, "a.key")},
 	}
 	pair, err := authority.Issue(pki.Request{Role: subject.Role, Name: subject.Name, TTL: ttl})
@@ -61,10 +64,19 @@ func newBed(t *testing.T, dir string, subject pki.Subject, ttl time.Duration) *b
 	b.server = NewServer(ServerConfig{
 		Authority: authority, AgentTTL: life, PeerTTL: 30 * day,
 		Certificate: func(context.Context) (*x509.Certificate, bool) { return b.certificate(), true },
+		Top:         func(context.Context) (*x509.Certificate, bool) { return b.top, true },
 		Extend:      func(_ context.Context, until time.Time) { b.set(func() { b.extended = until }) },
 		Logger:      slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})
 	return b
+}
+
+func parse(t *testing.T, text []byte) *x509.Certificate {
+	t.Helper()
+	block, _ := pem.Decode(text)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	must(t, err)
+	return cert
 }
 
 func must(t *testing.T, err error) {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -44,15 +45,18 @@ const (
 // ErrRole is returned for a caller whose certificate is not renewed so.
 var ErrRole = errors.New("certificates of peers and agents are renewed here, no others")
 
+var errReplaced = errors.New("the authority of the certificate was replaced: connect again with one of the new one")
+
 // ServerConfig is what NewServer needs. All fields are required.
 type ServerConfig struct {
 	Authority *pki.Authority
 	// AgentTTL and PeerTTL are for how long certificates are signed. One that is
-	// good for longer is renewed for as long as it is.
+	// good for longer is renewed for as long as it is, but by another authority.
 	AgentTTL, PeerTTL time.Duration
-	// Certificate returns that of who makes a call. Extend lets the connection of
-	// a call go on until a time.
+	// Certificate returns that of who makes a call, Top the authority's that it was
+	// verified by. Extend lets the connection of a call go on until a time.
 	Certificate func(context.Context) (*x509.Certificate, bool)
+	Top         func(context.Context) (*x509.Certificate, bool)
 	Extend      func(context.Context, time.Time)
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer
@@ -121,8 +125,17 @@ func (r *rpc) Renew(ctx context.Context, m *renewalpb.RenewRequest) (*renewalpb.
 	}
 	// It begins when the old one does: what takes certificates back from before a
 	// time takes it back, too, also where that is heard of only later.
-	request := pki.Request{Role: subject.Role, Name: subject.Name, TTL: max(ttl, time.Until(old.NotAfter)), Begins: old.NotBefore}
-	chain, err := s.cfg.Authority.SignFor(prints(m.GetTrusted()), request, m.GetRequest())
+	request := pki.Request{Role: subject.Role, Name: subject.Name, TTL: ttl, Begins: old.NotBefore}
+	trusted := prints(m.GetTrusted())
+	of, ok := s.root(ctx)
+	if !ok {
+		return nil, status.Error(codes.Unavailable, errReplaced.Error())
+	}
+	// How long one of another authority is good for is for who has that one's key to say.
+	if of == s.signer(trusted) {
+		request.TTL = max(ttl, time.Until(old.NotAfter))
+	}
+	chain, err := s.cfg.Authority.SignFor(trusted, request, m.GetRequest())
 	if errors.Is(err, pki.ErrRequest) {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -138,6 +151,26 @@ func (r *rpc) Renew(ctx context.Context, m *renewalpb.RenewRequest) (*renewalpb.
 	s.signed.WithLabelValues(string(subject.Role)).Inc()
 	s.cfg.Logger.Info("certificate renewed", "subject", subject.String(), "ends", until)
 	return &renewalpb.RenewResponse{Chain: chain}, nil
+}
+
+// root returns the authority that the caller's certificate is of, if that is trusted.
+func (s *Server) root(ctx context.Context) (of [sha256.Size]byte, ok bool) {
+	top, ok := s.cfg.Top(ctx)
+	if !ok {
+		return of, false
+	}
+	return s.cfg.Authority.RootOf(top)
+}
+
+// signer returns the authority that signs for who trusts these.
+func (s *Server) signer(trusted [][sha256.Size]byte) [sha256.Size]byte {
+	roots := s.cfg.Authority.Roots()
+	for _, r := range roots {
+		if r.Signs && slices.Contains(trusted, r.Fingerprint) {
+			return r.Fingerprint
+		}
+	}
+	return roots[0].Fingerprint
 }
 
 // allow counts a renewal, and says whether it may be.

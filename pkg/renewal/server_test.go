@@ -139,3 +139,30 @@ func TestReport(t *testing.T) {
 		t.Errorf("a peer: %v", got)
 	}
 }
+
+// Who had the old authority's key has certificates of it for as long as it likes, and
+// gets none of the new one for longer than others, nor any once the old one is gone.
+func TestRenewOfAnotherAuthority(t *testing.T) {
+	dir := t.TempDir()
+	b := newBed(t, dir, agent(), 100*day)
+	b.away(dir)
+	must(t, b.authority.Begin())
+	must(t, b.authority.Replace())
+	_, err := b.files.Trust("east", b.authority.Bundle())
+	must(t, err)
+	k := NewKeeper(KeeperConfig{Files: b.files, Cluster: "east", Metrics: b.metrics})
+	renew := func() error {
+		_, err := b.files.RenewEarly(time.Now(), k.ask(t.Context(), renewalpb.NewRenewalClient(b)))
+		return err
+	}
+	must(t, renew())
+	if _, by, err := b.files.Trusted(); err != nil || by != b.authority.Roots()[1].Fingerprint || b.left() > life {
+		t.Errorf("it is good for %s: %v", b.left(), err)
+	}
+	must(t, b.authority.Finish())
+	if err := renew(); status.Code(err) != codes.Unavailable {
+		t.Errorf("by a connection from before: %v", err)
+	}
+	b.top = parse(t, b.authority.CertPEM())
+	must(t, renew())
+}
