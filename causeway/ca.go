@@ -133,7 +133,11 @@ func writeAuthorities(out io.Writer, r *rotationpb.StatusResponse, now time.Time
 		return err
 	}
 	fmt.Fprintf(out, "\nBeing replaced, begun %s (%s). Of %d peers and agents with certificates ", ago(r.Started, now), r.Stage, r.Holders)
-	if len(r.Behind) == 0 {
+	switch {
+	case len(r.Behind) == 0 && r.ByHand != "":
+		_, err := fmt.Fprintf(out, "none is known to need the old one. It does not end by itself (%s), but by: causeway ca rotate --finish\n", r.ByHand)
+		return err
+	case len(r.Behind) == 0:
 		_, err := fmt.Fprintf(out, "none needs the old one. It ends by itself at %s, or now: causeway ca rotate --finish\n", r.EndsAfter.AsTime().Local().Format("15:04:05"))
 		return err
 	}

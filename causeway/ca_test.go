@@ -27,6 +27,11 @@ func TestWriteAuthorities(t *testing.T) {
 				Stage: "replacing", Started: at(-time.Minute), EndsAfter: at(9 * time.Minute), Authorities: []*rotationpb.Authority{one, two}, Holders: 3,
 			}, []string{"bb", "no", "begun 1m0s ago", "none needs the old one", "--finish"},
 		},
+		"it ends by hand": {
+			&rotationpb.StatusResponse{
+				Stage: "replacing", Started: at(-time.Hour), Authorities: []*rotationpb.Authority{one, two}, Holders: 3, ByHand: "the file is lost",
+			}, []string{"none is known to need", "does not end by itself (the file is lost)", "--finish"},
+		},
 		"one is behind": {
 			&rotationpb.StatusResponse{
 				Stage: "replacing", Started: at(-time.Hour), Authorities: []*rotationpb.Authority{one, two}, Holders: 3,

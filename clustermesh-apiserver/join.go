@@ -40,7 +40,7 @@ func newDoor(
 	claims, _ := cfg.claims() // validate has seen them
 	reserved, _ := parseRanges(cfg.reservedCIDR)
 	exclusions := gateway.NewExclusions(log)
-	authorities := newRotation(cfg, authority, etcd, exclusions, log, registry)
+	authorities := newRotation(cfg, authority, etcd, exclusions, func() <-chan struct{} { return door.Listening() }, log, registry)
 	members, err := join.New(join.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Dir: cfg.joined(), Authority: authority, Etcd: etcd,
 		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },

@@ -14,14 +14,15 @@ import (
 )
 
 // newRotation returns what replaces the authority, and what of the gateway's
-// connections it has to know.
+// connections it has to know. It asks what is closed when the gateway listens later.
 func newRotation(
-	cfg *config, authority *pki.Authority, etcd *kvstore.Client, exclusions *gateway.Exclusions, log *slog.Logger, registry prometheus.Registerer,
+	cfg *config, authority *pki.Authority, etcd *kvstore.Client, exclusions *gateway.Exclusions, listening func() <-chan struct{},
+	log *slog.Logger, registry prometheus.Registerer,
 ) *rotation.Manager {
 	dir := filepath.Join(cfg.dataDir, "pki")
 	m := rotation.New(rotation.Config{
 		Authority: authority, File: filepath.Join(dir, "holders.json"), Connections: exclusions,
-		Certificate: gateway.CertificateOf, Moved: gateway.Moved, Shared: len(cfg.etcdEndpoints) > 0,
+		Certificate: gateway.CertificateOf, Moved: gateway.Moved, Listening: listening, Shared: len(cfg.etcdEndpoints) > 0,
 		Replaced: func(ctx context.Context) error {
 			if len(cfg.etcdEndpoints) == 0 {
 				return nil

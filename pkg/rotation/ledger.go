@@ -57,19 +57,53 @@ type ledger struct {
 	mu    sync.Mutex
 	all   map[sum]holding
 	dirty bool
+	gap   bool
 }
 
-func openLedger(path string, log *slog.Logger) *ledger {
+// openLedger reads the file. While the authority is being replaced there must be one.
+func openLedger(path string, rotating bool, log *slog.Logger) *ledger {
 	l := &ledger{path: path, all: map[sum]holding{}}
 	text, err := os.ReadFile(path)
 	if err == nil {
 		err = json.Unmarshal(text, &l.all)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist) && !rotating:
+		l.dirty = true // so that one that is missing later was lost
+	default:
 		log.Error("who has certificates is not known from before, those that are here will be", "file", path, "error", err)
-		l.all = map[sum]holding{}
+		l.all, l.dirty, l.gap = map[sum]holding{}, true, true
+		if err := pki.WriteFile(l.mark(), nil, 0o600); err != nil {
+			log.Error("the next start will not know that", "error", err)
+		}
+	}
+	if _, err := os.Stat(l.mark()); err == nil {
+		l.gap = true
 	}
 	return l
+}
+
+// mark is the file that says that holders from before are not known.
+func (l *ledger) mark() string { return l.path + ".lost" }
+
+// lost says that holders from before are not known.
+func (l *ledger) lost() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gap
+}
+
+// found says that all of those who count are known from now on: the others have
+// certificates that nobody takes.
+func (l *ledger) found() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gap = false
+	if err := os.Remove(l.mark()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func holdingOf(s pki.Subject, cert *x509.Certificate, root [sha256.Size]byte, now time.Time) holding {

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,6 +62,8 @@ type Config struct {
 	// a call is of somebody who has a certificate of root by now.
 	Certificate func(context.Context) (*x509.Certificate, bool)
 	Moved       func(ctx context.Context, root [sha256.Size]byte)
+	// Listening returns what is closed when the gateway listens. It is called by Run.
+	Listening func() <-chan struct{}
 	// Shared says that other replicas may sign with a copy of the authority.
 	Shared bool
 	// Replaced is told of each end, to make it known to the replicas.
@@ -74,11 +77,18 @@ type Manager struct {
 	cfg    Config
 	ledger *ledger
 	log    *slog.Logger
+
+	mu sync.Mutex
+	// listens is since when anybody could come, zero before that. What is reckoned from
+	// it goes by the clock that nobody sets.
+	listens time.Time
 }
 
 // New returns a Manager that does nothing until Run.
 func New(cfg Config) *Manager {
-	m := &Manager{cfg: cfg, ledger: openLedger(cfg.File, cfg.Logger), log: cfg.Logger}
+	m := &Manager{cfg: cfg, log: cfg.Logger}
+	stage, _ := cfg.Authority.Stage()
+	m.ledger = openLedger(cfg.File, stage != pki.Single, cfg.Logger)
 	factory := promauto.With(cfg.Registerer)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "causeway_authority_expiry_timestamp_seconds",
@@ -134,8 +144,9 @@ func (m *Manager) newest() sum {
 func (m *Manager) Run(ctx context.Context) error {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
+	listening := m.cfg.Listening()
 	for {
-		m.ledger.forget(func(h holding) bool { return time.Now().After(h.Ends) })
+		m.ledger.forget(m.ended)
 		if err := m.ledger.save(); err != nil {
 			m.log.Error("who has certificates is not written down, will retry", "error", err)
 		}
@@ -145,6 +156,11 @@ func (m *Manager) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return m.ledger.save()
+		case <-listening:
+			listening = nil
+			m.mu.Lock()
+			m.listens = time.Now()
+			m.mu.Unlock()
 		case <-ticker.C:
 		case <-m.cfg.Authority.Changed():
 		}
@@ -153,7 +169,7 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // advance does the next step that hurts nobody.
 func (m *Manager) advance(ctx context.Context) error {
-	stage, started := m.cfg.Authority.Stage()
+	stage, _ := m.cfg.Authority.Stage()
 	switch {
 	case stage == pki.Single:
 		return nil
@@ -162,10 +178,47 @@ func (m *Manager) advance(ctx context.Context) error {
 			return nil
 		}
 		return m.replace()
-	case time.Since(started) < settle || len(m.behind()) > 0:
+	case !m.settled() || m.byHand() != "" || len(m.behind()) > 0:
 		return nil
 	}
 	return m.finish(ctx)
+}
+
+// settled says that everybody could come for long enough since the start.
+func (m *Manager) settled() bool {
+	_, started := m.cfg.Authority.Stage()
+	open, ok := m.open()
+	return ok && open >= settle && time.Since(started) >= settle
+}
+
+// open returns for how long anybody could come, false before that.
+func (m *Manager) open() (time.Duration, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.listens.IsZero() {
+		return 0, false
+	}
+	return time.Since(m.listens), true
+}
+
+// ended says that the time of a certificate is over, also by the clock as it was when
+// the gateway began to listen: one that jumps ahead lets nobody be forgotten.
+func (m *Manager) ended(h holding) bool {
+	open, ok := m.open()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return ok && open >= settle && time.Now().After(h.Ends) && m.listens.Add(open).After(h.Ends)
+}
+
+// byHand says why the old authority is not ended but by a person, "" when it is.
+func (m *Manager) byHand() string {
+	switch {
+	case m.cfg.Shared:
+		return "API servers that share an etcd know each for itself who has certificates"
+	case m.ledger.lost():
+		return "who has certificates is not known from before a start: " + m.cfg.File + " was missing or could not be read"
+	}
+	return ""
 }
 
 func (m *Manager) replace() error {
@@ -183,6 +236,9 @@ func (m *Manager) finish(ctx context.Context) error {
 	}
 	newest := m.newest()
 	m.ledger.forget(func(h holding) bool { return h.Root != newest })
+	if err := m.ledger.found(); err != nil {
+		m.log.Error("the next replacement of the authority will have to be ended by hand, too", "error", err)
+	}
 	m.log.Info("the old authority is gone, what it signed is refused")
 	time.AfterFunc(farewell, func() { m.cfg.Connections.CutBehind(newest) })
 	return m.cfg.Replaced(ctx)

@@ -46,6 +46,8 @@ type bed struct {
 	conns map[pki.Subject][sha256.Size]byte
 	out   map[pki.Subject]bool
 	cut   []pki.Subject
+
+	listening chan struct{}
 }
 
 func newBed(t *testing.T, dir string) *bed {
@@ -69,6 +71,14 @@ func (b *bed) manager(shared bool) *Manager {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.conns[s] = root
+		},
+		Listening: func() <-chan struct{} {
+			if b.listening != nil {
+				return b.listening
+			}
+			open := make(chan struct{})
+			close(open)
+			return open
 		},
 		Replaced: func(context.Context) error { b.replaced++; return nil },
 		Logger:   slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
@@ -380,12 +390,12 @@ func TestLedgerFile(t *testing.T) {
 	path := filepath.Join(b.dir, "holders.json")
 	info, err := os.Stat(path)
 	must(t, err)
-	if info.Mode().Perm() != 0o600 || openLedger(path, b.log).holders() != 1 {
+	if info.Mode().Perm() != 0o600 || openLedger(path, false, b.log).holders() != 1 {
 		t.Errorf("mode %04o", info.Mode().Perm())
 	}
 	for _, text := range []string{"x", `{"zz":{}}`} {
 		must(t, os.WriteFile(path, []byte(text), 0o600))
-		if l := openLedger(path, b.log); l.holders() != 0 {
+		if l := openLedger(path, false, b.log); l.holders() != 0 || !l.lost() {
 			t.Errorf("%q is read", text)
 		}
 	}

@@ -171,7 +171,12 @@ func (m *Manager) status() *rotationpb.StatusResponse {
 	stage, started := m.cfg.Authority.Stage()
 	out := &rotationpb.StatusResponse{Stage: string(stage), Holders: uint32(m.ledger.holders()), Behind: protoBehind(m.behind())}
 	if stage != pki.Single {
-		out.Started, out.EndsAfter = timestamppb.New(started), timestamppb.New(started.Add(settle))
+		open, _ := m.open()
+		settled := time.Now().Add(max(0, settle-open))
+		if at := started.Add(settle); at.After(settled) {
+			settled = at
+		}
+		out.Started, out.EndsAfter, out.ByHand = timestamppb.New(started), timestamppb.New(settled), m.byHand()
 	}
 	for _, r := range m.cfg.Authority.Roots() {
 		out.Authorities = append(out.Authorities, &rotationpb.Authority{

@@ -180,7 +180,9 @@ type StatusResponse struct {
 	Holders uint32    `protobuf:"varint,4,opt,name=holders,proto3" json:"holders,omitempty"`
 	Behind  []*Behind `protobuf:"bytes,5,rep,name=behind,proto3" json:"behind,omitempty"`
 	// When it ends by itself if nobody is behind; absent while there is one authority.
-	EndsAfter     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ends_after,json=endsAfter,proto3" json:"ends_after,omitempty"`
+	EndsAfter *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ends_after,json=endsAfter,proto3" json:"ends_after,omitempty"`
+	// Why it does not end by itself, whoever is behind; empty when it does.
+	ByHand        string `protobuf:"bytes,7,opt,name=by_hand,json=byHand,proto3" json:"by_hand,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -255,6 +257,13 @@ func (x *StatusResponse) GetEndsAfter() *timestamppb.Timestamp {
 		return x.EndsAfter
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetByHand() string {
+	if x != nil {
+		return x.ByHand
+	}
+	return ""
 }
 
 type Authority struct {
@@ -559,7 +568,7 @@ const file_rotation_proto_rawDesc = "" +
 	"\rTrustResponse\x12 \n" +
 	"\vauthorities\x18\x01 \x01(\fR\vauthorities\x12\x14\n" +
 	"\x05renew\x18\x02 \x01(\bR\x05renew\"\x0f\n" +
-	"\rStatusRequest\"\xaa\x02\n" +
+	"\rStatusRequest\"\xc3\x02\n" +
 	"\x0eStatusResponse\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x124\n" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12A\n" +
@@ -567,7 +576,8 @@ const file_rotation_proto_rawDesc = "" +
 	"\aholders\x18\x04 \x01(\rR\aholders\x124\n" +
 	"\x06behind\x18\x05 \x03(\v2\x1c.causeway.rotation.v1.BehindR\x06behind\x129\n" +
 	"\n" +
-	"ends_after\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tendsAfter\"\xa7\x01\n" +
+	"ends_after\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tendsAfter\x12\x17\n" +
+	"\aby_hand\x18\a \x01(\tR\x06byHand\"\xa7\x01\n" +
 	"\tAuthority\x12 \n" +
 	"\vfingerprint\x18\x01 \x01(\tR\vfingerprint\x122\n" +
 	"\x06begins\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06begins\x12.\n" +
