@@ -111,15 +111,30 @@ func (s *source) forget(now time.Time) {
 	}
 }
 
-// source returns what is kept of an address: of an IPv6 one, of its /64, which is
-// one holder's.
-func (l *Limiter) source(from netip.Addr, now time.Time) *source {
+// Over reports whether wrong secrets of an address have to wait at now.
+func (l *Limiter) Over(from netip.Addr, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.source(from, now)
+	s.forget(now)
+	return len(s.answers) >= FailuresPerWindow
+}
+
+// sourceOf is what an address counts as: an IPv6 one as its /64, which is one
+// holder's; the zero prefix where there is no address.
+func sourceOf(from netip.Addr) netip.Prefix {
 	from = from.Unmap().WithZone("")
 	bits := from.BitLen()
 	if from.Is6() {
 		bits = 64
 	}
-	key, _ := from.Prefix(bits) // the zero prefix where there is no address
+	key, _ := from.Prefix(bits)
+	return key
+}
+
+// source returns what is kept of an address.
+func (l *Limiter) source(from netip.Addr, now time.Time) *source {
+	key := sourceOf(from)
 	if l.sources[key] == nil && len(l.sources) >= maxSources {
 		l.sweep(now)
 		if len(l.sources) >= maxSources {

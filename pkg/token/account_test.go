@@ -1,12 +1,17 @@
 package token
 
 import (
+	"context"
+	"encoding/base64"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/kube"
 	"github.com/causeway-mesh/causeway/pkg/pki"
@@ -173,8 +178,59 @@ func TestReviewForbidden(t *testing.T) {
 	_, err := client.Review(within(t), "a.b.c", stranger.Audience)
 	wantRefused(t, err, `give it a ClusterRole with the rule apiGroups: ["authentication.k8s.io"], resources: [tokenreviews], verbs: [create]`)
 	s := newSiteOf(t, "east", "causeway/node-agent", client)
-	account := stranger.Account{Cluster: "east", Node: "node-1", Token: "a.b.c", Addresses: []string{s.doors[0].Addr().String()}, AuthorityFile: s.authorityFile(t)}
+	account := stranger.Account{Cluster: "east", Node: "node-1", Token: unsigned(`{"aud":"causeway","sub":"system:serviceaccount:causeway:node-agent","exp":9e9}`), Addresses: []string{s.doors[0].Addr().String()}, AuthorityFile: s.authorityFile(t)}
 	if err := stranger.EnrolAccount(within(t), newFiles(t), account); !errors.Is(err, stranger.ErrAway) || !strings.Contains(err.Error(), "Kubernetes can not be asked") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// unsigned is what looks like a token that says claims.
+func unsigned(claims string) string {
+	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+}
+
+// sorting vouches for one token, and counts what it was asked.
+type sorting struct {
+	right string
+	asked atomic.Int64
+}
+
+func (r *sorting) Review(_ context.Context, token, _ string) (kube.Holder, error) {
+	r.asked.Add(1)
+	if token != r.right {
+		return kube.Holder{}, kube.ErrToken
+	}
+	return kube.Holder{Account: "causeway/node-agent", Pod: "agent-1", Node: "node-1"}, nil
+}
+
+// TestReviewOnlyLikely checks that Kubernetes hears of no token that can not be right,
+// and that a right one comes through where wrong ones came from before.
+func TestReviewOnlyLikely(t *testing.T) {
+	t.Parallel()
+	const ours = "system:serviceaccount:causeway:node-agent"
+	r := &sorting{right: unsigned(`{"aud":["other","causeway"],"sub":"` + ours + `","exp":9e9}`)}
+	s := newSiteOf(t, "east", "causeway/node-agent", r)
+	account := stranger.Account{Cluster: "east", Node: "node-1", Addresses: []string{s.doors[0].Addr().String()}, AuthorityFile: s.authorityFile(t)}
+	for _, junk := range []string{
+		"junk", "a.b.c", "..", unsigned(`[]`), unsigned(`{}`),
+		unsigned(`{"aud":"other","sub":"` + ours + `","exp":9e9}`),
+		unsigned(`{"aud":"causeway","sub":"system:serviceaccount:causeway:other","exp":9e9}`),
+		unsigned(`{"aud":"causeway","sub":"somebody","exp":9e9}`),
+		unsigned(`{"aud":"causeway","sub":"` + ours + `","exp":1}`),
+	} {
+		account.Token = junk
+		if err := stranger.EnrolAccount(within(t), newFiles(t), account); err == nil || errors.Is(err, stranger.ErrAway) {
+			t.Errorf("%q: %v", junk, err)
+		}
+	}
+	if n := r.asked.Load(); n != 0 {
+		t.Errorf("Kubernetes was asked %d times", n)
+	}
+	account.Token = unsigned(`{"aud":"causeway","sub":"` + ours + `","exp":9e9}`) // forged
+	wantRefused(t, stranger.EnrolAccount(within(t), newFiles(t), account), "is not one that Kubernetes vouches for")
+	if loopback := netip.MustParseAddr("127.0.0.1"); !s.replicas[0].limiter.Over(loopback, time.Now()) {
+		t.Error("the address is not past its limit")
+	}
+	account.Token = r.right
+	check(t, stranger.EnrolAccount(within(t), newFiles(t), account))
 }

@@ -66,6 +66,7 @@ type Server struct {
 	cfg      Config
 	store    store
 	limiter  *stranger.Limiter
+	reviews  *stranger.Turns
 	enrolled prometheus.Counter
 	refusals *prometheus.CounterVec
 }
@@ -74,7 +75,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	with := promauto.With(cfg.Registerer)
 	s := &Server{
-		cfg: cfg, store: store{cfg.Etcd}, limiter: stranger.NewLimiter(),
+		cfg: cfg, store: store{cfg.Etcd}, limiter: stranger.NewLimiter(), reviews: stranger.NewTurns(),
 		enrolled: with.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_token_enrolments_total", Help: "Certificates that agents got for a token, ours or their service account's.",
 		}),
