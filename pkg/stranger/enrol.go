@@ -18,6 +18,9 @@ import (
 // ErrAway is returned, wrapped, when it may be worth trying again.
 var ErrAway = errors.New("not reached")
 
+// errBusy is the ErrAway of a gateway that the right authority has certified.
+var errBusy = fmt.Errorf("%w at present", ErrAway)
+
 const (
 	// lookTimeout bounds a look at one address.
 	lookTimeout = 10 * time.Second
@@ -28,27 +31,42 @@ const (
 // Enrol gets the certificate of an agent for a token, and writes it, its key, and
 // the authority's where that is missing, to files. It can be repeated: the files hold
 // the whole or nothing, and the key is the same. The error wraps ErrAway when no
-// gateway could be asked.
+// gateway could be asked, and ErrOther when all that answered are of another authority
+// than the pass names, which is then of no use any more.
 func Enrol(ctx context.Context, files pki.ClientFiles, p Pass) error {
 	want := pki.Subject{Cluster: p.Cluster, Role: pki.RoleAgent, Name: p.Node}
-	return files.Obtain(want, func(csrPEM []byte) (chainPEM, authorityPEM []byte, err error) {
+	err := files.Obtain(want, func(csrPEM []byte) (chainPEM, authorityPEM []byte, err error) {
 		err = atOne(p.Cluster, p.Addresses, func(address string) error {
 			chainPEM, authorityPEM, err = enrolAt(ctx, address, p, csrPEM)
 			return err
 		})
 		return chainPEM, authorityPEM, err
 	})
+	if errors.Is(err, ErrOther) {
+		return fmt.Errorf("%w; make a new token with `causeway agent token %s`", err, p.Node)
+	}
+	return err
 }
 
-// atOne tries the gateways of a cluster until one answers.
+// atOne tries the gateways of a cluster until one answers, if it is of the right authority.
 func atOne(name string, addresses []string, try func(address string) error) error {
 	var away []string
+	var other error
+	right := false
 	for _, address := range addresses {
 		err := try(address)
-		if !errors.Is(err, ErrAway) {
+		switch {
+		case errors.Is(err, ErrOther):
+			other = fmt.Errorf("%s: %w", address, err)
+		case !errors.Is(err, ErrAway):
 			return err
+		case errors.Is(err, errBusy):
+			right = true
 		}
 		away = append(away, fmt.Sprintf("%s: %v", address, err))
+	}
+	if other != nil && !right {
+		return fmt.Errorf("cluster %s: %w", name, other)
 	}
 	return fmt.Errorf("cluster %s: %w: %s", name, ErrAway, strings.Join(away, "; "))
 }
@@ -61,6 +79,9 @@ func enrolAt(ctx context.Context, address string, p Pass, csrPEM []byte) (chainP
 		answer, err := strangerpb.NewEnrolmentClient(conn).Authority(ctx, &strangerpb.AuthorityRequest{})
 		return answer.GetAuthority(), err
 	})
+	if errors.Is(err, ErrOther) {
+		return nil, nil, err
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrAway, err)
 	}
@@ -84,7 +105,7 @@ func askFor(ctx context.Context, address, name string, authorityPEM []byte, requ
 	text := Clean(status.Convert(err).Message())
 	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Canceled:
-		return nil, fmt.Errorf("%w: %s", ErrAway, text)
+		return nil, fmt.Errorf("%w: %s", errBusy, text)
 	}
 	return nil, fmt.Errorf("cluster %s gave no certificate: %s", name, text)
 }

@@ -23,12 +23,15 @@ import (
 // maxAnswer bounds one answer of a gateway, in bytes.
 const maxAnswer = 1 << 20
 
+// ErrOther is for an authority that is not the one that is looked for.
+var ErrOther = errors.New("another authority")
+
 // Ask is the call by which a gateway says which authority its cluster has.
 type Ask func(ctx context.Context, conn grpc.ClientConnInterface) (authorityPEM []byte, err error)
 
 // FetchAuthority asks who answers at address, and believes it when that is the
 // authority of the cluster called name, with the fingerprint, and the connection
-// is that of its gateway.
+// is that of its gateway. The error wraps ErrOther for another fingerprint.
 func FetchAuthority(ctx context.Context, address, name string, fingerprint [sha256.Size]byte, ask Ask) ([]byte, error) {
 	var shown []*x509.Certificate
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
@@ -50,8 +53,8 @@ func FetchAuthority(ctx context.Context, address, name string, fingerprint [sha2
 	}
 	authority, sum, err := CheckAuthority(name, answer)
 	if sum != fingerprint {
-		return nil, fmt.Errorf("another cluster than %s answers, or its authority was replaced since, and what names the old one is of no use any more, ask for a new one: the fingerprint is %s, expected was %s",
-			name, hex.EncodeToString(sum[:8]), hex.EncodeToString(fingerprint[:8]))
+		return nil, fmt.Errorf("another cluster than %s answers, or its authority was replaced since, and what names the old one is of no use any more, ask for a new one: it is %w, with the fingerprint %s, expected was %s",
+			name, ErrOther, hex.EncodeToString(sum[:8]), hex.EncodeToString(fingerprint[:8]))
 	}
 	if err != nil {
 		return nil, err

@@ -237,3 +237,20 @@ func TestRace(t *testing.T) {
 		t.Errorf("%d got a certificate", won)
 	}
 }
+
+// A token that names another authority is of no use to wait with; one gateway of
+// another cluster keeps nobody from the right one.
+func TestOtherAuthority(t *testing.T) {
+	t.Parallel()
+	s, west := newSite(t, "east"), newSite(t, "west")
+	right := s.token("node-1", time.Hour)
+	right.Addresses = []string{west.doors[0].Addr().String(), s.doors[0].Addr().String()}
+	check(t, stranger.Enrol(within(t), newFiles(t), right))
+	old := s.token("node-1", time.Hour)
+	old.Fingerprint[0] ^= 1
+	old.Addresses = []string{"127.0.0.1:1", s.doors[0].Addr().String()} // nobody is at the first
+	err := stranger.Enrol(within(t), newFiles(t), old)
+	if !errors.Is(err, stranger.ErrOther) || errors.Is(err, stranger.ErrAway) || !strings.Contains(err.Error(), "`causeway agent token node-1`") {
+		t.Errorf("got %v", err)
+	}
+}
