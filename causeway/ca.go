@@ -100,7 +100,11 @@ func finishRotation(cmd *cobra.Command, opts *options, client rotationpb.Rotatio
 	if opts.output == "json" {
 		return printJSON(out, answer)
 	}
-	fmt.Fprintln(out, "The old authority is gone; what it signed is refused.")
+	if answer.Status.GetStage() == "" {
+		fmt.Fprintln(out, "The old authority is gone; what it signed is refused.")
+	} else {
+		fmt.Fprintln(out, "The new authority signs; the others have a moment to follow. Then once more: causeway ca rotate --finish --force")
+	}
 	for _, b := range answer.Cut {
 		fmt.Fprintf(out, "cut off: %s %s, %s\n", b.Role, b.Name, wayBack(b.Role))
 	}

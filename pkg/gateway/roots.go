@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"slices"
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/pki"
@@ -46,11 +47,11 @@ func Moved(ctx context.Context, root [sha256.Size]byte) {
 }
 
 // behind returns the open connections of certificates of other authorities.
-func (e *Exclusions) behind(root [sha256.Size]byte) (out []*connection) {
+func (e *Exclusions) behind(roots ...[sha256.Size]byte) (out []*connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for c := range e.open {
-		if of := c.root.Load(); c.known && of != nil && *of != root {
+		if of := c.root.Load(); c.known && of != nil && !slices.Contains(roots, *of) {
 			out = append(out, c)
 		}
 	}
@@ -65,9 +66,9 @@ func (e *Exclusions) Behind(root [sha256.Size]byte) (out []pki.Subject) {
 	return out
 }
 
-// CutBehind closes those.
-func (e *Exclusions) CutBehind(root [sha256.Size]byte) {
-	cut := e.behind(root)
+// CutBehind closes those that are not known to have one of any of roots.
+func (e *Exclusions) CutBehind(roots ...[sha256.Size]byte) {
+	cut := e.behind(roots...)
 	for _, c := range cut {
 		c.cut()
 	}

@@ -57,6 +57,10 @@ func TestRoots(t *testing.T) {
 	}
 	Moved(context.Background(), root(2))
 	Moved(peer.NewContext(context.Background(), &peer.Peer{AuthInfo: moves}), root(2))
+	e.CutBehind(root(1), root(2))
+	if len(cut) != 0 {
+		t.Errorf("cut though both are trusted: %v", cut)
+	}
 	e.CutBehind(root(2))
 	if len(cut) != 1 || !cut["stays"] {
 		t.Errorf("cut: %v", cut)

@@ -113,3 +113,24 @@ func TestSharedEndsByHand(t *testing.T) {
 		time.Sleep(2 * farewell)
 	})
 }
+
+// A replacement that begins right after another one cuts nobody off who follows.
+func TestAgainAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, dir)
+		n1 := b.holder(pki.RoleAgent, "n1")
+		b.run()
+		b.start()
+		synctest.Wait()
+		n1.follow()
+		_, err := b.finish(false)
+		must(t, err)
+		b.start()
+		synctest.Wait()
+		time.Sleep(2 * farewell)
+		if len(b.cut) != 0 {
+			t.Errorf("cut off: %v", b.cut)
+		}
+	})
+}

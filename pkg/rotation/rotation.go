@@ -46,8 +46,8 @@ const (
 type Connections interface {
 	// Behind returns whose open connections were not given a certificate of root.
 	Behind(root [sha256.Size]byte) []pki.Subject
-	// CutBehind closes those.
-	CutBehind(root [sha256.Size]byte)
+	// CutBehind closes those that were given one of none of roots.
+	CutBehind(roots ...[sha256.Size]byte)
 	// Out says that a certificate that is valid from a time on was taken back.
 	Out(subject pki.Subject, begins time.Time) bool
 }
@@ -240,8 +240,19 @@ func (m *Manager) finish(ctx context.Context) error {
 		m.log.Error("the next replacement of the authority will have to be ended by hand, too", "error", err)
 	}
 	m.log.Info("the old authority is gone, what it signed is refused")
-	time.AfterFunc(farewell, func() { m.cfg.Connections.CutBehind(newest) })
+	time.AfterFunc(farewell, m.cutOff)
 	return m.cfg.Replaced(ctx)
+}
+
+// cutOff closes the connections of what nothing that is trusted signed: another
+// replacement may have begun since the end of the last one.
+func (m *Manager) cutOff() {
+	roots := m.cfg.Authority.Roots()
+	trusted := make([][sha256.Size]byte, 0, len(roots))
+	for _, r := range roots {
+		trusted = append(trusted, r.Fingerprint)
+	}
+	m.cfg.Connections.CutBehind(trusted...)
 }
 
 // Behind is a holder whom the end of the old authority would cut off.
@@ -251,6 +262,8 @@ type Behind struct {
 	Reason string
 	// Seen is zero for one of whom only the connection is known.
 	Seen, Ends time.Time
+	// follows says that it trusts the new authority.
+	follows bool
 }
 
 // behind returns them, one for each certificate of the old authority.
@@ -262,7 +275,7 @@ func (m *Manager) behind() []Behind {
 	var out []Behind
 	for _, h := range m.ledger.list() {
 		if h.Root != newest && !m.out(h) {
-			out = append(out, Behind{Role: h.Role, Name: h.Name, Reason: why(h, newest), Seen: h.Seen, Ends: h.Ends})
+			out = append(out, Behind{Role: h.Role, Name: h.Name, Reason: why(h, newest), Seen: h.Seen, Ends: h.Ends, follows: slices.Contains(h.Trusts, newest)})
 		}
 	}
 	for _, s := range m.cfg.Connections.Behind(newest) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,11 +101,14 @@ func (b *bed) Behind(root [sha256.Size]byte) (out []pki.Subject) {
 }
 
 // CutBehind implements Connections.
-func (b *bed) CutBehind(root [sha256.Size]byte) {
-	cut := b.Behind(root)
+func (b *bed) CutBehind(roots ...[sha256.Size]byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.cut = append(b.cut, cut...)
+	for s, of := range b.conns {
+		if !slices.Contains(roots, of) {
+			b.cut = append(b.cut, s)
+		}
+	}
 }
 
 // Out implements Connections.

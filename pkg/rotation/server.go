@@ -141,14 +141,23 @@ func (s *operator) Finish(ctx context.Context, r *rotationpb.FinishRequest) (*ro
 	case stage == pki.Spreading && !r.GetForce():
 		return nil, status.Error(codes.Unavailable, "the new authority does not sign yet; try again in a moment")
 	}
+	var lacking []Behind
+	if stage == pki.Spreading {
+		lacking = slices.DeleteFunc(slices.Clone(behind), func(b Behind) bool { return b.follows })
+	}
 	if len(behind) > 0 {
-		s.log.Warn("the old authority is ended though some need it", "behind", names(behind))
+		s.log.Warn("the replacement of the authority goes on though some need the old one", "behind", names(behind))
 	}
 	// Who asked may hang up; half of it is worse than none.
 	ctx = context.WithoutCancel(ctx)
 	if stage == pki.Spreading {
 		if err := s.replace(); err != nil {
 			return nil, status.Errorf(codes.Internal, "let the new authority sign: %v", err)
+		}
+		// It waited for those that lack the new one: those that have it are to have the
+		// time for a certificate of it.
+		if !s.cfg.Authority.Smooth() {
+			return &rotationpb.FinishResponse{Status: s.status(), Cut: protoBehind(lacking)}, nil
 		}
 	}
 	if err := s.finish(ctx); err != nil {
