@@ -83,8 +83,8 @@ func (m *Manager) declare(ctx context.Context, d declaration, step func(string, 
 	if err != nil {
 		return err
 	}
-	if known.Reads != nil && !known.Reads.OneWay {
-		return fmt.Errorf("%s is a peer that joined by an invitation; `causeway disconnect %s` first", d.name, d.name)
+	if err := known.declarable(d.name); err != nil {
+		return err
 	}
 	ends, err := endOf([]byte(d.Cert))
 	if err != nil {
@@ -115,6 +115,14 @@ func (m *Manager) declare(ctx context.Context, d declaration, step func(string, 
 		step(fmt.Sprintf("%s is declared by %s, too, which counts as long as it is there", d.name, p.File), true)
 	}
 	return m.awaitSession(ctx, d.name, step)
+}
+
+// declarable refuses to have what joined replaced by a declaration.
+func (m member) declarable(name string) error {
+	if m.Reads != nil && !m.Reads.OneWay {
+		return fmt.Errorf("%s is a peer that joined by an invitation; `causeway disconnect %s` first", name, name)
+	}
+	return nil
 }
 
 // configOf reads what a cluster says of itself where its etcd is said to be.

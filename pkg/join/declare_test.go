@@ -115,3 +115,27 @@ func TestDeclareRefuses(t *testing.T) {
 		t.Errorf("a peer that joined: %v", err)
 	}
 }
+
+// What joined while a declaration was looked at stays, and so does a reader's name.
+func TestDeclareMeanwhile(t *testing.T) {
+	t.Parallel()
+	east, west := newCluster(t, "east", 1), newCluster(t, "west", 2)
+	_, err := west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{}), OneWay: true})
+	check(t, err)
+	before := east.book.member("west").Reader
+	_, err = east.declare(west.declaring("east"))
+	check(t, err)
+	if after := east.book.member("west").Reader; before == nil || cmp.Diff(before, after) != "" {
+		t.Errorf("reader %v, was %v", after, before)
+	}
+	_, err = west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{Peer: "west"})})
+	check(t, err)
+	known := east.book.member("west")
+	err = east.keep(east.ctx(), "west", known.Out, reading{OneWay: true})
+	if err == nil || !strings.Contains(err.Error(), "peer that joined by an invitation") {
+		t.Errorf("declared over a join: %v", err)
+	}
+	if diff := cmp.Diff(string(known.encode()), string(east.book.member("west").encode())); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -272,8 +272,13 @@ func (m *Manager) keep(ctx context.Context, name string, out time.Time, r readin
 		if !old.Out.Equal(out) {
 			return old, errPutOut
 		}
+		if r.OneWay { // it may have joined since it was looked at
+			if err := old.declarable(name); err != nil {
+				return old, err
+			}
+		}
 		next := member{Reads: &r, Out: old.Out, Resets: old.Resets}
-		if old.Reader.issued() {
+		if r.OneWay || old.Reader.issued() { // a join for both directions takes the place of one for one
 			next.Reader = old.Reader
 		}
 		return next, nil
