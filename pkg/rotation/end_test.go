@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"crypto/x509"
 	"os"
 	"path/filepath"
 	"strings"
@@ -133,4 +134,25 @@ func TestAgainAtOnce(t *testing.T) {
 			t.Errorf("cut off: %v", b.cut)
 		}
 	})
+}
+
+// A holder that shows ever new certificates fills nothing, and pushes nobody out.
+func TestManyOfOne(t *testing.T) {
+	b := newBed(t, t.TempDir())
+	b.holder(pki.RoleAgent, "n1")
+	now := time.Now()
+	for i := range 2 * maxHoldings {
+		at := now.Add(time.Duration(i) * time.Second)
+		cert := &x509.Certificate{Raw: []byte{byte(i)}, NotBefore: at, NotAfter: at.Add(time.Hour)}
+		b.ledger.put(cert, holdingOf(pki.Subject{Role: pki.RolePeer, Name: "west"}, cert, b.newest(), at))
+	}
+	all := b.ledger.list()
+	if len(all) != maxHoldings+1 || b.ledger.holders() != 2 {
+		t.Errorf("%d of %d holders", len(all), b.ledger.holders())
+	}
+	for _, h := range all {
+		if h.Role == pki.RolePeer && h.Seen.Before(now.Add(maxHoldings*time.Second)) {
+			t.Errorf("one that was seen at %s is kept", h.Seen)
+		}
+	}
 }

@@ -21,6 +21,10 @@ import (
 // file is one of all holders.
 const seenPrecision = 10 * time.Minute
 
+// maxHoldings is how many certificates of one holder are known: its replicas have one
+// each.
+const maxHoldings = 32
+
 // sum is a SHA-256 of a certificate, as the file has it.
 type sum [sha256.Size]byte
 
@@ -130,6 +134,25 @@ func (l *ledger) put(cert *x509.Certificate, h holding) {
 		return
 	}
 	l.all[key], l.dirty = h, true
+	l.bound(h)
+}
+
+// bound forgets the certificate that the holder of h has not shown for longest, when it
+// has shown too many: l.mu is held.
+func (l *ledger) bound(h holding) {
+	var oldest sum
+	n := 0
+	for k, other := range l.all {
+		if other.Role != h.Role || other.Name != h.Name {
+			continue
+		}
+		if n++; n == 1 || other.Seen.Before(l.all[oldest].Seen) {
+			oldest = k
+		}
+	}
+	if n > maxHoldings {
+		delete(l.all, oldest)
+	}
 }
 
 // drop forgets a certificate that its holder has put another one in the place of.
