@@ -33,10 +33,11 @@ import (
 const name = "clustermesh-apiserver"
 
 // The command line's certificate is good for adminTTL; a new one is written every
-// adminRenewal and at each start.
+// adminRenewal and at each start; one that could not be written after adminRetry.
 const (
 	adminTTL     = 90 * 24 * time.Hour
 	adminRenewal = 24 * time.Hour
+	adminRetry   = 10 * time.Second
 )
 
 func main() {
@@ -215,8 +216,11 @@ func welcome(ctx context.Context, cfg *config, authority *pki.Authority, door *g
 		}
 		changed = authority.Changed()
 		if err := writeAdmin(path, cfg, authority, door); err != nil {
-			log.Warn("admin file is not renewed, will retry", "admin_file", path, "error", err)
+			log.Warn("admin file is not renewed, will retry", "admin_file", path, "delay", adminRetry, "error", err)
+			renewal.Reset(adminRetry)
+			continue
 		}
+		renewal.Reset(adminRenewal)
 	}
 }
 
