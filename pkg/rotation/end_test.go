@@ -156,3 +156,19 @@ func TestManyOfOne(t *testing.T) {
 		}
 	}
 }
+
+// What could not be written is written by the next try.
+func TestSaveAgain(t *testing.T) {
+	b := newBed(t, t.TempDir())
+	b.holder(pki.RolePeer, "west")
+	path := b.ledger.path
+	b.ledger.path = filepath.Join(b.dir, "none", "holders.json")
+	if err := b.ledger.save(); err == nil {
+		t.Fatal("it is written")
+	}
+	b.ledger.path = path
+	must(t, b.ledger.save())
+	if openLedger(path, true, b.log).holders() != 1 {
+		t.Error("it is not written")
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -214,20 +215,26 @@ func (l *ledger) holders() int {
 	return len(all)
 }
 
-// save writes the file if there is anything new.
+// save writes the file if there is anything new, one caller at a time. Handshakes do
+// not wait for the disk.
 func (l *ledger) save() error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.dirty {
+	dirty, all := l.dirty, maps.Clone(l.all)
+	l.dirty = false
+	l.mu.Unlock()
+	if !dirty {
 		return nil
 	}
-	text, err := json.Marshal(l.all)
+	text, err := json.Marshal(all)
 	if err != nil {
-		return fmt.Errorf("encode %q: %w", l.path, err)
+		err = fmt.Errorf("encode %q: %w", l.path, err)
+	} else {
+		err = pki.WriteFile(l.path, text, 0o600)
 	}
-	if err := pki.WriteFile(l.path, text, 0o600); err != nil {
-		return err
+	if err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.dirty = true
 	}
-	l.dirty = false
-	return nil
+	return err
 }
