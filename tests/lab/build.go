@@ -21,6 +21,9 @@ type BuildConfig struct {
 	// Stripped leaves symbols out: another build of the same programs, which only
 	// has to be linked.
 	Stripped bool
+	// Overlay is a file for the go command's -overlay, which has sources replaced;
+	// none when empty.
+	Overlay string
 }
 
 // Build compiles the programs that the lab starts and returns the folder that
@@ -53,6 +56,9 @@ func Build(ctx context.Context, config BuildConfig) (string, error) {
 	}
 	if config.Stripped {
 		args = append(args, "-ldflags=-s -w")
+	}
+	if config.Overlay != "" {
+		args = append(args, "-overlay", config.Overlay)
 	}
 	for _, p := range packages {
 		args = append(args, "./"+p)
