@@ -21,7 +21,11 @@ func zapLogger(log *slog.Logger) *zap.Logger {
 // quiet is zapLogger for a client: it warns of each attempt that fails, which
 // those who made it report once.
 func quiet(log *slog.Logger) *zap.Logger {
-	return zapLogger(log).WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel))
+	out := zapLogger(log)
+	if !out.Core().Enabled(zapcore.ErrorLevel) { // zap complains on stderr about what it can not raise
+		return out
+	}
+	return out.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel))
 }
 
 // slogCore is a zapcore.Core that writes to slog.
