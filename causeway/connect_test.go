@@ -116,7 +116,7 @@ func (s *site) serve(t *testing.T, etcd *kvstore.Client, authority *pki.Authorit
 	exclusions := gateway.NewExclusions(log)
 	var door *gateway.Gateway
 	members, err := join.New(join.Config{
-		Cluster: s.config, Version: s.version, Dir: filepath.Join(s.dir, "joined"), Authority: authority, Etcd: etcd,
+		Cluster: s.config, Version: s.version, Dir: filepath.Join(s.dir, "joined"), Authority: authority, PeerTTL: 24 * time.Hour, Etcd: etcd,
 		Addresses: func() []string {
 			if s.address != "" {
 				return []string{s.address}

@@ -30,9 +30,6 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
-// certificateTTL is how long a peer's certificate is valid.
-const certificateTTL = 30 * 24 * time.Hour
-
 // Config is what New needs. All fields are required that do not say else.
 type Config struct {
 	Cluster cluster.Config
@@ -41,7 +38,9 @@ type Config struct {
 	// reads their peer files from there.
 	Dir       string
 	Authority *pki.Authority
-	Etcd      *kvstore.Client
+	// PeerTTL is how long the certificate is valid that a cluster gets when it joins.
+	PeerTTL time.Duration
+	Etcd    *kvstore.Client
 	// Addresses returns host:port by which others reach the gateway.
 	Addresses func() []string
 	// Ranges returns those of our pods and of our nodes' mesh addresses; the list
@@ -148,7 +147,7 @@ func (m *Manager) peer(name string) (peer.Status, bool) {
 // is waited for. out is that time, read before it was asked whether the cluster may
 // have a certificate: if it is put out since, the certificate is worth nothing.
 func (m *Manager) sign(ctx context.Context, name string, out time.Time, request []byte) ([]byte, error) {
-	return m.signFor(ctx, name, out, certificateTTL, request)
+	return m.signFor(ctx, name, out, m.cfg.PeerTTL, request)
 }
 
 // signFor is sign for another time than joined clusters' certificates have.

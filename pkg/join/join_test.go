@@ -175,7 +175,7 @@ func TestCertificateSaysWhatTheInvitationGives(t *testing.T) {
 		check(t, err)
 		until, err := pki.CheckClient(east.authority.CertPEM(), answer.Chain, key, pki.Subject{Cluster: "east", Role: pki.RolePeer, Name: "west"})
 		check(t, err)
-		if left := time.Until(until); left > certificateTTL || left < certificateTTL-time.Hour {
+		if left := time.Until(until); left > peerTTL || left < peerTTL-time.Hour {
 			t.Errorf("valid for %s", left)
 		}
 		block, _ := pem.Decode(answer.Chain)

@@ -33,6 +33,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience is how long something that must happen is waited for.
 const patience = time.Minute
 
+// peerTTL is how long a peer's first certificate is valid, which is no default.
+const peerTTL = 20 * 24 * time.Hour
+
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // run runs fn until the returned func is called or the test ends.
@@ -160,7 +163,7 @@ func (r *replica) start() {
 	exclusions := gateway.NewExclusions(quiet())
 	var door *gateway.Gateway
 	r.Manager, err = New(Config{
-		Cluster: r.site.config, Version: "v1.0.0", Dir: r.dir, Authority: r.authority, Etcd: r.site.etcd,
+		Cluster: r.site.config, Version: "v1.0.0", Dir: r.dir, Authority: r.authority, PeerTTL: peerTTL, Etcd: r.site.etcd,
 		Addresses: func() []string { return []string{door.Addr().String()} },
 		Ranges:    func() []netip.Prefix { return slices.Clone(r.site.ranges) },
 		Claims:    r.site.claims, Reserved: prefixes("10.96.0.0/12"),
