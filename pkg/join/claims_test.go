@@ -2,12 +2,16 @@ package join
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
@@ -159,5 +163,78 @@ func TestClaimsForPeople(t *testing.T) {
 	}
 	if got := claimsText(claims(t, many...)); !strings.HasSuffix(got, "10.7.0.0/16 2 more") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// Who joins gets no range that another peer uses, however that was agreed.
+func TestUsedRangesStay(t *testing.T) {
+	used := map[string]peer.Belief{"west": {Claims: []trust.Claim{
+		{Class: trust.Pods, Range: netip.MustParsePrefix("10.2.0.0/16"), Origin: trust.Observed},
+		{Class: trust.Pods, Range: netip.MustParsePrefix("10.4.0.0/16"), Origin: trust.Approved},
+		{Class: trust.Nodes, Range: netip.MustParsePrefix("192.168.0.0/16"), Origin: trust.Observed},
+	}}}
+	m := &Manager{
+		cfg: Config{
+			Cluster: cluster.Config{Name: "east", ID: 1, Size: 255}, Version: "v1.0.0",
+			Ranges: func() []netip.Prefix { return nil }, Addresses: func() []string { return nil },
+			Peers: func() []peer.Status { return nil }, Beliefs: func() map[string]peer.Belief { return used },
+		},
+		book: newBook(nil, t.TempDir(), slog.New(slog.DiscardHandler), nil, nil),
+	}
+	for _, c := range []struct {
+		claim string
+		taken bool
+	}{
+		{"pods 10.2.0.0/16", true},
+		{"pods 10.4.128.0/17", true},
+		{"mesh 10.0.0.0/8", true},
+		{"pods 192.168.7.0/24", true},
+		{"nodes 10.2.0.0/16", true},
+		{"nodes 192.168.0.0/16", false}, // two clusters may be in one network
+		{"pods 10.3.0.0/16", false},
+	} {
+		evil := m.facts()
+		evil.Name, evil.ID, evil.Claims = "evil", 3, claims(t, c.claim)
+		wrong := strings.Join(m.unfit(evil), "; ")
+		if got := strings.Contains(wrong, "which its peer west uses"); got != c.taken || (wrong != "") != c.taken {
+			t.Errorf("%s: refused with %q, want refused %v", c.claim, wrong, c.taken)
+		}
+		evil.Name = "west" // its own
+		if wrong := m.unclaimable(evil); len(wrong) > 0 {
+			t.Errorf("%s: west is refused what it has: %q", c.claim, wrong)
+		}
+	}
+}
+
+// Two clusters that join at once with one range do not both get it.
+func TestOneOfTwoGetsARange(t *testing.T) {
+	east := newClaimant(t, "east", 1, claims(t, "pods 10.1.0.0/16"))
+	west := newClaimant(t, "west", 2, claims(t, "pods 10.2.0.0/16"))
+	north := newClaimant(t, "north", 3, claims(t, "pods 10.2.0.0/16"))
+	passes := []string{east.invite(&joinpb.InviteRequest{}), east.invite(&joinpb.InviteRequest{})}
+	ended := make(chan error, 2)
+	go func() { _, err := west.join(&joinpb.AcceptRequest{Invitation: passes[0]}); ended <- err }()
+	go func() { _, err := north.join(&joinpb.AcceptRequest{Invitation: passes[1]}); ended <- err }()
+	first, second := <-ended, <-ended
+	if (first == nil) == (second == nil) {
+		t.Fatalf("errors %v and %v, want one", first, second)
+	}
+	if refused := errors.Join(first, second).Error(); !strings.Contains(refused, "10.2.0.0/16 (pods)") {
+		t.Errorf("refused with %q", refused)
+	}
+	if w, n := east.book.member("west").Reads, east.book.member("north").Reads; (w == nil) == (n == nil) {
+		t.Errorf("peers west %v and north %v, want one", w, n)
+	}
+}
+
+// The id of a cluster that only reads this one is taken.
+func TestReaderKeepsItsID(t *testing.T) {
+	east := newCluster(t, "east", 1, "10.1.0.0/16")
+	_, err := east.membership.Issue(east.ctx(), &joinpb.IssueRequest{Name: "reader", Id: 7})
+	check(t, err)
+	west := newCluster(t, "west", 7, "10.2.0.0/16")
+	_, err = west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
+	if err == nil || !strings.Contains(err.Error(), "which reads east") {
+		t.Errorf("joined with the reader's id: %v", err)
 	}
 }

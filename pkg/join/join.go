@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -71,6 +72,8 @@ type Manager struct {
 	invitations invitations
 	metrics     *metrics
 	log         *slog.Logger
+
+	keeping sync.Mutex // from the last look at what others claim to when the claims are kept
 }
 
 // New returns a Manager that does nothing until Run. It takes in what an earlier
@@ -127,6 +130,12 @@ func (m *Manager) unfit(theirs Facts) []string {
 		if p.ID == theirs.ID && p.Name != theirs.Name {
 			out = append(out, fmt.Sprintf("%s has the id %d, as has %s, which is a peer of %s: every cluster of a mesh has an id of its own (--cluster-id)",
 				theirs.Name, theirs.ID, p.Name, m.cfg.Cluster.Name))
+		}
+	}
+	for name, known := range m.book.all() {
+		if known.Reader.issued() && known.Reader.ID == theirs.ID && name != theirs.Name {
+			out = append(out, fmt.Sprintf("%s has the id %d, as has %s, which reads %s: every cluster of a mesh has an id of its own (--cluster-id)",
+				theirs.Name, theirs.ID, name, m.cfg.Cluster.Name))
 		}
 	}
 	return append(out, m.unclaimable(theirs)...)

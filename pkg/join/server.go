@@ -253,8 +253,11 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 		Endpoints: endpoints(reached), CA: string(offer.GetAuthority()), Cert: string(chain), Key: string(key),
 		Invitation: hex.EncodeToString(offer.GetId()), Claims: theirs.Claims,
 	})
-	if errors.Is(err, errPutOut) {
+	switch {
+	case errors.Is(err, errPutOut):
 		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%s is not kept as a peer: %v", theirs.Name, err)
+	case errors.Is(err, errClaimed):
+		return s.refuse(reasonUnfit, codes.FailedPrecondition, "%s is not kept as a peer: %v", theirs.Name, err)
 	}
 	if err != nil {
 		return s.refuse(reasonInternal, codes.Unavailable, "%s can not be kept as a peer: %v", theirs.Name, err)
@@ -265,8 +268,17 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 // errPutOut is for a cluster that was put out while it joined.
 var errPutOut = errors.New("it was put out meanwhile, and needs a new invitation to come back")
 
-// keep makes another cluster a peer, unless it was put out since out was read.
+// errClaimed is for a cluster whose ranges another one got while it joined.
+var errClaimed = errors.New("another cluster joined meanwhile")
+
+// keep makes another cluster a peer, unless it was put out since out was read, or what
+// it claims has become another one's.
 func (m *Manager) keep(ctx context.Context, name string, out time.Time, r reading) error {
+	m.keeping.Lock()
+	defer m.keeping.Unlock()
+	if wrong := m.unclaimable(Facts{Name: name, Claims: r.Claims}); len(wrong) > 0 {
+		return fmt.Errorf("%w: %s", errClaimed, strings.Join(wrong, "; "))
+	}
 	r.Since = time.Now().UTC().Truncate(time.Second)
 	return m.book.update(ctx, name, func(old member) (member, error) {
 		if !old.Out.Equal(out) {
