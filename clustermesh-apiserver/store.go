@@ -3,9 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,16 +119,23 @@ func (c *config) replica() string {
 type owner struct {
 	Cluster   string `json:"cluster"`
 	Authority string `json:"authority_sha256"`
-	// replaced is the authority that this one has replaced, "" for none.
-	replaced string
+	// known are all authorities that may stand there for this cluster: those that are
+	// trusted now, and the one that was replaced last.
+	known []string
 }
 
+// ownerOf names the old authority until its replacement has ended: replicas that are
+// started meanwhile, and this one, find what they know.
 func ownerOf(a *pki.Authority) owner {
-	der := a.CertPEM()
-	if block, _ := pem.Decode(der); block != nil {
-		der = block.Bytes
+	o := owner{Cluster: a.Cluster()}
+	for _, r := range a.Roots() {
+		o.known = append(o.known, hex.EncodeToString(r.Fingerprint[:]))
 	}
-	return owner{Cluster: a.Cluster(), Authority: fmt.Sprintf("%x", sha256.Sum256(der)), replaced: a.Replaced()}
+	o.Authority = o.known[0]
+	if replaced := a.Replaced(); replaced != "" {
+		o.known = append(o.known, replaced)
+	}
+	return o
 }
 
 // claim makes the etcd this cluster's, or checks that it is: replicas that
@@ -156,7 +163,7 @@ func (o owner) claim(ctx context.Context, client *kvstore.Client, endpoints []st
 		return fmt.Errorf("%w: the one at %s is cluster %q's, this is cluster %q; every cluster needs an etcd of its own",
 			errOtherCluster, strings.Join(endpoints, ", "), found.Cluster, o.Cluster)
 	}
-	if found.Authority != "" && found.Authority == o.replaced {
+	if slices.Contains(o.known, found.Authority) {
 		_, err := client.CompareAndPut(ctx, ownerKey, text, true, value)
 		return err // who was quicker has written the same, or is found at the next look
 	}

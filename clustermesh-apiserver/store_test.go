@@ -134,15 +134,26 @@ func TestOwner(t *testing.T) {
 	if err := errors.Join(os.CopyFS(stale, os.DirFS(filepath.Dir(east.CertFile()))), os.Chmod(filepath.Join(stale, "ca.key"), 0o600), openKeys(stale)); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(east.Begin(), east.Replace(), east.Finish()); err != nil {
-		t.Fatal(err)
-	}
-	running, stop := context.WithCancel(ctx)
-	claimed, done := begin(running, east, filepath.Dir(east.CertFile()))
-	<-claimed
-	stop()
-	if err := <-done; err != nil {
-		t.Error(err)
+	for _, step := range []func() error{east.Begin, east.Replace, east.Finish} { // with a restart after each
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := pki.OpenAuthority(filepath.Dir(east.CertFile()), "east")
+		if err != nil {
+			t.Fatal(err)
+		}
+		running, stop := context.WithCancel(ctx)
+		claimed, done := begin(running, again, filepath.Dir(east.CertFile()))
+		select {
+		case <-claimed:
+			stop()
+			err = <-done
+		case err = <-done:
+			stop()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	old, err := pki.OpenAuthority(stale, "east")
 	if err != nil {

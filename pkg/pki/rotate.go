@@ -71,11 +71,11 @@ func (a *Authority) load(now time.Time) error {
 			return err
 		}
 	}
-	var err error
-	if a.old, err = openRoot(a.dir, a.cluster, "authority of "+a.cluster, now); err != nil {
-		return err
+	old, err := openRoot(a.dir, a.cluster, "authority of "+a.cluster, now)
+	if err != nil {
+		return err // what was loaded before goes on
 	}
-	a.next, a.stage = nil, a.record.Stage
+	a.old, a.next, a.stage = old, nil, a.record.Stage
 	if a.stage == Single { // one that was never begun may lie there
 		return os.RemoveAll(filepath.Join(a.dir, nextDir))
 	}
@@ -151,11 +151,15 @@ func (a *Authority) Begin() error {
 			return err
 		}
 		r := record{Stage: Spreading, Started: now.UTC(), Replaced: a.record.Replaced}
+		// Others may trust more than is used, which the next start puts right; never less.
+		if err := WriteFile(a.CertFile(), bundle(a.old, next), 0o644); err != nil {
+			return fmt.Errorf("say who is trusted: %w", err)
+		}
 		if err := a.writeRecord(r); err != nil {
-			return err
+			return errors.Join(err, a.writeTrusted())
 		}
 		a.next = next
-		return a.writeTrusted()
+		return nil
 	})
 }
 
@@ -172,6 +176,10 @@ func (a *Authority) Replace() error {
 // From the next handshake on nothing that the old one signed is taken.
 func (a *Authority) Finish() error {
 	return a.change(Replacing, func() error {
+		// The old one is deleted only for one that can be read and is valid.
+		if _, err := openRoot(filepath.Join(a.dir, nextDir), a.cluster, "", time.Now()); err != nil {
+			return fmt.Errorf("the next authority can not take over: %w", err)
+		}
 		r := a.record
 		sum := Fingerprint(a.old.cert)
 		r.Stage, r.Replaced = finishing, hex.EncodeToString(sum[:])

@@ -282,3 +282,46 @@ func TestSignerOf(t *testing.T) {
 		t.Error("its own")
 	}
 }
+
+// An authority that can not be read takes nobody's place.
+func TestFinishUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	a := openAuthority(t, dir, "east")
+	must(t, a.Begin())
+	must(t, a.Replace())
+	old := read(t, filepath.Join(dir, caKeyFile))
+	must(t, os.Chmod(filepath.Join(dir, nextDir, caKeyFile), 0o644))
+	if err := a.Finish(); !errors.Is(err, ErrKey) {
+		t.Errorf("finish: %v, want ErrKey", err)
+	}
+	if stage, _ := a.Stage(); stage != Replacing || len(a.Roots()) != 2 {
+		t.Errorf("stage %q, %d roots", stage, len(a.Roots()))
+	}
+	if !bytes.Equal(old, read(t, filepath.Join(dir, caKeyFile))) {
+		t.Error("the old key is gone")
+	}
+	must(t, os.Chmod(filepath.Join(dir, nextDir, caKeyFile), 0o600))
+	must(t, a.Finish())
+	if stage, _ := a.Stage(); stage != Single || len(a.Roots()) != 1 {
+		t.Errorf("stage %q, %d roots", stage, len(a.Roots()))
+	}
+}
+
+// A replacement that can not be told to others does not begin.
+func TestBeginUntold(t *testing.T) {
+	dir := t.TempDir()
+	a := openAuthority(t, dir, "east")
+	must(t, os.Remove(filepath.Join(dir, CAFile)))
+	must(t, os.Mkdir(filepath.Join(dir, CAFile), 0o700)) // no file can be renamed to there
+	if err := a.Begin(); err == nil {
+		t.Error("begun")
+	}
+	if stage, _ := a.Stage(); stage != Single || len(a.Roots()) != 1 {
+		t.Errorf("stage %q, %d roots", stage, len(a.Roots()))
+	}
+	must(t, os.Remove(filepath.Join(dir, CAFile)))
+	must(t, a.Begin())
+	if stage, _ := a.Stage(); stage != Spreading {
+		t.Errorf("stage %q", stage)
+	}
+}
