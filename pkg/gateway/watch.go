@@ -31,8 +31,14 @@ func (w *watch) Watch(reader pb.Watch_WatchServer) error {
 	ctx, cancel := context.WithCancelCause(reader.Context())
 	defer cancel(nil)
 	c, _ := connectionOf(ctx)
-	if err := c.holder.streams.Acquire(ctx, 1); err != nil {
-		return status.FromContextError(err).Err()
+	if !c.holder.streams.TryAcquire(1) {
+		// What is said is for our log: the reader is not refused, as the protocol's
+		// own readers would not ask again.
+		_ = w.refusals.refuse(ctx, reasonLimit, codes.ResourceExhausted,
+			"%d streams of watches of %s are open, one more waits until one of them ends", maxHolderStreams, c.subject.Name)
+		if err := c.holder.streams.Acquire(ctx, 1); err != nil {
+			return status.FromContextError(err).Err()
+		}
 	}
 	defer c.holder.streams.Release(1)
 	// A member that has lost its cluster ends the stream, so that no reader

@@ -211,6 +211,7 @@ func TestWatchStreamsWait(t *testing.T) {
 	if n := open(); n != maxHolderStreams {
 		t.Errorf("%d watches are open", n)
 	}
+	b.eventually("the stream that waits is counted", func() bool { return b.refused(reasonLimit) == 1 })
 	leave()
 	if answer := b.next(waits); !answer.Created {
 		t.Errorf("in the place of one that has ended: %v", answer)
