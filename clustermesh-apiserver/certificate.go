@@ -17,7 +17,7 @@ import (
 func newRenewals(cfg *config, authority *pki.Authority, log *slog.Logger, registry prometheus.Registerer) *renewal.Server {
 	return renewal.NewServer(renewal.ServerConfig{
 		Authority: authority, AgentTTL: cfg.agentTTL, PeerTTL: cfg.peerTTL,
-		Certificate: gateway.CertificateOf, Top: gateway.TopOf, Extend: gateway.Extend, Logger: log, Registerer: registry,
+		Certificate: gateway.CertificateOf, Top: gateway.TopOf, Root: gateway.RootOf, Extend: gateway.Extend, Logger: log, Registerer: registry,
 	})
 }
 

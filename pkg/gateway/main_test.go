@@ -108,7 +108,7 @@ func (b *bed) config() Config {
 			r.RegisterService(whoService("causeway.admin.v1.Admin"), nil)
 			renewal.NewServer(renewal.ServerConfig{
 				Authority: b.authority, AgentTTL: time.Hour, PeerTTL: time.Hour,
-				Certificate: CertificateOf, Top: TopOf, Extend: Extend, Logger: slog.New(slog.DiscardHandler),
+				Certificate: CertificateOf, Top: TopOf, Root: RootOf, Extend: Extend, Logger: slog.New(slog.DiscardHandler),
 			}).Register(r)
 		},
 		Logger: slog.New(slog.DiscardHandler), Registerer: b.registry,

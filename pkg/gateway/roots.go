@@ -46,6 +46,16 @@ func Moved(ctx context.Context, root [sha256.Size]byte) {
 	}
 }
 
+// RootOf returns the authority of who makes a call: that of the certificate that its
+// connection began with, or the one that Moved said. It is false when neither is known.
+func RootOf(ctx context.Context) (root [sha256.Size]byte, ok bool) {
+	c, ok := connectionOf(ctx)
+	if !ok || !c.known || c.root.Load() == nil {
+		return root, false
+	}
+	return *c.root.Load(), true
+}
+
 // behind returns the open connections of certificates of other authorities.
 func (e *Exclusions) behind(roots ...[sha256.Size]byte) (out []*connection) {
 	e.mu.Lock()

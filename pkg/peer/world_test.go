@@ -122,7 +122,7 @@ func (r *remote) start() {
 		Register: func(s grpc.ServiceRegistrar) {
 			renewal.NewServer(renewal.ServerConfig{
 				Authority: r.ca, AgentTTL: time.Hour, PeerTTL: renewedFor,
-				Certificate: gateway.CertificateOf, Top: gateway.TopOf, Extend: gateway.Extend, Logger: quiet(),
+				Certificate: gateway.CertificateOf, Top: gateway.TopOf, Root: gateway.RootOf, Extend: gateway.Extend, Logger: quiet(),
 			}).Register(s)
 		},
 		Logger: quiet(),

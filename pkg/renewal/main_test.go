@@ -2,6 +2,7 @@ package renewal
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"log/slog"
@@ -47,6 +48,7 @@ type bed struct {
 	calls    int
 	extended time.Time
 	top      *x509.Certificate // which the subject's was verified by
+	moved    [sha256.Size]byte // the authority that it has shown one of since
 }
 
 func newBed(t *testing.T, dir string, subject pki.Subject, ttl time.Duration) *bed {
@@ -65,6 +67,7 @@ func newBed(t *testing.T, dir string, subject pki.Subject, ttl time.Duration) *b
 		Authority: authority, AgentTTL: life, PeerTTL: 30 * day,
 		Certificate: func(context.Context) (*x509.Certificate, bool) { return b.certificate(), true },
 		Top:         func(context.Context) (*x509.Certificate, bool) { return b.top, true },
+		Root:        func(context.Context) ([sha256.Size]byte, bool) { return b.moved, b.moved != [sha256.Size]byte{} },
 		Extend:      func(_ context.Context, until time.Time) { b.set(func() { b.extended = until }) },
 		Logger:      slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})

@@ -54,9 +54,11 @@ type ServerConfig struct {
 	// good for longer is renewed for as long as it is, but by another authority.
 	AgentTTL, PeerTTL time.Duration
 	// Certificate returns that of who makes a call, Top the authority's that it was
-	// verified by. Extend lets the connection of a call go on until a time.
+	// verified by. Root is the authority of the newest one that the caller has shown
+	// since. Extend lets the connection of a call go on until a time.
 	Certificate func(context.Context) (*x509.Certificate, bool)
 	Top         func(context.Context) (*x509.Certificate, bool)
+	Root        func(context.Context) ([sha256.Size]byte, bool)
 	Extend      func(context.Context, time.Time)
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer
@@ -127,12 +129,12 @@ func (r *rpc) Renew(ctx context.Context, m *renewalpb.RenewRequest) (*renewalpb.
 	// time takes it back, too, also where that is heard of only later.
 	request := pki.Request{Role: subject.Role, Name: subject.Name, TTL: ttl, Begins: old.NotBefore}
 	trusted := prints(m.GetTrusted())
-	of, ok := s.root(ctx)
-	if !ok {
-		return nil, status.Error(codes.Unavailable, errReplaced.Error())
+	of, verified := s.root(ctx)
+	if !verified && !s.followed(ctx) {
+		return nil, status.Error(codes.FailedPrecondition, errReplaced.Error())
 	}
 	// How long one of another authority is good for is for who has that one's key to say.
-	if of == s.signer(trusted) {
+	if verified && of == s.signer(trusted) {
 		request.TTL = max(ttl, time.Until(old.NotAfter))
 	}
 	chain, err := s.cfg.Authority.SignFor(trusted, request, m.GetRequest())
@@ -160,6 +162,13 @@ func (s *Server) root(ctx context.Context) (of [sha256.Size]byte, ok bool) {
 		return of, false
 	}
 	return s.cfg.Authority.RootOf(top)
+}
+
+// followed says that the caller, whose connection is from before the authority was
+// replaced, has shown a certificate of one that is trusted since.
+func (s *Server) followed(ctx context.Context) bool {
+	root, ok := s.cfg.Root(ctx)
+	return ok && slices.ContainsFunc(s.cfg.Authority.Roots(), func(r pki.Root) bool { return r.Fingerprint == root })
 }
 
 // signer returns the authority that signs for who trusts these.

@@ -2,6 +2,7 @@ package renewal
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"os"
 	"path/filepath"
@@ -160,8 +161,14 @@ func TestRenewOfAnotherAuthority(t *testing.T) {
 		t.Errorf("it is good for %s: %v", b.left(), err)
 	}
 	must(t, b.authority.Finish())
-	if err := renew(); status.Code(err) != codes.Unavailable {
+	b.moved = sha256.Sum256(b.top.Raw)
+	if err := renew(); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("by a connection from before: %v", err)
+	}
+	b.moved = b.authority.Roots()[0].Fingerprint // it has followed by that connection
+	must(t, renew())
+	if b.left() > life {
+		t.Errorf("who followed has one that is good for %s", b.left())
 	}
 	b.top = parse(t, b.authority.CertPEM())
 	must(t, renew())
