@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -72,21 +73,55 @@ func (a *Authority) load(now time.Time) error {
 		}
 	}
 	old, err := openRoot(a.dir, a.cluster, "authority of "+a.cluster, now)
+	if errors.Is(err, ErrExpired) && a.record.Stage == Replacing {
+		if err = a.endExpired(now); err == nil {
+			old, err = openRoot(a.dir, a.cluster, "authority of "+a.cluster, now)
+		}
+	}
 	if err != nil {
 		return err // what was loaded before goes on
 	}
 	a.old, a.next, a.stage = old, nil, a.record.Stage
 	if a.stage == Single { // one that was never begun may lie there
+		if _, err := os.Stat(filepath.Join(a.dir, nextDir)); err == nil {
+			if err := a.writeTrusted(); err != nil {
+				return err
+			}
+		}
 		return os.RemoveAll(filepath.Join(a.dir, nextDir))
 	}
-	if _, err := os.Stat(filepath.Join(a.dir, nextDir, CAFile)); err != nil {
-		return fmt.Errorf("the next authority is missing, and %s says that there is one; restore both from the same backup: %w: %w",
-			filepath.Join(a.dir, recordFile), ErrCertificate, err)
-	}
-	if a.next, err = openRoot(filepath.Join(a.dir, nextDir), a.cluster, "", now); err != nil {
+	if a.next, err = a.openNext(now); err != nil {
 		return err
 	}
 	return a.writeTrusted()
+}
+
+// endExpired finishes where the old authority's time has ended: nobody takes it any
+// more, and the next one signs already.
+func (a *Authority) endExpired(now time.Time) error {
+	if _, err := a.openNext(now); err != nil {
+		return err
+	}
+	old := &root{cluster: a.cluster, dir: a.dir}
+	if err := old.open(""); err != nil {
+		return err
+	}
+	if err := a.writeFinishing(old); err != nil {
+		return err
+	}
+	return a.deleteOld()
+}
+
+// openNext loads the authority that is to replace the present one.
+func (a *Authority) openNext(now time.Time) (*root, error) {
+	dir := filepath.Join(a.dir, nextDir)
+	for _, name := range []string{CAFile, caKeyFile} { // openRoot would make another one
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return nil, fmt.Errorf("the next authority is missing, and %s says that there is one; restore both from the same backup: %w: %w",
+				filepath.Join(a.dir, recordFile), ErrCertificate, err)
+		}
+	}
+	return openRoot(dir, a.cluster, "", now)
 }
 
 func (a *Authority) readRecord() error {
@@ -108,16 +143,25 @@ func (a *Authority) readRecord() error {
 	return nil
 }
 
+// writeRecord returns no error when r is what the next start reads, unless the power
+// fails before the disk has it.
 func (a *Authority) writeRecord(r record) error {
 	text, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", recordFile, err)
 	}
-	if err := writeFile(filepath.Join(a.dir, recordFile), text, 0o600); err != nil {
+	if err := writeFile(filepath.Join(a.dir, recordFile), text, 0o600); err != nil && !a.reads(text) {
 		return err
 	}
 	a.record = r
 	return nil
+}
+
+// reads says that text is the record on the disk: writeFile may fail after it has
+// replaced the file.
+func (a *Authority) reads(text []byte) bool {
+	got, err := os.ReadFile(filepath.Join(a.dir, recordFile))
+	return err == nil && bytes.Equal(got, text)
 }
 
 // writeTrusted makes the file of what is trusted say what is.
@@ -176,19 +220,35 @@ func (a *Authority) Replace() error {
 // From the next handshake on nothing that the old one signed is taken.
 func (a *Authority) Finish() error {
 	return a.change(Replacing, func() error {
-		// The old one is deleted only for one that can be read and is valid.
-		if _, err := openRoot(filepath.Join(a.dir, nextDir), a.cluster, "", time.Now()); err != nil {
-			return fmt.Errorf("the next authority can not take over: %w", err)
+		if a.record.Stage == Replacing { // an earlier try may have moved its files
+			// The old one is deleted only for one that can be read and is valid.
+			next, err := a.openNext(time.Now())
+			if err == nil && !next.cert.Equal(a.next.cert) {
+				err = fmt.Errorf("%s is not the one that signs: %w", filepath.Join(next.dir, CAFile), ErrCertificate)
+			}
+			if err != nil {
+				return fmt.Errorf("the next authority can not take over: %w", err)
+			}
 		}
-		r := a.record
-		sum := Fingerprint(a.old.cert)
-		r.Stage, r.Replaced = finishing, hex.EncodeToString(sum[:])
-		if err := a.writeRecord(r); err != nil {
+		if err := a.writeFinishing(a.old); err != nil {
 			return err
 		}
-		// What follows is done by the next start if it fails here.
-		return a.load(time.Now())
+		// What follows is done by the next try or start if it fails here.
+		if err := a.deleteOld(); err != nil {
+			return err
+		}
+		a.old, a.next = a.next, nil
+		return nil
 	})
+}
+
+// writeFinishing writes down that old is to be deleted.
+func (a *Authority) writeFinishing(old *root) error {
+	r := a.record
+	sum := Fingerprint(old.cert)
+	r.Stage, r.Replaced = finishing, hex.EncodeToString(sum[:])
+	// What is deleted does not come back with an earlier record.
+	return errors.Join(a.writeRecord(r), syncDir(a.dir))
 }
 
 // deleteOld puts the next authority in the place of the old one. Each step may have

@@ -283,6 +283,103 @@ func TestSignerOf(t *testing.T) {
 	}
 }
 
+// The old authority stays while the next one would not load.
+func TestFinishUnloadable(t *testing.T) {
+	dir := t.TempDir()
+	a := openAuthority(t, dir, "east")
+	must(t, a.Begin())
+	must(t, a.Replace())
+	next, before := filepath.Join(dir, nextDir), a.Bundle()
+	key, cert := read(t, filepath.Join(next, caKeyFile)), read(t, filepath.Join(next, CAFile))
+	other := filepath.Join(t.TempDir(), "other")
+	openAuthority(t, other, "east")
+	for name, damage := range map[string]func(){
+		"wrong mode": func() { must(t, os.Chmod(filepath.Join(next, caKeyFile), 0o644)) },
+		"no key":     func() { must(t, os.Remove(filepath.Join(next, caKeyFile))) },
+		"another one": func() {
+			must(t, writeFile(filepath.Join(next, caKeyFile), read(t, filepath.Join(other, caKeyFile)), 0o600))
+			must(t, writeFile(filepath.Join(next, CAFile), read(t, filepath.Join(other, CAFile)), 0o644))
+		},
+	} {
+		old := read(t, filepath.Join(dir, caKeyFile))
+		damage()
+		if err := a.Finish(); err == nil || !strings.Contains(err.Error(), "can not take over") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if stage, _ := a.Stage(); stage != Replacing || !bytes.Equal(a.Bundle(), before) || !bytes.Equal(read(t, filepath.Join(dir, caKeyFile)), old) {
+			t.Errorf("%s: it is in %q, or the old key is gone", name, stage)
+		}
+		must(t, writeFile(filepath.Join(next, caKeyFile), key, 0o600))
+		must(t, writeFile(filepath.Join(next, CAFile), cert, 0o644))
+	}
+	must(t, a.Finish())
+	if !bytes.Equal(openAuthority(t, dir, "east").Bundle(), cert) || !bytes.Equal(a.Bundle(), cert) {
+		t.Error("the next one is not the only one")
+	}
+	must(t, a.Begin())
+}
+
+// An old authority that ended while it was replaced does not keep the next one from
+// starting; one that does not sign yet is not helped.
+func TestOldEnds(t *testing.T) {
+	dir := t.TempDir()
+	a := openAuthority(t, dir, "east")
+	old := a.old.cert
+	must(t, a.Begin())
+	// The next one is made to end later, as it does when the old one is years old.
+	next := filepath.Join(dir, nextDir)
+	template := *a.next.cert
+	template.NotAfter = old.NotAfter.Add(365 * 24 * time.Hour)
+	cert, err := (&signer{cert: &template, key: a.next.key}).sign(&template, a.next.key.Public())
+	must(t, err)
+	must(t, writeFile(filepath.Join(next, CAFile), encodeCertificate(cert), 0o644))
+	after := old.NotAfter.Add(time.Hour)
+	open := func(now time.Time) (*Authority, error) {
+		b := &Authority{cluster: "east", dir: dir, changed: make(chan struct{})}
+		return b, b.load(now)
+	}
+	if _, err := open(after); !errors.Is(err, ErrExpired) {
+		t.Errorf("while the old one signs: %v", err)
+	}
+	again := openAuthority(t, dir, "east")
+	must(t, again.Replace())
+	key := read(t, filepath.Join(dir, caKeyFile))
+	if _, err := open(cert.NotAfter.Add(time.Hour)); !errors.Is(err, ErrExpired) || !bytes.Equal(read(t, filepath.Join(dir, caKeyFile)), key) {
+		t.Errorf("both have ended: %v, or the old key is gone", err)
+	}
+	b, err := open(after)
+	must(t, err)
+	sum := Fingerprint(old)
+	if stage, _ := b.Stage(); stage != Single || !bytes.Equal(b.Bundle(), encodeCertificate(cert)) || b.Replaced() != hex.EncodeToString(sum[:]) {
+		t.Errorf("it is in %q, or has replaced %s", stage, b.Replaced())
+	}
+	if bytes.Equal(read(t, filepath.Join(dir, caKeyFile)), key) {
+		t.Error("the old key is there")
+	}
+}
+
+// What could not be deleted is at the next try.
+func TestFinishAgain(t *testing.T) {
+	dir := t.TempDir()
+	a := openAuthority(t, dir, "east")
+	must(t, a.Begin())
+	must(t, a.Replace())
+	blocked := filepath.Join(dir, "peer.pem") // after the key
+	must(t, os.Remove(blocked))
+	must(t, os.Mkdir(blocked, 0o700))
+	if err := a.Finish(); err == nil {
+		t.Error("a folder was replaced by a file")
+	}
+	if len(a.Roots()) != 2 {
+		t.Error("the old authority is not trusted, though it is not gone")
+	}
+	must(t, os.Remove(blocked))
+	must(t, a.Finish())
+	if stage, _ := a.Stage(); stage != Single || !bytes.Equal(openAuthority(t, dir, "east").Bundle(), a.Bundle()) {
+		t.Errorf("it is in %q", stage)
+	}
+}
+
 // An authority that can not be read takes nobody's place.
 func TestFinishUnreadable(t *testing.T) {
 	dir := t.TempDir()
@@ -323,5 +420,39 @@ func TestBeginUntold(t *testing.T) {
 	must(t, a.Begin())
 	if stage, _ := a.Stage(); stage != Spreading {
 		t.Errorf("stage %q", stage)
+	}
+}
+
+// A start removes from what is trusted what was never begun.
+func TestBeginBrokenOff(t *testing.T) {
+	dir := t.TempDir()
+	a := openAuthority(t, dir, "east")
+	record := filepath.Join(dir, recordFile)
+	must(t, os.Mkdir(record, 0o700)) // no file can be renamed to there
+	if err := a.Begin(); err == nil {
+		t.Error("begun")
+	}
+	if stage, _ := a.Stage(); stage != Single || !bytes.Equal(read(t, a.CertFile()), a.CertPEM()) {
+		t.Errorf("stage %q, or the file has more than is trusted", stage)
+	}
+	must(t, os.Remove(record))
+	must(t, a.Begin())
+	must(t, os.Remove(record)) // as if it had ended right before that was written
+	again := openAuthority(t, dir, "east")
+	if !bytes.Equal(read(t, a.CertFile()), again.CertPEM()) || len(again.Roots()) != 1 {
+		t.Error("the file has more than is trusted")
+	}
+}
+
+// A record that is on the disk counts, whatever is said about writing it.
+func TestRecordReads(t *testing.T) {
+	a := openAuthority(t, t.TempDir(), "east")
+	if a.reads([]byte("{}")) {
+		t.Error("there is none")
+	}
+	must(t, a.Begin())
+	text := read(t, filepath.Join(a.dir, recordFile))
+	if !a.reads(text) || a.reads(append(text, ' ')) {
+		t.Error("it is not what was written")
 	}
 }

@@ -66,7 +66,8 @@ type Config struct {
 	Listening func() <-chan struct{}
 	// Shared says that other replicas may sign with a copy of the authority.
 	Shared bool
-	// Replaced is told of each end, to make it known to the replicas.
+	// Replaced is told of each end, to make it known to the replicas, until it returns
+	// no error; never twice at a time.
 	Replaced   func(context.Context) error
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -82,6 +83,10 @@ type Manager struct {
 	// listens is since when anybody could come, zero before that. What is reckoned from
 	// it goes by the clock that nobody sets.
 	listens time.Time
+
+	telling sync.Mutex
+	// untold says that Replaced is still to be told of the last end.
+	untold bool
 }
 
 // New returns a Manager that does nothing until Run.
@@ -167,8 +172,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// advance does the next step that hurts nobody.
+// advance does the next step that hurts nobody. There is none before the replicas
+// know of the last end.
 func (m *Manager) advance(ctx context.Context) error {
+	if err := m.tell(ctx); err != nil {
+		return err
+	}
 	stage, _ := m.cfg.Authority.Stage()
 	switch {
 	case stage == pki.Single:
@@ -241,7 +250,24 @@ func (m *Manager) finish(ctx context.Context) error {
 	}
 	m.log.Info("the old authority is gone, what it signed is refused")
 	time.AfterFunc(farewell, m.cutOff)
-	return m.cfg.Replaced(ctx)
+	m.telling.Lock()
+	m.untold = true
+	m.telling.Unlock()
+	return m.tell(ctx)
+}
+
+// tell makes an end known that is not yet; Run tries again what fails.
+func (m *Manager) tell(ctx context.Context) error {
+	m.telling.Lock()
+	defer m.telling.Unlock()
+	if !m.untold {
+		return nil
+	}
+	if err := m.cfg.Replaced(ctx); err != nil {
+		return fmt.Errorf("make known that the authority was replaced: %w", err)
+	}
+	m.untold = false
+	return nil
 }
 
 // cutOff closes the connections of what nothing that is trusted signed: another

@@ -42,6 +42,7 @@ type bed struct {
 	dir       string
 	authority *pki.Authority
 	replaced  int
+	failures  int // so many times Replaced fails
 
 	mu    sync.Mutex
 	conns map[pki.Subject][sha256.Size]byte
@@ -81,8 +82,15 @@ func (b *bed) manager(shared bool) *Manager {
 			close(open)
 			return open
 		},
-		Replaced: func(context.Context) error { b.replaced++; return nil },
-		Logger:   slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+		Replaced: func(context.Context) error {
+			if b.failures > 0 {
+				b.failures--
+				return errors.New("etcd does not answer")
+			}
+			b.replaced++
+			return nil
+		},
+		Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})
 }
 
@@ -212,6 +220,27 @@ func (b *bed) start() *rotationpb.StatusResponse {
 
 func (b *bed) finish(force bool) (*rotationpb.FinishResponse, error) {
 	return (&operator{Manager: b.Manager}).Finish(context.Background(), &rotationpb.FinishRequest{Force: force})
+}
+
+// The end of one becomes known to the replicas though it could not at first.
+func TestEndIsToldAgain(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, dir)
+		b.failures = 3
+		b.run()
+		b.start()
+		synctest.Wait()
+		time.Sleep(2 * lookEvery)
+		if _, err := b.finish(true); err == nil || !strings.Contains(err.Error(), "etcd does not answer") {
+			t.Errorf("error %v", err)
+		}
+		time.Sleep(5 * lookEvery)
+		synctest.Wait()
+		if b.replaced != 1 || b.failures != 0 {
+			t.Errorf("told %d times, %d left to fail", b.replaced, b.failures)
+		}
+	})
 }
 
 // All follow, and it ends by itself.
