@@ -166,6 +166,35 @@ func TestClaimsForPeople(t *testing.T) {
 	}
 }
 
+// Who joins anew without claims is held to none, as the join says.
+func TestClaimsAreTakenBack(t *testing.T) {
+	t.Parallel()
+	east := newClaimant(t, "east", 1, claims(t, "pods 10.1.0.0/16"))
+	west := newClaimant(t, "west", 2, claims(t, "pods 10.2.0.0/16"))
+	_, err := west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
+	check(t, err)
+	agreed := func(want ...string) {
+		t.Helper()
+		eventually(t, func() error {
+			if diff := cmp.Diff(want, east.agreedWith("west")); diff != "" {
+				return fmt.Errorf("agreed: %s", diff)
+			}
+			return nil
+		})
+	}
+	agreed("pods 10.2.0.0/16 agreed")
+	again := east.invite(&joinpb.InviteRequest{Peer: "west"})
+	west.stop()
+	west.site.claims = nil
+	west.start()
+	said, err := west.join(&joinpb.AcceptRequest{Invitation: again})
+	check(t, err)
+	if all := strings.Join(said, "\n"); !strings.Contains(all, "west claims no ranges") {
+		t.Errorf("said %s", all)
+	}
+	agreed()
+}
+
 // Who joins gets no range that another peer uses, however that was agreed.
 func TestUsedRangesStay(t *testing.T) {
 	used := map[string]peer.Belief{"west": {Claims: []trust.Claim{

@@ -86,6 +86,10 @@ func (m *Manager) declare(ctx context.Context, d declaration, step func(string, 
 	if err := known.declarable(d.name); err != nil {
 		return err
 	}
+	if known.Reads != nil && len(d.claims) == 0 { // another certificate alone changes no claims
+		d.claims = known.Reads.Claims
+		d.Claims = d.claims
+	}
 	ends, err := endOf([]byte(d.Cert))
 	if err != nil {
 		return fmt.Errorf("the certificate of %s: %w", d.name, err)

@@ -40,10 +40,11 @@ type peerFile struct {
 	CA        string   `yaml:"trusted-ca-file"`
 	Cert      string   `yaml:"cert-file"`
 	Key       string   `yaml:"key-file"`
-	Agreed    *agreed  `yaml:"agreed,omitempty"`
+	Agreed    *agreed  `yaml:"agreed"`
 }
 
-// agreed are the claims of a peer that said them when it joined.
+// agreed are the claims of a peer that said them when it joined. It is there without
+// any, too: so what it said when it joined before counts no more.
 type agreed struct {
 	Since         time.Time `yaml:"since"`
 	PodCIDRs      []string  `yaml:"podCIDRs,omitempty"`
@@ -53,9 +54,6 @@ type agreed struct {
 }
 
 func agreedOf(r *reading) *agreed {
-	if len(r.Claims) == 0 {
-		return nil
-	}
 	of := func(class trust.Class) (out []string) {
 		for _, c := range r.Claims {
 			if c.Class == class {

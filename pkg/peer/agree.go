@@ -85,11 +85,12 @@ func (s *session) agreed() (claims []trust.Claim, open []trust.Class) {
 	return claims, nil
 }
 
-// withJoined returns what is agreed with a peer that said joined when it joined. That
+// withJoined returns what is agreed with a peer that said joined when it joined, which
+// is not nil when it said nothing, and nil when it did not join by claims. That
 // counts from when it was first agreed. What was observed of the classes that it speaks
 // of counts no more, nor what it said when it joined before; what a person approved does.
 func withJoined(kept, joined []trust.Claim) []trust.Claim {
-	if len(joined) == 0 {
+	if joined == nil {
 		return kept
 	}
 	same := func(a trust.Claim) func(trust.Claim) bool {

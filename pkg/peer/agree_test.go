@@ -88,6 +88,14 @@ func TestWithJoined(t *testing.T) {
 			joined: joined,
 			want:   []trust.Claim{claimed(trust.Pods, "10.2.0.0/16", trust.Agreed, early)},
 		},
+		"who joins anew and says nothing takes back what it said": {
+			kept: []trust.Claim{
+				claimed(trust.Pods, "10.2.0.0/16", trust.Agreed, early), claimed(trust.Pods, "10.9.0.0/16", trust.Approved, early),
+				claimed(trust.Nodes, "192.0.0.0/16", trust.Observed, early),
+			},
+			joined: []trust.Claim{},
+			want:   []trust.Claim{claimed(trust.Pods, "10.9.0.0/16", trust.Approved, early), claimed(trust.Nodes, "192.0.0.0/16", trust.Observed, early)},
+		},
 		"but not that of a guess": {
 			kept:   []trust.Claim{claimed(trust.Pods, "10.2.0.0/16", trust.Approved, early)},
 			joined: joined, want: joined,
@@ -133,6 +141,12 @@ func TestAgreedInFile(t *testing.T) {
 	want := []trust.Claim{claimed(trust.Pods, "10.2.0.0/16", trust.Agreed, since), claimed(trust.Mesh, "10.200.2.0/24", trust.Agreed, since)}
 	if diff := cmp.Diff(want, file.Agreed, cmpopts.EquateComparable(netip.Prefix{})); diff != "" || file.Claims != nil {
 		t.Errorf("%s, declared %v", diff, file.Claims)
+	}
+	for text, joined := range map[string]bool{"": false, "agreed:\n  since: 2026-11-22T20:00:00Z\n": true} {
+		file, err := ParseFile([]byte(goodFile+text), "/peers")
+		if err != nil || len(file.Agreed) > 0 || (file.Agreed != nil) != joined {
+			t.Errorf("%q: agreed %#v, %v", text, file.Agreed, err)
+		}
 	}
 	if _, err := ParseFile([]byte(goodFile+"agreed: {podCIDRs: [x]}\n"), "/peers"); err == nil {
 		t.Error("a range that is none is taken")

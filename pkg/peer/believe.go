@@ -69,13 +69,15 @@ func (f *File) trust(from *fileFields) error {
 		}
 		f.Claims = claims
 	}
-	agreed, err := from.Agreed.claims()
-	if err != nil {
-		return fmt.Errorf("agreed: %w", err)
-	}
-	for _, c := range agreed {
-		c.Origin, c.Since = trust.Agreed, from.Agreed.Since.UTC()
-		f.Agreed = append(f.Agreed, c)
+	if from.Agreed != nil {
+		agreed, err := from.Agreed.claims()
+		if err != nil {
+			return fmt.Errorf("agreed: %w", err)
+		}
+		for i := range agreed {
+			agreed[i].Origin, agreed[i].Since = trust.Agreed, from.Agreed.Since.UTC()
+		}
+		f.Agreed = agreed
 	}
 	i := from.Import
 	for _, namespace := range i.Namespaces {

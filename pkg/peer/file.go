@@ -26,7 +26,8 @@ type File struct {
 	Claims []trust.Claim
 	Import trust.Rules
 	// Agreed is what the peer said that it has when it joined. What it says nothing of,
-	// by class, is agreed as it is first named, and what grows can be approved.
+	// by class, is agreed as it is first named, and what grows can be approved. Empty when
+	// it said nothing, nil when there was no such join.
 	Agreed []trust.Claim
 	// Path is the file's own, "" for one that was not read from a directory.
 	Path string
@@ -47,9 +48,9 @@ type fileFields struct {
 	InsecureTransport     bool     `yaml:"insecure-transport"`
 	InsecureSkipTLSVerify bool     `yaml:"insecure-skip-tls-verify"`
 
-	Claims *claimFields `yaml:"claims"`
-	Import importFields `yaml:"import"`
-	Agreed agreedFields `yaml:"agreed"`
+	Claims *claimFields  `yaml:"claims"`
+	Import importFields  `yaml:"import"`
+	Agreed *agreedFields `yaml:"agreed"`
 }
 
 // ParseFile reads the text of a peer file. Relative paths in it are relative to

@@ -305,25 +305,36 @@ func (b *Book) compile(changed map[netip.Prefix]struct{}) (tell []func()) {
 	return tell
 }
 
-// settle decides between claims of peers that overlap: the first has its range.
+// settle decides between claims of peers that overlap: the first has its range. A guess
+// keeps nobody out, but what a peer said of itself later takes nothing from who was there.
 func (b *Book) settle() (domains, map[string]map[Claim]string) {
-	var all []domain
+	var all, used []domain
 	for peer, s := range b.sides {
 		for _, c := range s.claims {
-			if c.exclusive() {
+			switch {
+			case c.exclusive():
 				all = append(all, domain{Claim: c, peer: peer})
+			case c.Origin == Approved || c.Origin == Observed:
+				used = append(used, domain{Claim: c, peer: peer})
 			}
 		}
 	}
-	all = sortDomains(all)
-	contested := contests(all)
-	if len(contested) == 0 {
-		return newDomains(all), nil
+	lost := map[string]map[Claim]string{}
+	lose := func(d domain, to string) {
+		if lost[d.peer] == nil {
+			lost[d.peer] = map[Claim]string{}
+		}
+		lost[d.peer][d.Claim] = to
 	}
+	isLost := func(d domain) bool { _, is := lost[d.peer][d.Claim]; return is }
+	for d, by := range late(all, used) {
+		lose(d, by)
+	}
+	all = sortDomains(slices.DeleteFunc(all, isLost))
+	contested := contests(all)
 	slices.SortFunc(contested, func(a, b domain) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.peer, b.peer), CompareClaims(a.Claim, b.Claim))
 	})
-	lost := map[string]map[Claim]string{}
 	var given []domain
 	for _, c := range contested {
 		i := slices.IndexFunc(given, func(g domain) bool { return g.peer != c.peer && g.Range.Overlaps(c.Range) })
@@ -331,15 +342,9 @@ func (b *Book) settle() (domains, map[string]map[Claim]string) {
 			given = append(given, c)
 			continue
 		}
-		if lost[c.peer] == nil {
-			lost[c.peer] = map[Claim]string{}
-		}
-		lost[c.peer][c.Claim] = given[i].peer
+		lose(c, given[i].peer)
 	}
-	return newDomains(slices.DeleteFunc(all, func(d domain) bool {
-		_, is := lost[d.peer][d.Claim]
-		return is
-	})), lost
+	return newDomains(slices.DeleteFunc(all, isLost)), lost
 }
 
 func (v *view) differs(w *view) bool {

@@ -47,6 +47,35 @@ func contests(all []domain) (out []domain) {
 	return out
 }
 
+// late returns those of all that a peer said of itself after another one, which is named
+// with it, had part of it in use: of several the first. What a file declares is not late.
+func late(all, used []domain) map[domain]string {
+	var ranges []netip.Prefix
+	for _, u := range used {
+		ranges = append(ranges, u.Range)
+	}
+	inUse := newSpans(ranges)
+	out := map[domain]string{}
+	for _, d := range all {
+		if d.Origin != Agreed || !inUse.overlaps(d.Range.Masked()) {
+			continue
+		}
+		var first domain
+		for _, u := range used {
+			if u.peer == d.peer || !u.Since.Before(d.Since) || !u.Contends(d.Claim) {
+				continue
+			}
+			if first.peer == "" || cmp.Or(u.Since.Compare(first.Since), cmp.Compare(u.peer, first.peer)) < 0 {
+				first = u
+			}
+		}
+		if first.peer != "" {
+			out[d] = first.peer
+		}
+	}
+	return out
+}
+
 // newDomains takes sorted domains of which none overlaps another peer's.
 func newDomains(all []domain) (out domains) {
 	var last netip.Prefix
