@@ -92,8 +92,9 @@ func TestTornReads(t *testing.T) {
 	t.Logf("%d changes; %v", writes, got)
 	for d, by := range got {
 		for r, n := range by {
-			if n != runs[d][r] {
-				t.Errorf("%v: %d packets were %v, want %d", d, n, r, runs[d][r])
+			// A batch that a signal interrupts is run again from its beginning.
+			if want := runs[d][r]; n < want || want == 0 && n > 0 {
+				t.Errorf("%v: %d packets were %v, want %d or more", d, n, r, want)
 			}
 		}
 	}
