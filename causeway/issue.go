@@ -39,8 +39,14 @@ func (i *issuing) flags(f *pflag.FlagSet) {
 	f.StringVar(&i.namespace, "secret-namespace", "kube-system", "namespace of the Secret")
 }
 
-// issue asks for what a Cilium cluster needs and writes it.
+// issue asks for what a Cilium cluster needs and writes it. What is asked for is in
+// force then, so it is first seen to that there is a place for it.
 func (i *issuing) issue(cmd *cobra.Command, opts *options) error {
+	if i.directory != "" {
+		if err := makePrivate(i.directory); err != nil {
+			return err
+		}
+	}
 	conn, err := dialGateway(opts.adminFile)
 	if err != nil {
 		return err
@@ -50,18 +56,21 @@ func (i *issuing) issue(cmd *cobra.Command, opts *options) error {
 	if err != nil {
 		return err
 	}
-	if opts.output == "json" {
-		return printJSON(cmd.OutOrStdout(), answer)
-	}
 	files, err := ciliumFiles(answer)
 	if err != nil {
 		return err
 	}
 	where := "The Secret"
 	if i.directory != "" {
-		where = i.directory
+		where, answer.Key = i.directory, nil // which is in its file
 		err = writeFiles(i.directory, files)
-	} else {
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; the certificate is made nevertheless: `causeway peers renew %s --directory DIRECTORY` writes another one", err, i.request.Name)
+	case opts.output == "json":
+		return printJSON(cmd.OutOrStdout(), answer)
+	case i.directory == "":
 		err = i.writeSecret(cmd.OutOrStdout(), files)
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s holds a private key: give it to %s by a way that nobody else reads, and keep no copy. It is good until %s; before that, `causeway peers renew %s`.\n",
@@ -118,10 +127,14 @@ func ciliumFiles(r *joinpb.IssueResponse) (map[string][]byte, error) {
 // meshName is the one that Cilium's own certificates and documents use.
 func meshName(clusterName string) string { return clusterName + ".mesh.cilium.io" }
 
-func writeFiles(dir string, files map[string][]byte) error {
+func makePrivate(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the directory: %w", err)
 	}
+	return nil
+}
+
+func writeFiles(dir string, files map[string][]byte) error {
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if err := pki.WriteFile(filepath.Join(dir, name), files[name], 0o600); err != nil {
 			return err

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
@@ -37,7 +39,7 @@ func TestCiliumFiles(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	dir := filepath.Join(t.TempDir(), "new")
-	if err := writeFiles(dir, files); err != nil {
+	if err := errors.Join(makePrivate(dir), writeFiles(dir, files)); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(filepath.Join(dir, "east.etcd-client.key"))
@@ -57,6 +59,15 @@ func TestCiliumFiles(t *testing.T) {
 		if err := readEtcdConfig(path, "east", &got); err != nil || string(got.Key) != "key" || len(got.Endpoints) != 7 {
 			t.Errorf("%s: %v, %v", path, got.Endpoints, err)
 		}
+	}
+}
+
+// Where there is no place for the files nothing is asked for.
+func TestIssueNowhere(t *testing.T) {
+	i := issuing{directory: "/dev/null/x"}
+	err := i.issue(&cobra.Command{}, &options{adminFile: filepath.Join(t.TempDir(), "none")})
+	if err == nil || !strings.Contains(err.Error(), "make the directory") {
+		t.Errorf("got %v", err)
 	}
 }
 
