@@ -98,12 +98,21 @@ func (m *Manager) idTaken(name string, id cluster.ID) error {
 			return fmt.Errorf("%s, which is a peer of %s, has the id %d, not %d", name, m.cfg.Cluster.Name, p.ID, id)
 		}
 	}
-	for other, one := range m.book.all() {
-		if one.Reader.issued() && one.Reader.ID == id && other != name {
-			return fmt.Errorf("%s reads %s and has the id %d: every cluster of a mesh has an id of its own", other, m.cfg.Cluster.Name, id)
-		}
+	if reader, taken := m.readerWith(id, name); taken {
+		return fmt.Errorf("%s reads %s and has the id %d: every cluster of a mesh has an id of its own", reader, m.cfg.Cluster.Name, id)
 	}
 	return nil
+}
+
+// readerWith returns the reader, another than a cluster itself, whose certificate was
+// issued for an id.
+func (m *Manager) readerWith(id cluster.ID, not string) (name string, ok bool) {
+	for name, known := range m.book.all() {
+		if known.Reader.issued() && known.Reader.ID == id && name != not {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // keepReader keeps that another cluster may read this one, unless it was put out since

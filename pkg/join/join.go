@@ -132,11 +132,9 @@ func (m *Manager) unfit(theirs Facts) []string {
 				theirs.Name, theirs.ID, p.Name, m.cfg.Cluster.Name))
 		}
 	}
-	for name, known := range m.book.all() {
-		if known.Reader.issued() && known.Reader.ID == theirs.ID && name != theirs.Name {
-			out = append(out, fmt.Sprintf("%s has the id %d, as has %s, which reads %s: every cluster of a mesh has an id of its own (--cluster-id)",
-				theirs.Name, theirs.ID, name, m.cfg.Cluster.Name))
-		}
+	if reader, taken := m.readerWith(theirs.ID, theirs.Name); taken {
+		out = append(out, fmt.Sprintf("%s has the id %d, as has %s, which reads %s: every cluster of a mesh has an id of its own (--cluster-id)",
+			theirs.Name, theirs.ID, reader, m.cfg.Cluster.Name))
 	}
 	return append(out, m.unclaimable(theirs)...)
 }
