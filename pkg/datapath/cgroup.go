@@ -37,7 +37,8 @@ func FindCgroupRoot() (string, error) {
 
 // cgroupMounts reads mountinfo (proc_pid_mountinfo(5)) and returns the mount
 // points at which a whole cgroup v2 hierarchy is mounted, as far as this
-// process' cgroup namespace lets it see.
+// process' cgroup namespace lets it see: what is above its own top, as the host's
+// hierarchy that a container is given, is shown as /../.. (cgroup_namespaces(7)).
 func cgroupMounts(r io.Reader) ([]string, error) {
 	var mounts []string
 	lines := bufio.NewScanner(r)
@@ -47,7 +48,7 @@ func cgroupMounts(r io.Reader) ([]string, error) {
 			if fields[i] != "-" { // ends the optional fields
 				continue
 			}
-			if fields[i+1] == "cgroup2" && fields[3] == "/" {
+			if fields[i+1] == "cgroup2" && strings.Trim(fields[3], "/.") == "" {
 				mounts = append(mounts, unescape(fields[4]))
 			}
 			break

@@ -65,7 +65,7 @@ func TestCgroupMounts(t *testing.T) {
 45 31 0:38 / /short rw
 `
 	got, err := cgroupMounts(strings.NewReader(mountinfo))
-	want := []string{"/sys/fs/cgroup/unified", "/with space"}
+	want := []string{"/sys/fs/cgroup/unified", "/outer", "/with space"}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v, %s", err, diff)
 	}
