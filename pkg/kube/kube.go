@@ -69,6 +69,11 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newClient(cfg, base, who)
+}
+
+// newClient makes base its own.
+func newClient(cfg Config, base *rest.Config, who string) (*Client, error) {
 	base.UserAgent = fmt.Sprintf("%s/%s (%s/%s)", cfg.Component, cmp.Or(cfg.Version, "unknown"), runtime.GOOS, runtime.GOARCH)
 	base.QPS, base.Burst = requestsPerSecond, requestsAtOnce
 	// Deprecations of what is asked for would be news for who builds this.

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/rest"
 
 	"github.com/causeway-mesh/causeway/pkg/kube/ranges"
 )
@@ -82,6 +83,17 @@ func (c *Client) FindRanges(ctx context.Context) (ranges.Found, error) {
 	found := ranges.Decide(&objects)
 	found.Unread = unread
 	return found, nil
+}
+
+// FindRanges does the same with credentials that the caller has already, which it
+// leaves as they are; component and version are as in Config.
+func FindRanges(ctx context.Context, credentials *rest.Config, component, version string) (ranges.Found, error) {
+	c, err := newClient(Config{Component: component, Version: version}, rest.CopyConfig(credentials), "this user")
+	if err != nil {
+		return ranges.Found{}, err
+	}
+	defer c.Close()
+	return c.FindRanges(ctx)
 }
 
 // readPlace adds what stands at the first path that is there.

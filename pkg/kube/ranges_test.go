@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/client-go/tools/clientcmd"
+
 	"github.com/causeway-mesh/causeway/pkg/kube/ranges"
 	"github.com/causeway-mesh/causeway/tests/kubelab"
 )
@@ -99,6 +102,15 @@ func TestFindRanges(t *testing.T) {
 	}
 	if ranges.List(found.Pods.Ranges) != "192.168.0.0/16" || found.Pods.From != "IPPool default" || len(found.Pods.Notes) != 2 || len(found.Unread) > 0 {
 		t.Errorf("found %q", found.Lines())
+	}
+
+	config, err := clientcmd.BuildConfigFromFlags("", plane.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := FindRanges(ctx, config, "test", "")
+	if diff := cmp.Diff(found.Lines(), again.Lines()); diff != "" || err != nil {
+		t.Errorf("by other credentials (-client +these): %v\n%s", err, diff)
 	}
 
 	apply(t, plane, someRights)
