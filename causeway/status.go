@@ -287,6 +287,9 @@ func writeProblems(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 		lines = append(lines, where+": "+p.Message)
 	}
 	lines = append(lines, r.PublishProblems...)
+	for _, note := range r.Source.RangeNotes {
+		lines = append(lines, "ranges: "+note)
+	}
 	if len(lines) == 0 {
 		return
 	}

@@ -23,7 +23,7 @@ func TestWriteStatus(t *testing.T) {
 			Counts: &adminpb.Counts{Nodes: 2, Addresses: 7, Identities: 4, Services: 7, EndpointSlices: 4},
 		},
 		Conditions: []*adminpb.Condition{{Name: "etcd", Ready: true}, {Name: "source", Reason: "not all read"}},
-		Source:     &adminpb.Source{Problems: []*adminpb.SourceProblem{{File: "a.yaml", Line: 3, Message: "wrong"}}},
+		Source:     &adminpb.Source{Problems: []*adminpb.SourceProblem{{File: "a.yaml", Line: 3, Message: "wrong"}}, RangeNotes: []string{"one differs"}},
 		Peers: []*adminpb.Peer{
 			{Name: "west", Id: 2, State: "synced", Ready: true, LastChange: before(3 * time.Second), Heartbeat: before(50 * time.Hour), Counts: &adminpb.Counts{Nodes: 2}, Refused: map[string]uint32{"malformed": 2, "too_large": 1}, LastRefused: "k: bad"},
 			{Name: "south", State: "connecting", Reason: "connection refused", Counts: &adminpb.Counts{}},
@@ -64,6 +64,7 @@ PROBLEMS
   peers: North: name
   peers: no directory
   Service shop/web: odd
+  ranges: one differs
 
 Not ready: source; peer south; agent n2; agent n3; 1 problems of the manifests; 2 problems of the peer files.
 `

@@ -128,11 +128,12 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	peers := peer.New(peer.Config{
 		Cluster: cfg.cluster(), Dir: cfg.peers(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
 	})
+	found := &finder{cfg: cfg, client: kubernetes, log: log}
 	renewals := newRenewals(cfg, authority, log, registry)
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: serverOf(kubernetes),
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
-		SourceProblems: objects.Problems, PublishProblems: publisher.Problems, Writes: publisher.Err,
+		SourceProblems: objects.Problems, RangeNotes: found.Notes, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
 	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, log, registry, nodes, drops, paths, renewals, adminServer)
@@ -143,6 +144,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g.Go(func() error { return modes.Run(ctx) })
 	g.Go(func() error { return publisher.Run(ctx) })
 	g.Go(func() error { return objects.Run(ctx) })
+	g.Go(func() error { return found.Run(ctx) })
 	g.Go(func() error { return members.Run(ctx) })
 	g.Go(func() error { return authorities.Run(ctx) })
 	g.Go(func() error { return runAfter(ctx, members.Loaded(), peers.Run) })

@@ -43,8 +43,10 @@ type Config struct {
 	// set by hand.
 	RouteReason func(cluster string) string
 	// Listed says that the source has listed everything once.
-	Listed          <-chan struct{}
-	SourceProblems  func() []source.Problem
+	Listed         <-chan struct{}
+	SourceProblems func() []source.Problem
+	// RangeNotes say where flags and the Kubernetes API differ on the cluster's ranges.
+	RangeNotes      func() []string
 	PublishProblems func() []string
 	// Writes says why peers are not told what is new at present.
 	Writes func() error
@@ -156,7 +158,7 @@ func (s *Server) writer() *adminpb.Writer {
 }
 
 func (s *Server) source() *adminpb.Source {
-	out := &adminpb.Source{ManifestsDir: s.cfg.ManifestsDir, Kubernetes: s.cfg.Kubernetes}
+	out := &adminpb.Source{ManifestsDir: s.cfg.ManifestsDir, Kubernetes: s.cfg.Kubernetes, RangeNotes: s.cfg.RangeNotes()}
 	select {
 	case <-s.cfg.Listed:
 		out.Listed = true

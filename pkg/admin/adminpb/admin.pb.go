@@ -670,9 +670,12 @@ type Source struct {
 	// Either of these two.
 	ManifestsDir string `protobuf:"bytes,1,opt,name=manifests_dir,json=manifestsDir,proto3" json:"manifests_dir,omitempty"`
 	// The address of the Kubernetes API.
-	Kubernetes    string           `protobuf:"bytes,4,opt,name=kubernetes,proto3" json:"kubernetes,omitempty"`
-	Listed        bool             `protobuf:"varint,2,opt,name=listed,proto3" json:"listed,omitempty"`
-	Problems      []*SourceProblem `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	Kubernetes string           `protobuf:"bytes,4,opt,name=kubernetes,proto3" json:"kubernetes,omitempty"`
+	Listed     bool             `protobuf:"varint,2,opt,name=listed,proto3" json:"listed,omitempty"`
+	Problems   []*SourceProblem `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	// What differs between the ranges that the Kubernetes API says and those that the
+	// flags do, a sentence each. It keeps nothing from being ready.
+	RangeNotes    []string `protobuf:"bytes,5,rep,name=range_notes,json=rangeNotes,proto3" json:"range_notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -731,6 +734,13 @@ func (x *Source) GetListed() bool {
 func (x *Source) GetProblems() []*SourceProblem {
 	if x != nil {
 		return x.Problems
+	}
+	return nil
+}
+
+func (x *Source) GetRangeNotes() []string {
+	if x != nil {
+		return x.RangeNotes
 	}
 	return nil
 }
@@ -3733,14 +3743,16 @@ const file_admin_proto_rawDesc = "" +
 	"identities\x18\x03 \x01(\rR\n" +
 	"identities\x12\x1a\n" +
 	"\bservices\x18\x04 \x01(\rR\bservices\x12'\n" +
-	"\x0fendpoint_slices\x18\x05 \x01(\rR\x0eendpointSlices\"\xa3\x01\n" +
+	"\x0fendpoint_slices\x18\x05 \x01(\rR\x0eendpointSlices\"\xc4\x01\n" +
 	"\x06Source\x12#\n" +
 	"\rmanifests_dir\x18\x01 \x01(\tR\fmanifestsDir\x12\x1e\n" +
 	"\n" +
 	"kubernetes\x18\x04 \x01(\tR\n" +
 	"kubernetes\x12\x16\n" +
 	"\x06listed\x18\x02 \x01(\bR\x06listed\x12<\n" +
-	"\bproblems\x18\x03 \x03(\v2 .causeway.admin.v1.SourceProblemR\bproblems\"\x83\x01\n" +
+	"\bproblems\x18\x03 \x03(\v2 .causeway.admin.v1.SourceProblemR\bproblems\x12\x1f\n" +
+	"\vrange_notes\x18\x05 \x03(\tR\n" +
+	"rangeNotes\"\x83\x01\n" +
 	"\rSourceProblem\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x12\n" +
 	"\x04line\x18\x02 \x01(\rR\x04line\x12\x18\n" +
