@@ -42,11 +42,28 @@ func newAuthority(dir string) (*authority, error) {
 }
 
 // serve writes name.crt and name.key for a server at an address.
-func (a *authority) serve(name, host string) error {
+func (a *authority) serve(name string, hosts ...string) error {
+	var addresses []net.IP
+	for _, host := range hosts {
+		addresses = append(addresses, net.ParseIP(host))
+	}
 	certPEM, keyPEM, err := a.sign(&x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:    []string{"localhost", "kubernetes.default.svc"}, IPAddresses: []net.IP{net.ParseIP(host)},
+		DNSNames:    []string{"localhost", "kubernetes.default.svc"}, IPAddresses: addresses,
+	})
+	if err != nil {
+		return err
+	}
+	base := filepath.Join(a.dir, name)
+	return writeFiles(map[string][]byte{base + ".crt": certPEM, base + ".key": keyPEM})
+}
+
+// user writes name.crt and name.key for a client that is a user of a group.
+func (a *authority) user(name, user, group string) error {
+	certPEM, keyPEM, err := a.sign(&x509.Certificate{
+		Subject:  pkix.Name{CommonName: user, Organization: []string{group}},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return err

@@ -33,6 +33,8 @@ func (p *ControlPlane) apiserverArgs() []string {
 		"--client-ca-file=" + p.path("ca.crt"), "--tls-cert-file=" + p.path("apiserver.crt"), "--tls-private-key-file=" + p.path("apiserver.key"),
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + p.path("sa.pub"),
 		"--service-account-signing-key-file=" + p.path("sa.key"),
+		"--egress-selector-config-file=" + p.path("egress.yaml"),
+		"--kubelet-client-certificate=" + p.path("kubelet-client.crt"), "--kubelet-client-key=" + p.path("kubelet-client.key"),
 	}
 	if !slices.Contains(p.config.Controllers, "serviceaccount-controller") {
 		// Nothing makes the accounts that it would ask of each pod.

@@ -1,10 +1,14 @@
 package kubelab
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/tests/lab/netspace"
 )
@@ -21,12 +25,12 @@ type forwarder struct {
 	ended bool
 }
 
-// forward listens at a loopback address in a network and passes each connection
-// to the same address out here.
-func forward(space *netspace.Space, address string) (*forwarder, error) {
+// forward listens at an address in a network, which may get it later, and passes
+// each connection to another address out here.
+func forward(space *netspace.Space, listen, address string) (*forwarder, error) {
 	f := &forwarder{address: address, open: map[net.Conn]struct{}{}}
 	err := space.Do(func() (err error) {
-		f.listener, err = net.Listen("tcp", address)
+		f.listener, err = (&net.ListenConfig{Control: freebind}).Listen(context.Background(), "tcp", listen)
 		return err
 	})
 	if err != nil {
@@ -34,6 +38,13 @@ func forward(space *netspace.Space, address string) (*forwarder, error) {
 	}
 	f.group.Go(f.accept)
 	return f, nil
+}
+
+// freebind lets a socket have an address that is not there yet (ip(7)).
+func freebind(_, _ string, socket syscall.RawConn) error {
+	var refused error
+	err := socket.Control(func(fd uintptr) { refused = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) })
+	return errors.Join(err, refused)
 }
 
 // close ends all connections and returns when nothing runs any more. It may be

@@ -61,7 +61,7 @@ func TestForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Close() })
-	f, err := forward(inside, server.Addr().String())
+	f, err := forward(inside, server.Addr().String(), server.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

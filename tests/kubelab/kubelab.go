@@ -74,6 +74,8 @@ const startTimeout = 3 * time.Minute
 const (
 	ServiceCIDR = "10.96.0.0/16"
 	PodCIDR     = "10.200.0.0/16"
+	// serviceAddress is the Service kubernetes', by which pods reach kube-apiserver.
+	serviceAddress = "10.96.0.1"
 )
 
 // Config says what runs beside etcd and kube-apiserver.
@@ -106,6 +108,7 @@ type ControlPlane struct {
 	// authority signs what nodes are known by.
 	authority *authority
 	client    *http.Client
+	egress    *egress
 
 	etcd, apiserver, controllers, scheduler *process
 }
@@ -171,6 +174,9 @@ func start(ctx context.Context, config Config) (*ControlPlane, error) {
 	if err := p.writeCredentials(); err != nil {
 		return p, err
 	}
+	if p.egress, err = newEgress(p.path("egress.sock")); err != nil {
+		return p, err
+	}
 	p.etcd = p.program("etcd", p.etcdArgs()...)
 	p.apiserver = p.program("kube-apiserver", p.apiserverArgs()...)
 	p.controllers = p.program("kube-controller-manager", p.controllerArgs()...)
@@ -201,10 +207,14 @@ func (p *ControlPlane) Close() error {
 			program.kill()
 		}
 	}
+	var err error
+	if p.egress != nil {
+		err = p.egress.close()
+	}
 	if p.port != nil {
 		p.port.release()
 	}
-	return p.dir.remove()
+	return errors.Join(err, p.dir.remove())
 }
 
 // Kubeconfig returns the path of a kubeconfig file that may do everything.
@@ -305,7 +315,7 @@ func (p *ControlPlane) writeCredentials() error {
 	if err != nil {
 		return err
 	}
-	if err := authority.serve("apiserver", host); err != nil {
+	if err := authority.serve("apiserver", host, serviceAddress); err != nil {
 		return err
 	}
 	if err := writeKeyPair(p.path("sa")); err != nil {
@@ -321,6 +331,13 @@ func (p *ControlPlane) writeCredentials() error {
 		}
 	}
 	p.authority = authority
+	if err := authority.user("kubelet-client", "kube-apiserver-kubelet-client", "system:masters"); err != nil {
+		return err
+	}
+	egress := strings.ReplaceAll(egressConfig, "SOCKET", p.path("egress.sock"))
+	if err := writeFiles(map[string][]byte{p.path("egress.yaml"): []byte(egress)}); err != nil {
+		return err
+	}
 	pool := x509.NewCertPool()
 	pool.AddCert(authority.cert)
 	p.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}

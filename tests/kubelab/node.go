@@ -33,6 +33,9 @@ type NodeConfig struct {
 	// Images are there when the node is ready: it has no registry. One must be
 	// PauseImage.
 	Images []oci.Image
+	// Number gives the node its address and its pods theirs; those of nodes that
+	// JoinNodes joins differ.
+	Number int
 }
 
 // NodeControllers are the controllers that pods on nodes need, with those of
@@ -43,15 +46,19 @@ func NodeControllers() []string {
 }
 
 // Node is a node of its own network, with containerd, kubelet and kube-proxy. It
-// reaches the control plane at the address at which everybody does. The control
-// plane does not reach it: no logs, no exec.
+// reaches the control plane at the address at which everybody does, and is reached
+// by it: logs, exec and forwarded ports work.
 type Node struct {
-	plane   *ControlPlane
-	name    string
-	dir     folder
-	init    *process
-	space   *netspace.Space
-	forward *forwarder
+	plane *ControlPlane
+	name  string
+	// address is the node's, podRange its pods'.
+	address, podRange string
+
+	dir   folder
+	init  *process
+	space *netspace.Space
+	// forwards lead to kube-apiserver: at its own address, and for pods.
+	forwards []*forwarder
 }
 
 // RequireNode skips the test where no node can run: as Require, without root, or
@@ -103,7 +110,7 @@ func (p *ControlPlane) StartNode(t testing.TB, config NodeConfig) *Node {
 
 // startNode returns what it made together with an error, too.
 func (p *ControlPlane) startNode(ctx context.Context, config NodeConfig) (*Node, error) {
-	n := &Node{plane: p, name: config.Name}
+	n := &Node{plane: p, name: config.Name, address: nodeAddressOf(config.Number), podRange: podRangeOf(config.Number)}
 	var err error
 	if n.dir, err = newFolder(os.TempDir()); err != nil {
 		return n, err
@@ -112,7 +119,7 @@ func (p *ControlPlane) startNode(ctx context.Context, config NodeConfig) (*Node,
 		return n, err
 	}
 	n.init = &process{
-		name: "node", path: "/bin/sh", args: []string{"-c", nodeScript, "node", n.dir.path, p.binary, n.name, nodeAddress}, log: n.path("init.log"),
+		name: "node", path: "/bin/sh", args: []string{"-c", nodeScript, "node", n.dir.path, p.binary, n.name, n.address}, log: n.path("init.log"),
 		namespaces: nodeNamespaces,
 	}
 	if err := n.init.start(); err != nil {
@@ -121,15 +128,34 @@ func (p *ControlPlane) startNode(ctx context.Context, config NodeConfig) (*Node,
 	if n.space, err = netspace.Open(fmt.Sprintf("/proc/%d/ns/net", n.init.pid())); err != nil {
 		return n, err
 	}
-	if n.forward, err = forward(n.space, p.port.address); err != nil {
+	if err := n.reachControlPlane(ctx); err != nil {
 		return n, err
 	}
+	p.egress.add(n)
 	timeout := "--timeout=" + startTimeout.String()
 	if _, err := p.Kubectl(ctx, "", "wait", "--for=create", "node/"+n.name, timeout); err != nil {
 		return n, err
 	}
 	_, err = p.Kubectl(ctx, "", "wait", "--for=condition=Ready", "node/"+n.name, timeout)
 	return n, err
+}
+
+// reachControlPlane lets the node's processes reach kube-apiserver where everybody
+// does, and its pods by the Service kubernetes.
+func (n *Node) reachControlPlane(ctx context.Context) error {
+	_, number, err := net.SplitHostPort(n.plane.port.address)
+	if err != nil {
+		return err
+	}
+	for _, address := range []string{n.plane.port.address, net.JoinHostPort(n.address, number)} {
+		f, err := forward(n.space, address, n.plane.port.address)
+		if err != nil {
+			return err
+		}
+		n.forwards = append(n.forwards, f)
+	}
+	// Of several nodes the latest counts.
+	return n.plane.Apply(ctx, strings.NewReplacer("ADDRESS", n.address, "PORT", number).Replace(apiServerSlice))
 }
 
 func (n *Node) writeImages(images []oci.Image) error {
@@ -150,12 +176,37 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return connection, err
 }
 
+// Path returns a path of the node as this process finds it, while the node runs:
+// what is mounted there, logs of pods, volumes.
+func (n *Node) Path(path string) string {
+	return filepath.Join(fmt.Sprintf("/proc/%d/root", n.init.pid()), path)
+}
+
+// Group returns the folder of the node's cgroup, from the top of all hierarchies
+// on: cgroup v2 at /sys/fs/cgroup/unified is the folder unified of it.
+func (n *Node) Group(t testing.TB) string {
+	t.Helper()
+	root, err := cgroup.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := filepath.Rel(cgroupTop, filepath.Join(root, filepath.Base(n.dir.path)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return group
+}
+
+// cgroupTop is where machines have their cgroup hierarchies.
+const cgroupTop = "/sys/fs/cgroup"
+
 // Close ends all that runs on the node, pods included, and removes what it left.
 // It may be called again.
 func (n *Node) Close() error {
 	var errs []error
-	if n.forward != nil {
-		errs = append(errs, n.forward.close())
+	n.plane.egress.forget(n)
+	for _, f := range n.forwards {
+		errs = append(errs, f.close())
 	}
 	if n.space != nil {
 		errs = append(errs, n.space.Close())

@@ -13,6 +13,7 @@ for kept in /run /var/lib /var/log; do
 	mount -t tmpfs -o mode=755 node "$kept"
 done
 mount --make-rshared /
+mount -t bpf bpf /sys/fs/bpf
 mkdir -p /run/netns /run/lock /var/lib/kubelet /var/log/pods
 
 # Settings of the whole machine, which kubelet writes: it gets files instead.

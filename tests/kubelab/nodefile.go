@@ -6,14 +6,11 @@ import (
 	"strings"
 )
 
-// Names and addresses on a node. Nodes do not reach each other, so all of them
-// have the same.
+// Names on a node.
 const (
 	// PauseImage holds the namespaces of a pod. Nodes need an archive with it.
-	PauseImage  = "localhost/kubelab/pause:1"
-	nodeAddress = "10.77.0.2"
-	podRange    = "10.200.0.0/24"
-	pluginDir   = "/usr/lib/cni"
+	PauseImage = "localhost/kubelab/pause:1"
+	pluginDir  = "/usr/lib/cni"
 )
 
 // containerdConfig: images are small, so each container has a copy of its own,
@@ -57,9 +54,18 @@ syncFrequency: 5s
 nodeStatusUpdateFrequency: 5s
 `
 
+// apiServerSlice is where the Service kubernetes leads on a node.
+const apiServerSlice = `apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+endpoints: [{addresses: [ADDRESS], conditions: {ready: true}}]
+ports: [{name: https, port: PORT, protocol: TCP}]
+`
+
 // writeFiles writes what node.sh and its programs read into the node's folder.
 func (n *Node) writeFiles() error {
-	fill := strings.NewReplacer("PAUSE", PauseImage, "PLUGINS", pluginDir, "PODS", podRange,
+	fill := strings.NewReplacer("PAUSE", PauseImage, "PLUGINS", pluginDir, "PODS", n.podRange,
 		"DIR", n.dir.path, "GROUP", filepath.Base(n.dir.path), "CA", n.plane.path("ca.crt"))
 	if err := os.Mkdir(n.path("cni"), 0o700); err != nil {
 		return err

@@ -93,6 +93,18 @@ func (s *Space) SetMTU(name string, mtu int) error {
 	})
 }
 
+// Give moves device name to another namespace, under a new name there. It is down
+// then, and the other end of a pair stays where it is.
+func (s *Space) Give(name string, to *Space, newName string) error {
+	err := s.withLink(name, "move to "+to.path+" the", func(link netlink.Link) error {
+		return s.links.LinkSetNsFd(link, int(to.file.Fd()))
+	})
+	if err != nil {
+		return err
+	}
+	return to.withLink(name, "rename", func(link netlink.Link) error { return to.links.LinkSetName(link, newName) })
+}
+
 // Delete removes device name, and with it the other end of a pair.
 func (s *Space) Delete(name string) error {
 	return s.withLink(name, "delete", s.links.LinkDel)

@@ -1,0 +1,49 @@
+package kubelab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+)
+
+// Nodes with the same number have the same addresses, those of one network need
+// their own.
+
+func nodeAddressOf(number int) string {
+	return netip.AddrFrom4([4]byte{10, 77, 0, byte(2 + number)}).String()
+}
+
+func podRangeOf(number int) string {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 200, byte(number), 0}), 24).String()
+}
+
+// Address returns the node's own.
+func (n *Node) Address() string { return n.address }
+
+// PodRange returns where the node's pods have their addresses.
+func (n *Node) PodRange() string { return n.podRange }
+
+// JoinNodes puts nodes of one or several control planes into one network, as long as
+// the first lives, in whose namespace the switch is: the nodes reach each other; pods
+// of one do not reach those of another.
+func JoinNodes(t testing.TB, first *Node, others ...*Node) {
+	t.Helper()
+	const bridge, wire = "middle", "wire"
+	err := first.space.AddBridge(bridge)
+	if err == nil {
+		err = first.space.Enslave(wire, bridge)
+	}
+	for i, n := range others {
+		port := fmt.Sprintf("%s%d", wire, i)
+		if err == nil {
+			err = n.space.Give(wire, first.space, port)
+		}
+		if err == nil {
+			err = errors.Join(first.space.Enslave(port, bridge), first.space.SetUp(port))
+		}
+	}
+	if err != nil {
+		t.Fatalf("join nodes: %v", err)
+	}
+}
