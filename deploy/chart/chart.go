@@ -6,7 +6,7 @@ import (
 	"io/fs"
 )
 
-//go:embed Chart.yaml .helmignore values.yaml values.schema.json README.md all:templates
+//go:embed Chart.yaml .helmignore values.yaml values.schema.json README.md dashboards all:templates
 var files embed.FS
 
 // Files returns the chart's files, by their paths below its folder.
