@@ -124,7 +124,7 @@ func (s *site) serve(t *testing.T, etcd *kvstore.Client, authority *pki.Authorit
 			return []string{door.Addr().String()}
 		},
 		Ranges: func() []netip.Prefix { return slices.Clone(s.ranges) },
-		Peers:  s.sessions.Status, Beliefs: s.sessions.Beliefs, Exclude: exclusions.Exclude, Readmit: exclusions.Readmit, Logger: log,
+		Peers:  s.sessions.Status, Beliefs: s.sessions.Beliefs, Exclude: exclusions.Exclude, Readmit: exclusions.Readmit, Proven: gateway.Proven, Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ func newDoor(
 		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
 		Ranges:    func() []netip.Prefix { return cfg.ownRanges(engine) },
 		Claims:    claims, Reserved: reserved,
-		Peers: peers.Status, Beliefs: peers.Beliefs, Exclude: exclusions.Exclude, Readmit: exclusions.Readmit, Logger: log, Registerer: registry,
+		Peers: peers.Status, Beliefs: peers.Beliefs, Exclude: exclusions.Exclude, Readmit: exclusions.Readmit, Proven: gateway.Proven, Logger: log, Registerer: registry,
 	})
 	if err != nil {
 		return nil, nil, nil, err

@@ -48,8 +48,10 @@ type connection struct {
 	root atomic.Pointer[[sha256.Size]byte]
 	// watches is how many are open in all streams of the connection.
 	watches atomic.Int64
-	// streams is how many are open, counted without a certificate only.
+	// streams is how many are open, counted without a certificate only; proven says that
+	// a secret was right there.
 	streams atomic.Int64
+	proven  atomic.Bool
 	// holder counts what all connections of the subject have, nil while it is not
 	// known.
 	holder *holder

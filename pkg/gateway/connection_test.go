@@ -65,8 +65,7 @@ func TestAnonymousConnectionsAreFew(t *testing.T) {
 		}
 		return conn
 	}
-	first := open()
-	for range maxAnonymous - 1 {
+	for range maxAnonymous {
 		open()
 	}
 	strangers := func() float64 { return b.value("causeway_gateway_connections", "none") }
@@ -74,9 +73,6 @@ func TestAnonymousConnectionsAreFew(t *testing.T) {
 	err := open().Invoke(b.ctx(), "/causeway.join.v1.Join/Join", new(emptypb.Empty), new(wrapperspb.StringValue))
 	if status.Code(err) != codes.Unimplemented { // let through, to a service that this gateway has not
 		t.Errorf("one more: %v", err)
-	}
-	if !first.WaitForStateChange(b.ctx(), connectivity.Ready) {
-		t.Error("the first is still open")
 	}
 	b.eventually("not more than there may be", func() bool { return strangers() == maxAnonymous })
 	if b.refused(reasonLimit) == 0 {

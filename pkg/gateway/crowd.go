@@ -1,7 +1,9 @@
 package gateway
 
 import (
-	"container/list"
+	"context"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -12,16 +14,23 @@ import (
 
 // crowd counts the connections of the port by who is at the other end, so that
 // nobody takes the places of others: neither strangers, who are not known before
-// their handshake is over, nor the holder of one certificate. Where strangers
-// compete for places, the one that has had its place for longest loses it: who is
-// slow on purpose keeps nobody out. Safe for concurrent use.
+// their handshake is over, nor the holder of one certificate. Safe for concurrent use.
+//
+// Where strangers compete for places, one that is drawn loses its own. Were it the
+// oldest, a flood that fills all places within a round trip would keep out whoever is
+// further away; by lot each has a chance with each try, whoever is slow on purpose
+// keeps nobody out, and nobody can reckon whose place goes next. Who has shown a
+// certificate, or the secret of an invitation, is not among those who draw.
 type crowd struct {
 	mu          sync.Mutex
-	handshaking *list.List // of func() that cut, the oldest first
-	anonymous   *list.List // of *connection, the oldest first
+	handshaking []*handshake
+	anonymous   []*connection
 	known       int
 	bySubject   map[pki.Subject]*holder
 }
+
+// handshake is a place of a connection of which nothing is known yet.
+type handshake struct{ cut func() }
 
 // holder is who has a certificate, over all of its connections.
 type holder struct {
@@ -33,7 +42,7 @@ type holder struct {
 }
 
 func newCrowd() *crowd {
-	return &crowd{handshaking: list.New(), anonymous: list.New(), bySubject: map[pki.Subject]*holder{}}
+	return &crowd{bySubject: map[pki.Subject]*holder{}}
 }
 
 // maxOf is how many connections one certificate may hold. A reader of the
@@ -50,21 +59,30 @@ func maxOf(role pki.Role) int {
 func (c *crowd) begin(cut func()) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.handshaking.Len() >= maxHandshakes {
-		oldest := c.handshaking.Front()
-		c.handshaking.Remove(oldest)
-		defer oldest.Value.(func())()
+	if n := len(c.handshaking); n >= maxHandshakes {
+		gone := c.handshaking[rand.IntN(n)]
+		c.handshaking = without(c.handshaking, gone)
+		defer gone.cut()
 	}
-	return c.leaving(c.handshaking, c.handshaking.PushBack(cut))
-}
-
-// leaving returns what gives a place back that may have been taken away.
-func (c *crowd) leaving(places *list.List, mine *list.Element) func() {
+	mine := &handshake{cut: cut}
+	c.handshaking = append(c.handshaking, mine)
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		places.Remove(mine)
+		c.handshaking = without(c.handshaking, mine)
 	}
+}
+
+// without drops one, if it is there; places have no order.
+func without[T comparable](places []T, one T) []T {
+	i := slices.Index(places, one)
+	if i < 0 {
+		return places
+	}
+	last := len(places) - 1
+	places[i] = places[last]
+	clear(places[last:])
+	return places[:last]
 }
 
 // enter takes a place for a connection whose handshake is over; false: there is
@@ -75,7 +93,12 @@ func (c *crowd) enter(conn *connection) (leave func(), gone *connection, ok bool
 	defer c.mu.Unlock()
 	if !conn.known {
 		gone = c.makeRoom()
-		return c.leaving(c.anonymous, c.anonymous.PushBack(conn)), gone, true
+		c.anonymous = append(c.anonymous, conn)
+		return func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.anonymous = without(c.anonymous, conn)
+		}, gone, true
 	}
 	h := c.bySubject[conn.subject]
 	if h == nil {
@@ -98,18 +121,26 @@ func (c *crowd) enter(conn *connection) (leave func(), gone *connection, ok bool
 	}, nil, true
 }
 
-// makeRoom takes the place of the oldest stranger without a call away, of the
-// oldest of all when every one has a call, and of nobody while there is room.
+// makeRoom takes the place of a stranger away who has shown no secret, or of any when
+// all have, and of nobody while there is room. What calls are open says nothing:
+// whoever wants to keep others out opens some, and who joins has none at first.
 func (c *crowd) makeRoom() *connection {
-	if c.anonymous.Len() < maxAnonymous {
+	if len(c.anonymous) < maxAnonymous {
 		return nil
 	}
-	goes := c.anonymous.Front()
-	for e := goes; e != nil; e = e.Next() {
-		if e.Value.(*connection).streams.Load() == 0 {
-			goes = e
-			break
-		}
+	of := slices.DeleteFunc(slices.Clone(c.anonymous), func(conn *connection) bool { return conn.proven.Load() })
+	if len(of) == 0 {
+		of = c.anonymous
 	}
-	return c.anonymous.Remove(goes).(*connection)
+	gone := of[rand.IntN(len(of))]
+	c.anonymous = without(c.anonymous, gone)
+	return gone
+}
+
+// Proven says that who makes a call without a certificate has shown a secret of this
+// cluster: its connection makes no room for those who have not.
+func Proven(ctx context.Context) {
+	if c, ok := connectionOf(ctx); ok {
+		c.proven.Store(true)
+	}
 }

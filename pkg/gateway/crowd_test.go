@@ -57,49 +57,117 @@ func TestHolder(t *testing.T) {
 	}
 }
 
-// One more handshake takes the place of the oldest one.
+// One more handshake takes the place of any that is not over: not always of the oldest,
+// never of one that is done, and never its own.
 func TestHandshakesMakeRoom(t *testing.T) {
 	c := newCrowd()
-	var cut []int
+	const more = 8 * maxHandshakes
+	cut := map[int]bool{}
 	var ends []func()
-	for i := range maxHandshakes + 2 {
-		ends = append(ends, c.begin(func() { cut = append(cut, i) }))
-		if i == 5 { // who is done is cut by nobody
-			ends[0]()
+	for i := range maxHandshakes + more {
+		ends = append(ends, c.begin(func() {
+			if cut[i] || i == 5 || i == len(ends) {
+				t.Errorf("handshake %d is cut when %d begins", i, len(ends))
+			}
+			cut[i] = true
+		}))
+		if i == 5 {
+			ends[5]()
 		}
 	}
-	if len(cut) != 1 || cut[0] != 1 {
-		t.Errorf("cut were %v", cut)
+	if want := more - 1; len(cut) != want {
+		t.Errorf("%d were cut, want %d", len(cut), want)
 	}
-	for _, end := range ends[1:] {
+	inOrder := 0
+	for i := range cut {
+		if i < len(cut) {
+			inOrder++
+		}
+	}
+	if inOrder == len(cut) {
+		t.Error("it was always the oldest")
+	}
+	for _, end := range ends {
 		end()
 	}
-	if c.handshaking.Len() != 0 {
-		t.Errorf("%d are left", c.handshaking.Len())
+	if len(c.handshaking) != 0 {
+		t.Errorf("%d are left", len(c.handshaking))
 	}
 }
 
-// One more stranger takes the place of the oldest without a call, else of the
-// oldest.
-func TestStrangersMakeRoom(t *testing.T) {
-	c := newCrowd()
-	var all []*connection
-	for range maxAnonymous {
-		one := new(connection)
-		one.streams.Store(1)
-		all = append(all, one)
-		_, _, _ = c.enter(one)
-	}
-	all[7].streams.Store(0)
-	for _, want := range []*connection{all[7], all[0], all[1]} {
-		late := new(connection)
-		late.streams.Store(1)
-		if _, gone, ok := c.enter(late); !ok || gone != want {
-			t.Errorf("another one went than the one that should")
+// Who is slow gets through a flood that is done with each of its own at once: with each
+// of those that come, one of all places goes.
+func TestFloodKeepsNobodyOut(t *testing.T) {
+	for range 100 {
+		c := newCrowd()
+		through := true
+		flood := func(n int) {
+			for range n {
+				c.begin(func() {})
+			}
+		}
+		flood(maxHandshakes)
+		c.begin(func() { through = false })
+		flood(maxHandshakes) // all places anew within its round trip
+		if through {
+			return
 		}
 	}
-	if c.anonymous.Len() != maxAnonymous {
-		t.Errorf("%d strangers", c.anonymous.Len())
+	t.Error("it was cut each of 100 times") // by chance once in 10^20
+}
+
+// One more stranger takes the place of any who has shown no secret, whatever calls are
+// open; of any at all when all have shown one.
+func TestStrangersMakeRoom(t *testing.T) {
+	c := newCrowd()
+	proven := map[*connection]bool{}
+	var joiner *connection
+	for i := range maxAnonymous {
+		one := new(connection)
+		switch {
+		case i%2 == 0:
+			one.proven.Store(true)
+			proven[one] = true
+		case i == 1: // it has no call yet
+			joiner = one
+		default:
+			one.streams.Store(1)
+		}
+		_, _, _ = c.enter(one)
+	}
+	kept := false
+	for range 100 {
+		late := new(connection)
+		late.streams.Store(1)
+		_, gone, ok := c.enter(late)
+		if !ok || gone == nil || gone == late || proven[gone] {
+			t.Fatal("another one went than may")
+		}
+		kept = kept || gone != joiner
+	}
+	if !kept {
+		t.Error("who has no call always goes first")
+	}
+	if len(c.anonymous) != maxAnonymous {
+		t.Errorf("%d strangers", len(c.anonymous))
+	}
+	for _, one := range c.anonymous {
+		one.proven.Store(true)
+	}
+	if _, gone, ok := c.enter(new(connection)); !ok || gone == nil {
+		t.Error("nobody goes when all have shown a secret")
+	}
+}
+
+// Who has shown a certificate makes room for nobody.
+func TestKnownMakeNoRoom(t *testing.T) {
+	c := newCrowd()
+	peer := known(pki.RolePeer, "west")
+	_, _, _ = c.enter(peer)
+	for range 10 * maxAnonymous {
+		if _, gone, _ := c.enter(new(connection)); gone == peer {
+			t.Fatal("a peer is cut for a stranger")
+		}
 	}
 }
 

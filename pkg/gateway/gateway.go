@@ -41,10 +41,10 @@ const (
 	// maxConnections is three times the agents and peers of the largest cluster.
 	maxConnections = 16384
 	// maxHandshakes bounds those of whom nothing is known yet. One more takes the
-	// place of the one that is at it for longest.
+	// place of one of them; see crowd.
 	maxHandshakes = 1024
 	// maxAnonymous is small: without a certificate there is nothing to do here. One
-	// more takes the place of the oldest without a call.
+	// more takes the place of one of them; see crowd.
 	maxAnonymous = 64
 	// A connection without a certificate has so many streams at once, brings so
 	// many bytes in all its time, which is one request, and ends after so long: who

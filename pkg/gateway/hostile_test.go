@@ -65,6 +65,7 @@ func attacks() []attack {
 				b.t.Cleanup(func() { _ = conn.Close() })
 				write(conn, "\x16")
 			}
+			b.eventually("all have come", func() bool { return b.refused(reasonLimit) >= 100 })
 		}},
 		{name: "prefaces that drip", roles: everybody, run: func(b *bed, config *tls.Config, _ string) {
 			for range 2 * maxOf(pki.RolePeer) {
@@ -72,9 +73,11 @@ func attacks() []attack {
 			}
 		}},
 		{name: "idle connections", roles: everybody, run: func(b *bed, config *tls.Config, _ string) {
+			before := b.refused(reasonLimit)
 			for range maxAnonymous + 32 {
 				write(b.hostile(config), preface+frame(frameSettings, 0, 0, ""))
 			}
+			b.eventually("all have come", func() bool { return b.refused(reasonLimit) >= before+32 })
 		}},
 		{name: "headers without end", roles: everybody, run: each(func(conn net.Conn, method string) {
 			write(conn, frame(frameHeaders, 0, 1, fields(method)))

@@ -60,6 +60,9 @@ type Config struct {
 	Exclude func(subject pki.Subject, before time.Time)
 	// Readmit makes an earlier time than before the one of Exclude.
 	Readmit func(subject pki.Subject, before time.Time)
+	// Proven is told that the caller has shown the secret of an invitation: the gateway
+	// cuts it for no stranger.
+	Proven func(context.Context)
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer

@@ -111,6 +111,7 @@ func (s *inviter) meet(ctx context.Context, stream stream) (g guest, err error) 
 	}
 	switch {
 	case err == nil:
+		s.cfg.Proven(ctx)
 		return g, nil
 	case errors.Is(err, errUnknown):
 		wait, ok := s.limiter.Fail(stranger.CallerAddress(ctx), time.Now())

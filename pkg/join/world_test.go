@@ -167,7 +167,7 @@ func (r *replica) start() {
 		Addresses: func() []string { return []string{door.Addr().String()} },
 		Ranges:    func() []netip.Prefix { return slices.Clone(r.site.ranges) },
 		Claims:    r.site.claims, Reserved: prefixes("10.96.0.0/12"),
-		Peers: r.sessions.Status, Beliefs: r.sessions.Beliefs, Exclude: exclusions.Exclude, Readmit: exclusions.Readmit, Logger: quiet(),
+		Peers: r.sessions.Status, Beliefs: r.sessions.Beliefs, Exclude: exclusions.Exclude, Readmit: exclusions.Readmit, Proven: gateway.Proven, Logger: quiet(),
 	})
 	check(t, err)
 	door = gateway.New(gateway.Config{

@@ -1,6 +1,7 @@
 package stranger
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -24,10 +25,11 @@ const (
 )
 
 // Places are those of exchanges of which no secret was right yet. When all are
-// taken, the one goes that has waited longest for its offer. Safe for concurrent use.
+// taken, one goes that waits for its offer, by lot: were it the oldest, a flood would
+// keep out whoever is a long round trip away. Safe for concurrent use.
 type Places struct {
 	mu    sync.Mutex
-	taken []*Place // the oldest first
+	taken []*Place
 }
 
 // Place is one exchange's; evict ends its wait and is nil when its offer came.
@@ -40,13 +42,14 @@ func (p *Places) Enter(evict func()) *Place {
 	defer p.mu.Unlock()
 	mine := &Place{evict: evict}
 	if len(p.taken) >= MaxPlaces {
-		oldest := slices.IndexFunc(p.taken, func(o *Place) bool { return o.evict != nil })
-		if oldest < 0 {
+		waiting := slices.DeleteFunc(slices.Clone(p.taken), func(o *Place) bool { return o.evict == nil })
+		if len(waiting) == 0 {
 			evict()
 			return mine
 		}
-		p.taken[oldest].evict()
-		p.taken = slices.Delete(p.taken, oldest, oldest+1)
+		gone := waiting[rand.IntN(len(waiting))]
+		gone.evict()
+		p.taken = slices.DeleteFunc(p.taken, func(o *Place) bool { return o == gone })
 	}
 	p.taken = append(p.taken, mine)
 	return mine
