@@ -16,15 +16,16 @@ import (
 // The names by which the benchmark starts its own parts. They are no commands
 // for people.
 const (
-	partInside = "connect-inside"
-	partServer = "connect-server"
-	partClient = "connect-client"
-	partPeer   = "sync-peer"
-	partCarry  = "throughput-inside"
-	partSink   = "throughput-sink"
-	partSource = "throughput-source"
-	partMesh   = "throughput-mesh"
-	partPacket = "packet-inside"
+	partInside  = "connect-inside"
+	partServer  = "connect-server"
+	partClient  = "connect-client"
+	partPeer    = "sync-peer"
+	partHostile = "sync-attacker"
+	partCarry   = "throughput-inside"
+	partSink    = "throughput-sink"
+	partSource  = "throughput-source"
+	partMesh    = "throughput-mesh"
+	partPacket  = "packet-inside"
 )
 
 func main() {
@@ -55,6 +56,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 		return benchSync(ctx, config, stdout)
 	case partPeer:
 		return servePeer(ctx, args[1:])
+	case partHostile:
+		return attackAs(ctx, args[1:])
 	case partInside:
 		config, err := parseConnect(args[1:])
 		if err != nil {

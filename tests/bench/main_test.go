@@ -12,7 +12,7 @@ import (
 
 // TestMain lets this test binary be the parts that the benchmark starts.
 func TestMain(m *testing.M) {
-	parts := []string{partInside, partServer, partClient, partPeer, partCarry, partSink, partSource, partMesh, partPacket}
+	parts := []string{partInside, partServer, partClient, partPeer, partHostile, partCarry, partSink, partSource, partMesh, partPacket}
 	if len(os.Args) > 1 && slices.Contains(parts, os.Args[1]) {
 		main()
 		os.Exit(0)
@@ -32,6 +32,7 @@ func TestRunRefuses(t *testing.T) {
 		"flag provided but not defined: -all": {"connect", "-all"},
 		`no row is called "disk": there are `: {"sync", "-rows=peer,disk"},
 		"kind, cluster, folder and address":   {partPeer, "hub"},
+		"attack, index, folder and address":   {partHostile, "flood"},
 		"-rounds 1 and -time 0s must be":      {"throughput", "-rounds=1", "-time=0"},
 		"-rounds 0 and -packets 100000":       {"packet", "-rounds=0"},
 		"-addresses 1000 must be a power":     {partPacket, "-addresses=1000"},

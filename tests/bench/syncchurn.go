@@ -29,7 +29,7 @@ func (b *syncBench) churn(ctx context.Context, w *world, span time.Duration, whe
 	}
 	defer m.end()
 	done := b.profile(ctx, w)
-	watch, err := w.churn(ctx, int(span.Seconds()*churnRate))
+	watch, err := w.churn(ctx, 0, int(span.Seconds()*churnRate))
 	if err != nil {
 		return err
 	}
@@ -51,8 +51,9 @@ func (b *syncBench) churn(ctx context.Context, w *world, span time.Duration, whe
 	return nil
 }
 
-// churn makes n changes and returns how long those took that a map shows.
-func (w *world) churn(ctx context.Context, n int) (*mapWatch, error) {
+// churn makes n changes, the first of which is the first-th of the world, and
+// returns how long those took that a map shows.
+func (w *world) churn(ctx context.Context, first, n int) (*mapWatch, error) {
 	watch := &mapWatch{world: w, wake: make(chan struct{}, 1)}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return watch.run(ctx) })
@@ -63,7 +64,7 @@ func (w *world) churn(ctx context.Context, n int) (*mapWatch, error) {
 		if err := sleep(putCtx, time.Until(begin.Add(time.Duration(i)*time.Second/churnRate))); err != nil {
 			break // Wait has the reason
 		}
-		puts.Go(func() error { return w.change(putCtx, i, watch) })
+		puts.Go(func() error { return w.change(putCtx, first+i, watch) })
 	}
 	err := puts.Wait()
 	watch.end()

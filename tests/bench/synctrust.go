@@ -116,7 +116,7 @@ func (b *syncBench) trustHalf(ctx context.Context, binaries string) (cost trustC
 		return cost, err
 	}
 	defer m.end()
-	if _, err := w.churn(ctx, int(trustChurn.Seconds()*churnRate)); err != nil {
+	if _, err := w.churn(ctx, 0, int(trustChurn.Seconds()*churnRate)); err != nil {
 		return cost, err
 	}
 	if used, err = m.stop(); err != nil {

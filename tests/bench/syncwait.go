@@ -75,15 +75,18 @@ func (w *world) pause(ctx context.Context) error {
 }
 
 // awaitCache returns once all remote clusters stand whole in the own etcd.
-func (w *world) awaitCache(ctx context.Context) error {
+func (w *world) awaitCache(ctx context.Context) error { return w.awaitCached(ctx, w.spec.Clusters) }
+
+// awaitCached does so for a number of clusters, whichever they are.
+func (w *world) awaitCached(ctx context.Context, clusters int) error {
 	for {
 		n, err := w.ownStore.cached(ctx)
-		if err != nil || n == w.spec.Clusters {
+		if err != nil || n == clusters {
 			return err
 		}
 		for range 10 { // a look is dearer than one into a map
 			if err := w.pause(ctx); err != nil {
-				return fmt.Errorf("wait for the cache, %d of %d clusters are whole: %w", n, w.spec.Clusters, err)
+				return fmt.Errorf("wait for the cache, %d of %d clusters are whole: %w", n, clusters, err)
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package hostile
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -11,9 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/wire"
@@ -32,26 +28,10 @@ const (
 
 // flooded answers the addresses of a peer with n that are all its own, page by page.
 func flooded(p *peer, n int) rogue.Tamper {
-	prefix := p.layout().Prefix(wire.Addresses)
 	template := p.addressValue(netip.MustParseAddr("11.255.255.255"), nil)
-	return rogue.Tamper{Range: func(_ context.Context, r *pb.RangeRequest, honest *pb.RangeResponse) (*pb.RangeResponse, error) {
-		if len(r.RangeEnd) == 0 || !strings.HasPrefix(string(r.Key), prefix) {
-			return honest, nil
-		}
-		next := 0
-		var high, low int
-		if _, err := fmt.Sscanf(string(r.Key), prefix+"fd11:"+fmt.Sprintf("%x", p.id)+":0:1:1000:1000:%x:%x", &high, &low); err == nil {
-			next = (high-0x1000)*0xf000 + low - 0x1000 + 1
-		}
-		out := &pb.RangeResponse{Header: honest.Header}
-		for ; next < n && len(out.Kvs) < int(r.Limit); next++ {
-			ip := fmt.Sprintf("fd11:%x:0:1:1000:1000:%04x:%04x", p.id, 0x1000+next/0xf000, 0x1000+next%0xf000)
-			value := bytes.ReplaceAll(template, []byte("11.255.255.255"), []byte(ip))
-			out.Kvs = append(out.Kvs, &mvccpb.KeyValue{Key: []byte(prefix + ip), Value: value, ModRevision: 2})
-		}
-		out.More = next < n
-		return out, nil
-	}}
+	return rogue.Flood(p.layout().Prefix(wire.Addresses), fmt.Sprintf("fd11:%x:0:1:1000", p.id), n, func(ip string) []byte {
+		return bytes.ReplaceAll(template, []byte("11.255.255.255"), []byte(ip))
+	})
 }
 
 // TestFloods has peers say more than anybody may, or faster. Each is held by its

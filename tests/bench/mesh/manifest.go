@@ -7,19 +7,26 @@ import (
 )
 
 // WriteServices writes the manifests of a cluster that has all services of the
-// spec's clusters as global ones, and none of their backends. The form is
-// JSON, several objects a file as in YAML.
+// spec's clusters as global ones, and none of their backends.
 func (s Spec) WriteServices(w io.Writer) error {
-	out := bufio.NewWriter(w)
 	for c := range s.Clusters {
-		r := Remote{Spec: s, Index: c}
-		for i := range s.Services {
-			name := r.ServiceName(i)
-			fmt.Fprintf(out, `---
-{"apiVersion":"v1","kind":"Service","metadata":{"name":%q,"namespace":%q,"annotations":{"causeway.io/global":"true"}},`+
-				`"spec":{"type":"ClusterIP","clusterIP":%q,"clusterIPs":[%[3]q],"ports":[{"name":%q,"protocol":"TCP","port":%d,"targetPort":%d}]}}
-`, name.Name, name.Namespace, r.Frontend(i).Addr(), portName, Port, TargetPort)
+		if err := (Remote{Spec: s, Index: c}).WriteServices(w); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// WriteServices does so for the services of one of the clusters. The form is JSON,
+// several objects a file as in YAML.
+func (r Remote) WriteServices(w io.Writer) error {
+	out := bufio.NewWriter(w)
+	for i := range r.Services {
+		name := r.ServiceName(i)
+		fmt.Fprintf(out, `---
+{"apiVersion":"v1","kind":"Service","metadata":{"name":%q,"namespace":%q,"annotations":{"causeway.io/global":"true"}},`+
+			`"spec":{"type":"ClusterIP","clusterIP":%q,"clusterIPs":[%[3]q],"ports":[{"name":%q,"protocol":"TCP","port":%d,"targetPort":%d}]}}
+`, name.Name, name.Namespace, r.Frontend(i).Addr(), portName, Port, TargetPort)
 	}
 	return out.Flush()
 }

@@ -21,7 +21,7 @@ type WatchStream = pb.Watch_WatchServer
 // Tamper is how answers are bent. What is nil is answered as an etcd does. The
 // functions are called by many goroutines at once.
 type Tamper struct {
-	// Range may change the honest answer, or replace it, or fail.
+	// Range may change an honest answer, or replace it, or fail.
 	Range func(ctx context.Context, req *pb.RangeRequest, honest *pb.RangeResponse) (*pb.RangeResponse, error)
 	// Message returns what is sent in place of a message of a stream, of which the
 	// first watch is for a range that begins at key.
@@ -146,7 +146,7 @@ func (s *Store) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRespo
 	bend, cut := s.tamper.Range, s.cut
 	resp, err := s.read(req)
 	s.mu.Unlock()
-	if bend == nil {
+	if bend == nil || err != nil {
 		return resp, err
 	}
 	s.bent.Add(1)
