@@ -55,6 +55,7 @@ func newDoor(
 		Cluster: cfg.clusterName, Authority: authority, TTL: cfg.agentTTL, Etcd: etcd,
 		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
 		Account:   cfg.agentAccount, Reviewer: kubernetes, // there is one where there is an account
+		Nodes:  func() []string { return cfg.ownNodes(engine) },
 		Logger: log, Registerer: registry,
 	})
 	door = gateway.New(gateway.Config{
@@ -131,6 +132,18 @@ func (c *config) ownRanges(engine *merge.Engine) []netip.Prefix {
 				for _, p := range n.PodCIDRs {
 					out = append(out, p.Masked())
 				}
+			}
+		}
+	})
+	return out
+}
+
+// ownNodes returns the names of this cluster's nodes, as far as they are known.
+func (c *config) ownNodes(engine *merge.Engine) (out []string) {
+	engine.Read(func(state *merge.State) {
+		for key := range state.AllNodes() {
+			if key.Cluster == c.clusterName {
+				out = append(out, key.Name)
 			}
 		}
 	})

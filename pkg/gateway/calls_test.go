@@ -63,6 +63,7 @@ func decided() map[string]pki.Role {
 		"/causeway.stranger.v1.Enrolment/Enrol":     roleNone,
 		"/causeway.stranger.v1.Tokens/Make":         pki.RoleAdmin,
 		"/causeway.stranger.v1.Tokens/List":         pki.RoleAdmin,
+		"/causeway.stranger.v1.Tokens/Revoke":       pki.RoleAdmin,
 	}
 }
 

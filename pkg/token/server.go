@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,7 +36,7 @@ type reason string
 
 const (
 	reasonSecret    reason = "secret"    // no such token, or not its secret
-	reasonToken     reason = "token"     // ended, or used by another key
+	reasonToken     reason = "token"     // ended, taken back, or used by another key
 	reasonAccount   reason = "account"   // a service account's token that does not do
 	reasonMalformed reason = "malformed" // not a signing request that is taken
 	reasonBusy      reason = "busy"      // too many wrong tries
@@ -56,6 +58,8 @@ type Config struct {
 	// else Reviewer is needed.
 	Account  string
 	Reviewer Reviewer
+	// Nodes returns the names of the cluster's nodes; nil or none when they are not known.
+	Nodes func() []string
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -151,7 +155,7 @@ func (s *enrolment) admit(ctx context.Context, r *strangerpb.EnrolRequest, prove
 	}
 	err = s.store.take(ctx, r.GetId(), r.GetSecret(), proven, text, key, now)
 	switch {
-	case errors.Is(err, errUsed), errors.Is(err, errEnded), errors.Is(err, errUnknown):
+	case errors.Is(err, errUsed), errors.Is(err, errEnded), errors.Is(err, errRevoked), errors.Is(err, errUnknown):
 		return nil, s.refuse(reasonToken, codes.FailedPrecondition, "%v", err)
 	case err != nil:
 		return nil, s.refuse(reasonInternal, codes.Unavailable, "the token can not be taken at present: %v", err)
@@ -214,7 +218,22 @@ func (s *tokens) Make(ctx context.Context, r *strangerpb.MakeRequest) (*stranger
 		return nil, status.Errorf(codes.Unavailable, "keep the token: %v", err)
 	}
 	s.cfg.Logger.Info("agent's token is made", "token", pass.Name(), "node", pass.Node, "expires", pass.Expires)
-	return &strangerpb.MakeResponse{Token: stranger.TokenText(pass), Expires: timestamppb.New(pass.Expires), Addresses: addresses}, nil
+	return &strangerpb.MakeResponse{
+		Token: stranger.TokenText(pass), Expires: timestamppb.New(pass.Expires), Addresses: addresses, Warning: s.unknownNode(pass.Node),
+	}, nil
+}
+
+// unknownNode says that a node is none of those that the cluster knows. Its agent may
+// come first, so it has its token.
+func (s *Server) unknownNode(node string) string {
+	if s.cfg.Nodes == nil {
+		return ""
+	}
+	known := s.cfg.Nodes()
+	if len(known) == 0 || slices.Contains(known, node) {
+		return ""
+	}
+	return fmt.Sprintf("%s knows no node %s: look whether that is the agent's --node-name; `causeway agent token --revoke %s` takes the token back", s.cfg.Cluster, node, node)
 }
 
 // List shows the tokens, without the secrets, which nobody has.
@@ -223,13 +242,34 @@ func (s *tokens) List(ctx context.Context, _ *strangerpb.ListRequest) (*stranger
 	if err != nil {
 		return nil, status.Errorf(codes.Unavailable, "list the tokens: %v", err)
 	}
-	out := &strangerpb.ListResponse{}
+	return &strangerpb.ListResponse{Tokens: protoTokens(all)}, nil
+}
+
+// Revoke takes back what is still good of a node's tokens.
+func (s *tokens) Revoke(ctx context.Context, r *strangerpb.RevokeRequest) (*strangerpb.RevokeResponse, error) {
+	taken, err := s.store.revoke(ctx, r.GetNode(), time.Now())
+	for _, t := range taken {
+		s.cfg.Logger.Info("agent's token is taken back", "token", t.ID, "node", t.Node)
+	}
+	if err != nil {
+		return nil, status.Errorf(codes.Unavailable, "take the tokens of %q back, do it again: %v", r.GetNode(), err)
+	}
+	if len(taken) == 0 {
+		return nil, status.Errorf(codes.NotFound, "no token of a node %q is good; `causeway agent token --list` shows all", r.GetNode())
+	}
+	return &strangerpb.RevokeResponse{Tokens: protoTokens(taken)}, nil
+}
+
+func protoTokens(all []listed) (out []*strangerpb.Token) {
 	for _, t := range all {
 		one := &strangerpb.Token{Id: t.ID, Node: t.Node, Created: timestamppb.New(t.Created), Expires: timestamppb.New(t.Expires)}
 		if t.Used != nil {
 			one.Used = timestamppb.New(t.Used.Time)
 		}
-		out.Tokens = append(out.Tokens, one)
+		if !t.Revoked.IsZero() {
+			one.Revoked = timestamppb.New(t.Revoked)
+		}
+		out = append(out, one)
 	}
-	return out, nil
+	return out
 }

@@ -44,8 +44,9 @@ var (
 	// guesses is not told which of them was wrong.
 	errUnknown = errors.New("this cluster has no such token: it was made by another cluster, was altered, or ended more than a week ago; " +
 		"make a new one with `causeway agent token`")
-	errEnded = errors.New("the token has ended")
-	errUsed  = errors.New("the token was used already, by another key")
+	errEnded   = errors.New("the token has ended")
+	errUsed    = errors.New("the token was used already, by another key")
+	errRevoked = errors.New("the token was taken back")
 )
 
 // record is a token as it is kept.
@@ -57,6 +58,8 @@ type record struct {
 	Created time.Time         `json:"created"`
 	Expires time.Time         `json:"expires"`
 	Used    *use              `json:"used,omitempty"`
+	// Revoked is since when nobody gets anything for it, zero for never.
+	Revoked time.Time `json:"revoked,omitzero"`
 }
 
 // use is by which key a token was used.
@@ -138,6 +141,9 @@ func (s store) prove(ctx context.Context, id, secret []byte) (r record, text []b
 
 // open refuses a key that may not use a proven token, or no longer.
 func (r record) open(key [sha256.Size]byte, now time.Time) error {
+	if !r.Revoked.IsZero() {
+		return fmt.Errorf("%w, at %s; make a new one with `causeway agent token %s`", errRevoked, r.Revoked.UTC().Format(time.RFC3339), r.Node)
+	}
 	if now.After(r.Expires) {
 		return fmt.Errorf("%w: it was good until %s, and it is %s here; make a new one with `causeway agent token %s`",
 			errEnded, r.Expires.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), r.Node)
@@ -171,4 +177,50 @@ func (s store) take(ctx context.Context, id, secret []byte, r record, text []byt
 		}
 	}
 	return fmt.Errorf("use token %x: others change it all the time", id)
+}
+
+// revoke takes back what is still good of a node's tokens, and returns them. A token that
+// was used is one of them: its key could come again until its end.
+func (s store) revoke(ctx context.Context, node string, now time.Time) (out []listed, err error) {
+	all, err := s.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range all {
+		if t.Node != node || now.After(t.Expires) || !t.Revoked.IsZero() {
+			continue
+		}
+		if t.record, err = s.revokeOne(ctx, t.ID, now); err != nil {
+			return out, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+func (s store) revokeOne(ctx context.Context, id string, now time.Time) (r record, err error) {
+	for range maxRaces {
+		text, found, err := s.etcd.Get(ctx, prefix+id)
+		if err != nil {
+			return r, err
+		}
+		if r = (record{}); found {
+			err = json.Unmarshal(text, &r)
+		}
+		if err != nil {
+			return r, fmt.Errorf("read token %s: %w", id, err)
+		}
+		r.Revoked = now.UTC().Truncate(time.Second)
+		if !found { // forgotten meanwhile: it ended long ago
+			return r, nil
+		}
+		value, err := json.Marshal(r)
+		if err != nil {
+			return r, fmt.Errorf("encode token %s: %w", id, err)
+		}
+		if done, err := s.etcd.CompareAndPut(ctx, prefix+id, text, true, value); err != nil || done {
+			return r, err
+		}
+	}
+	return r, fmt.Errorf("take token %s back: others change it all the time", id)
 }

@@ -254,3 +254,58 @@ func TestOtherAuthority(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What is taken back is good for nobody, not for who used it either, at any replica, and
+// is shown as that.
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "east")
+	used, unused, other := s.token("node-1", time.Hour), s.token("node-1", time.Hour), s.token("node-2", time.Hour)
+	files := newFiles(t)
+	check(t, stranger.Enrol(within(t), files, s.at(used, 0)))
+	answer, err := s.operator().Revoke(within(t), &strangerpb.RevokeRequest{Node: "node-1"})
+	check(t, err)
+	if len(answer.Tokens) != 2 || answer.Tokens[0].Revoked == nil || answer.Tokens[1].Node != "node-1" {
+		t.Errorf("taken back: %v", answer)
+	}
+	wantRefused(t, stranger.Enrol(within(t), newFiles(t), s.at(unused, 1)), "the token was taken back, at ")
+	// With the key of before, too.
+	next := strings.Replace(files.KeyFile, "agent.key", ".agent.key.next", 1)
+	check(t, os.Rename(files.KeyFile, next), os.Remove(files.CertFile))
+	wantRefused(t, stranger.Enrol(within(t), files, s.at(used, 1)), "the token was taken back, at ")
+	check(t, stranger.Enrol(within(t), newFiles(t), s.at(other, 1)))
+
+	_, err = s.operator().Revoke(within(t), &strangerpb.RevokeRequest{Node: "node-1"})
+	wantRefused(t, err, `no token of a node "node-1" is good`)
+	list, err := s.operator().List(within(t), &strangerpb.ListRequest{})
+	check(t, err)
+	revoked := 0
+	for _, one := range list.Tokens {
+		if one.Revoked != nil {
+			revoked++
+		}
+	}
+	if len(list.Tokens) != 3 || revoked != 2 {
+		t.Errorf("listed: %v", list)
+	}
+}
+
+// A node that the cluster does not know has its token, with a warning.
+func TestUnknownNode(t *testing.T) {
+	s := &Server{cfg: Config{Cluster: "east"}}
+	if text := s.unknownNode("node-1"); text != "" {
+		t.Errorf("nobody knows the nodes: %q", text)
+	}
+	var nodes []string
+	s.cfg.Nodes = func() []string { return nodes }
+	if text := s.unknownNode("node-1"); text != "" {
+		t.Errorf("the nodes are not known yet: %q", text)
+	}
+	nodes = []string{"node-1", "node-2"}
+	if text := s.unknownNode("node-1"); text != "" {
+		t.Errorf("it is known: %q", text)
+	}
+	if text := s.unknownNode("node-3"); !strings.Contains(text, "east knows no node node-3") {
+		t.Errorf("said %q", text)
+	}
+}

@@ -295,10 +295,12 @@ func (x *MakeRequest) GetAddresses() []string {
 }
 
 type MakeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
-	Addresses     []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Token     string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Expires   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	Addresses []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// warning is what a person should look at, "" for nothing.
+	Warning       string `protobuf:"bytes,4,opt,name=warning,proto3" json:"warning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,6 +354,13 @@ func (x *MakeResponse) GetAddresses() []string {
 		return x.Addresses
 	}
 	return nil
+}
+
+func (x *MakeResponse) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
 }
 
 type ListRequest struct {
@@ -442,7 +451,9 @@ type Token struct {
 	Created *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
 	Expires *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
 	// used is not set while nobody has used it.
-	Used          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=used,proto3" json:"used,omitempty"`
+	Used *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=used,proto3" json:"used,omitempty"`
+	// revoked is when it was taken back.
+	Revoked       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -512,6 +523,102 @@ func (x *Token) GetUsed() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Token) GetRevoked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
+type RevokeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_stranger_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_stranger_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_stranger_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RevokeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type RevokeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tokens are those that were taken back now.
+	Tokens        []*Token `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_stranger_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_stranger_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_stranger_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RevokeResponse) GetTokens() []*Token {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
 var File_stranger_proto protoreflect.FileDescriptor
 
 const file_stranger_proto_rawDesc = "" +
@@ -531,26 +638,33 @@ const file_stranger_proto_rawDesc = "" +
 	"\vMakeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12+\n" +
 	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"x\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x92\x01\n" +
 	"\fMakeResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\r\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x18\n" +
+	"\awarning\x18\x04 \x01(\tR\awarning\"\r\n" +
 	"\vListRequest\"C\n" +
 	"\fListResponse\x123\n" +
-	"\x06tokens\x18\x01 \x03(\v2\x1b.causeway.stranger.v1.TokenR\x06tokens\"\xc7\x01\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x1b.causeway.stranger.v1.TokenR\x06tokens\"\xfd\x01\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x124\n" +
 	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
 	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12.\n" +
-	"\x04used\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04used2\xbb\x01\n" +
+	"\x04used\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04used\x124\n" +
+	"\arevoked\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\arevoked\"#\n" +
+	"\rRevokeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"E\n" +
+	"\x0eRevokeResponse\x123\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x1b.causeway.stranger.v1.TokenR\x06tokens2\xbb\x01\n" +
 	"\tEnrolment\x12\\\n" +
 	"\tAuthority\x12&.causeway.stranger.v1.AuthorityRequest\x1a'.causeway.stranger.v1.AuthorityResponse\x12P\n" +
-	"\x05Enrol\x12\".causeway.stranger.v1.EnrolRequest\x1a#.causeway.stranger.v1.EnrolResponse2\xa6\x01\n" +
+	"\x05Enrol\x12\".causeway.stranger.v1.EnrolRequest\x1a#.causeway.stranger.v1.EnrolResponse2\xfb\x01\n" +
 	"\x06Tokens\x12M\n" +
 	"\x04Make\x12!.causeway.stranger.v1.MakeRequest\x1a\".causeway.stranger.v1.MakeResponse\x12M\n" +
-	"\x04List\x12!.causeway.stranger.v1.ListRequest\x1a\".causeway.stranger.v1.ListResponseB;Z9github.com/causeway-mesh/causeway/pkg/stranger/strangerpbb\x06proto3"
+	"\x04List\x12!.causeway.stranger.v1.ListRequest\x1a\".causeway.stranger.v1.ListResponse\x12S\n" +
+	"\x06Revoke\x12#.causeway.stranger.v1.RevokeRequest\x1a$.causeway.stranger.v1.RevokeResponseB;Z9github.com/causeway-mesh/causeway/pkg/stranger/strangerpbb\x06proto3"
 
 var (
 	file_stranger_proto_rawDescOnce sync.Once
@@ -564,7 +678,7 @@ func file_stranger_proto_rawDescGZIP() []byte {
 	return file_stranger_proto_rawDescData
 }
 
-var file_stranger_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_stranger_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_stranger_proto_goTypes = []any{
 	(*AuthorityRequest)(nil),      // 0: causeway.stranger.v1.AuthorityRequest
 	(*AuthorityResponse)(nil),     // 1: causeway.stranger.v1.AuthorityResponse
@@ -575,29 +689,35 @@ var file_stranger_proto_goTypes = []any{
 	(*ListRequest)(nil),           // 6: causeway.stranger.v1.ListRequest
 	(*ListResponse)(nil),          // 7: causeway.stranger.v1.ListResponse
 	(*Token)(nil),                 // 8: causeway.stranger.v1.Token
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*RevokeRequest)(nil),         // 9: causeway.stranger.v1.RevokeRequest
+	(*RevokeResponse)(nil),        // 10: causeway.stranger.v1.RevokeResponse
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_stranger_proto_depIdxs = []int32{
-	9,  // 0: causeway.stranger.v1.MakeRequest.ttl:type_name -> google.protobuf.Duration
-	10, // 1: causeway.stranger.v1.MakeResponse.expires:type_name -> google.protobuf.Timestamp
+	11, // 0: causeway.stranger.v1.MakeRequest.ttl:type_name -> google.protobuf.Duration
+	12, // 1: causeway.stranger.v1.MakeResponse.expires:type_name -> google.protobuf.Timestamp
 	8,  // 2: causeway.stranger.v1.ListResponse.tokens:type_name -> causeway.stranger.v1.Token
-	10, // 3: causeway.stranger.v1.Token.created:type_name -> google.protobuf.Timestamp
-	10, // 4: causeway.stranger.v1.Token.expires:type_name -> google.protobuf.Timestamp
-	10, // 5: causeway.stranger.v1.Token.used:type_name -> google.protobuf.Timestamp
-	0,  // 6: causeway.stranger.v1.Enrolment.Authority:input_type -> causeway.stranger.v1.AuthorityRequest
-	2,  // 7: causeway.stranger.v1.Enrolment.Enrol:input_type -> causeway.stranger.v1.EnrolRequest
-	4,  // 8: causeway.stranger.v1.Tokens.Make:input_type -> causeway.stranger.v1.MakeRequest
-	6,  // 9: causeway.stranger.v1.Tokens.List:input_type -> causeway.stranger.v1.ListRequest
-	1,  // 10: causeway.stranger.v1.Enrolment.Authority:output_type -> causeway.stranger.v1.AuthorityResponse
-	3,  // 11: causeway.stranger.v1.Enrolment.Enrol:output_type -> causeway.stranger.v1.EnrolResponse
-	5,  // 12: causeway.stranger.v1.Tokens.Make:output_type -> causeway.stranger.v1.MakeResponse
-	7,  // 13: causeway.stranger.v1.Tokens.List:output_type -> causeway.stranger.v1.ListResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	12, // 3: causeway.stranger.v1.Token.created:type_name -> google.protobuf.Timestamp
+	12, // 4: causeway.stranger.v1.Token.expires:type_name -> google.protobuf.Timestamp
+	12, // 5: causeway.stranger.v1.Token.used:type_name -> google.protobuf.Timestamp
+	12, // 6: causeway.stranger.v1.Token.revoked:type_name -> google.protobuf.Timestamp
+	8,  // 7: causeway.stranger.v1.RevokeResponse.tokens:type_name -> causeway.stranger.v1.Token
+	0,  // 8: causeway.stranger.v1.Enrolment.Authority:input_type -> causeway.stranger.v1.AuthorityRequest
+	2,  // 9: causeway.stranger.v1.Enrolment.Enrol:input_type -> causeway.stranger.v1.EnrolRequest
+	4,  // 10: causeway.stranger.v1.Tokens.Make:input_type -> causeway.stranger.v1.MakeRequest
+	6,  // 11: causeway.stranger.v1.Tokens.List:input_type -> causeway.stranger.v1.ListRequest
+	9,  // 12: causeway.stranger.v1.Tokens.Revoke:input_type -> causeway.stranger.v1.RevokeRequest
+	1,  // 13: causeway.stranger.v1.Enrolment.Authority:output_type -> causeway.stranger.v1.AuthorityResponse
+	3,  // 14: causeway.stranger.v1.Enrolment.Enrol:output_type -> causeway.stranger.v1.EnrolResponse
+	5,  // 15: causeway.stranger.v1.Tokens.Make:output_type -> causeway.stranger.v1.MakeResponse
+	7,  // 16: causeway.stranger.v1.Tokens.List:output_type -> causeway.stranger.v1.ListResponse
+	10, // 17: causeway.stranger.v1.Tokens.Revoke:output_type -> causeway.stranger.v1.RevokeResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_stranger_proto_init() }
@@ -611,7 +731,7 @@ func file_stranger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_stranger_proto_rawDesc), len(file_stranger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -171,8 +171,9 @@ var Enrolment_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Tokens_Make_FullMethodName = "/causeway.stranger.v1.Tokens/Make"
-	Tokens_List_FullMethodName = "/causeway.stranger.v1.Tokens/List"
+	Tokens_Make_FullMethodName   = "/causeway.stranger.v1.Tokens/Make"
+	Tokens_List_FullMethodName   = "/causeway.stranger.v1.Tokens/List"
+	Tokens_Revoke_FullMethodName = "/causeway.stranger.v1.Tokens/Revoke"
 )
 
 // TokensClient is the client API for Tokens service.
@@ -183,6 +184,8 @@ const (
 type TokensClient interface {
 	Make(ctx context.Context, in *MakeRequest, opts ...grpc.CallOption) (*MakeResponse, error)
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
+	// Revoke takes the tokens of a node back that nobody has used.
+	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
 }
 
 type tokensClient struct {
@@ -213,6 +216,16 @@ func (c *tokensClient) List(ctx context.Context, in *ListRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *tokensClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeResponse)
+	err := c.cc.Invoke(ctx, Tokens_Revoke_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TokensServer is the server API for Tokens service.
 // All implementations must embed UnimplementedTokensServer
 // for forward compatibility.
@@ -221,6 +234,8 @@ func (c *tokensClient) List(ctx context.Context, in *ListRequest, opts ...grpc.C
 type TokensServer interface {
 	Make(context.Context, *MakeRequest) (*MakeResponse, error)
 	List(context.Context, *ListRequest) (*ListResponse, error)
+	// Revoke takes the tokens of a node back that nobody has used.
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	mustEmbedUnimplementedTokensServer()
 }
 
@@ -236,6 +251,9 @@ func (UnimplementedTokensServer) Make(context.Context, *MakeRequest) (*MakeRespo
 }
 func (UnimplementedTokensServer) List(context.Context, *ListRequest) (*ListResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedTokensServer) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
 }
 func (UnimplementedTokensServer) mustEmbedUnimplementedTokensServer() {}
 func (UnimplementedTokensServer) testEmbeddedByValue()                {}
@@ -294,6 +312,24 @@ func _Tokens_List_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Tokens_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokensServer).Revoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Tokens_Revoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokensServer).Revoke(ctx, req.(*RevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Tokens_ServiceDesc is the grpc.ServiceDesc for Tokens service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -308,6 +344,10 @@ var Tokens_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "List",
 			Handler:    _Tokens_List_Handler,
+		},
+		{
+			MethodName: "Revoke",
+			Handler:    _Tokens_Revoke_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
