@@ -70,6 +70,14 @@ func (f Features) decide(reverse Reverse) (Features, error) {
 	return f, nil
 }
 
+// Supported returns one error that names all that the kernel lacks of what every
+// node needs, nil when it lacks nothing. It wraps ErrKernel, or says what a process
+// needs to find out.
+func (f Features) Supported() error {
+	_, err := f.decide(ReverseUDP)
+	return err
+}
+
 // Probe asks the kernel, by trying each feature on something that is thrown away.
 func Probe() Features {
 	var f Features

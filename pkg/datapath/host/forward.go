@@ -104,8 +104,11 @@ func (k *kernel) deleteRules(c *nftables.Chain, rules []readRule) error {
 
 // chainName is how nft names a chain.
 func chainName(c *nftables.Chain) string {
-	family := map[nftables.TableFamily]string{
+	return tableFamily(c.Table.Family) + " " + c.Table.Name + " " + c.Name
+}
+
+func tableFamily(family nftables.TableFamily) string {
+	return map[nftables.TableFamily]string{
 		nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
-	}[c.Table.Family]
-	return family + " " + c.Table.Name + " " + c.Name
+	}[family]
 }

@@ -28,6 +28,10 @@ const (
 // Valid reports whether m is one of them.
 func (m Method) Valid() bool { return m == Auto || m == TCX || m == Clsact }
 
+// Supported returns the method that Auto would take on this kernel. The error wraps
+// ErrKernel where packets cannot be carried.
+func Supported() (Method, error) { return choose(Auto) }
+
 // choose returns the method to use, or ErrKernel where the programs could do
 // nothing however they are attached.
 func choose(m Method) (Method, error) {
