@@ -45,7 +45,7 @@ test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 test-rest:
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"
 	@[ "$$(id -u)" = 0 ] || echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"
-	@$(SUMMARY) $(RACE) -timeout 20m ./tests/scenarios $$(go list ./... | grep -vE '/($(subst $(SPACE),|,$(KUBE)))$$')
+	@$(SUMMARY) $(RACE) -timeout 20m ./tests/scenarios $$(go list ./... | grep -vE '/($(subst $(SPACE),|,$(KUBE) tests/kind))$$')
 	@[ -z "$(RACE)" ] || echo "without the race detector, which would slow it down:"
 	@[ -z "$(RACE)" ] || $(SUMMARY) -run '^TestChurn$$' ./pkg/datapath
 
@@ -57,6 +57,12 @@ test-fast: lint ## lint and all tests but those that need what is built for them
 test-kube: kubernetes ## what follows the Kubernetes API against real control planes and a node (root; built once, minutes)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kube" containerd runc iproute2 nftables containernetworking-plugins; fi
 	@$(SUMMARY) $(RACE) -timeout 20m $(addprefix ./,$(KUBE))
+
+# A target of its own: make test leaves the package out.
+.PHONY: test-kind
+test-kind: ## two real kind clusters, made here without a registry (root; built once, 10 minutes; KEEP=1 leaves them up)
+	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kind" docker.io debootstrap jq containerd runc iproute2 iptables nftables util-linux gcc libc6-dev; fi
+	@KEEP=$(KEEP) $(SUMMARY) -timeout 60m ./tests/kind
 
 .PHONY: test-conformance
 test-conformance: ## hold what we publish and read against Cilium itself (built once, minutes)

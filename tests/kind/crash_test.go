@@ -1,0 +1,61 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/tests/lab/cgroup"
+)
+
+// What a crash leaves of a bed, the next one removes: its folder and its groups.
+// One that runs stays as it is.
+func TestCrash(t *testing.T) {
+	require(t)
+	ctx := t.Context()
+	parts, err := Build(ctx, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := newBed(ctx, parts, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := cgroup.Roots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As a container would.
+	var groups []string
+	for _, root := range roots {
+		group := filepath.Join(root, b.group(), "container")
+		if err := os.MkdirAll(group, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		groups = append(groups, filepath.Dir(group))
+	}
+	sweep(ctx)
+	if _, err := b.docker(ctx, "version"); err != nil {
+		t.Fatalf("another's start ended a bed that runs: %v", err)
+	}
+	if err := unix.Kill(b.pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	err = await(ctx, time.Minute, func(context.Context) error {
+		sweep(ctx)
+		for _, path := range append(groups, b.dir) {
+			if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+				return errors.Join(errors.New("there is still "+path), err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
