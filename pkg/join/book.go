@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -188,7 +189,7 @@ func (b *book) putBackAll(ctx context.Context) bool {
 	names := slices.Sorted(maps.Keys(b.behind))
 	b.mu.Unlock()
 	for _, name := range names {
-		err := b.swap(ctx, name, func(m member) (member, error) { return m, nil })
+		err := b.swap(ctx, name, nil, func(m member) (member, error) { return m, nil })
 		if err != nil {
 			b.log.Debug("record of a joined cluster is not in etcd yet, will retry", "cluster", name, "error", err)
 			return false
@@ -265,8 +266,15 @@ var errBusy = errors.New("somebody else changes the same, try again")
 // one has it in effect, or what somebody made of it since. change may be called several
 // times.
 func (b *book) update(ctx context.Context, name string, change func(member) (member, error)) error {
+	return b.admit(ctx, name, nil, change)
+}
+
+// admit is update for a change that judge refuses, or not, by what is known of all
+// clusters. Of several that are admitted at a time, at whichever replicas, each is judged
+// by those before it. judge may be nil, and called several times.
+func (b *book) admit(ctx context.Context, name string, judge func(map[string]member) error, change func(member) (member, error)) error {
 	var want []byte
-	err := b.swap(ctx, name, func(m member) (member, error) {
+	err := b.swap(ctx, name, judge, func(m member) (member, error) {
 		next, err := change(m)
 		want = next.encode()
 		return next, err
@@ -300,11 +308,15 @@ func (b *book) update(ctx context.Context, name string, change func(member) (mem
 }
 
 // swap changes a record in etcd by compare-and-swap. A record that etcd lacks is
-// the one that is known here.
-func (b *book) swap(ctx context.Context, name string, change func(member) (member, error)) error {
+// the one that is known here. For judge, see admit.
+func (b *book) swap(ctx context.Context, name string, judge func(map[string]member) error, change func(member) (member, error)) error {
 	key := memberPrefix + name
 	again := retry.Backoff{First: 5 * time.Millisecond, Limit: 100 * time.Millisecond}
 	for range 10 {
+		beside, err := b.judged(ctx, judge)
+		if err != nil {
+			return err
+		}
 		m, old, found, err := b.current(ctx, name)
 		if err != nil {
 			return err
@@ -317,7 +329,7 @@ func (b *book) swap(ctx context.Context, name string, change func(member) (membe
 		if found && bytes.Equal(old, value) {
 			return nil
 		}
-		done, err := b.etcd.CompareAndPut(ctx, key, old, found, value)
+		done, err := b.etcd.SwapAll(ctx, append(beside, kvstore.Swap{Key: key, Old: old, Found: found, Value: value})...)
 		if err != nil {
 			// It may be done all the same, and only the answer was lost.
 			if now, there, failed := b.etcd.Get(ctx, key); failed == nil && there && bytes.Equal(now, value) {
@@ -333,6 +345,33 @@ func (b *book) swap(ctx context.Context, name string, change func(member) (membe
 		}
 	}
 	return fmt.Errorf("change the record of cluster %s: %w", name, errBusy)
+}
+
+// judged asks judge, if there is one, and returns what makes a change fail that comes
+// after another admission than those that judge saw.
+func (b *book) judged(ctx context.Context, judge func(map[string]member) error) ([]kvstore.Swap, error) {
+	if judge == nil {
+		return nil, nil
+	}
+	text, found, err := b.etcd.Get(ctx, admissionKey) // before the others are read
+	if err != nil {
+		return nil, err
+	}
+	all := b.all()
+	err = b.etcd.List(ctx, kvstore.Prefix(memberPrefix), func(item kvstore.Item) error {
+		name := memberName(item.Key)
+		m, err := parseMember(name, item.Value)
+		if err == nil && !all[name].outdates(m) { // what can not be read was logged when it was followed
+			all[name] = m
+		}
+		return nil
+	})
+	if err == nil {
+		err = judge(all)
+	}
+	count, _ := strconv.ParseUint(string(text), 10, 64) // what is no number is replaced by one
+	next := strconv.AppendUint(nil, count+1, 10)
+	return []kvstore.Swap{{Key: admissionKey, Old: text, Found: found, Value: next}}, err
 }
 
 // current returns a record as etcd has it now, besides the text that is there. One

@@ -75,50 +75,6 @@ func contended(a, b Facts, said bool) (out []string) {
 	return out
 }
 
-// unclaimable returns which claims of another cluster are to what is reserved here, or
-// another peer's. What that one was only seen to have counts, too: a claim keeps others
-// out, so who joins would take it away. Whoever is about to be a peer, and is not
-// followed yet, has what it said when it joined.
-func (m *Manager) unclaimable(theirs Facts) (out []string) {
-	for _, c := range theirs.Claims {
-		if i := slices.IndexFunc(m.cfg.Reserved, c.Range.Overlaps); i >= 0 && (c.Class == trust.Pods || c.Class == trust.Mesh) {
-			out = append(out, fmt.Sprintf("%s of %s overlaps %s, which is reserved in %s (--reserved-cidr)",
-				claimText(c), theirs.Name, m.cfg.Reserved[i], m.cfg.Cluster.Name))
-		}
-	}
-	has := map[string][]trust.Claim{}
-	for name, known := range m.book.all() {
-		if known.Reads != nil {
-			has[name] = known.Reads.Claims
-		}
-	}
-	for name, belief := range m.cfg.Beliefs() {
-		has[name] = append(slices.Clone(belief.Claims), has[name]...)
-	}
-	delete(has, theirs.Name)
-	for name, claims := range has {
-		for _, d := range claims {
-			if i := slices.IndexFunc(theirs.Claims, d.Contends); i >= 0 {
-				out = append(out, fmt.Sprintf("%s of %s overlaps %s, which %s",
-					claimText(theirs.Claims[i]), theirs.Name, claimText(d), m.holds(name, d)))
-				break // one is enough to see by
-			}
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// holds says how it is that a peer has a range, and what can be done where that is
-// wider than what it needs.
-func (m *Manager) holds(name string, c trust.Claim) string {
-	if c.Origin == trust.Observed || c.Origin == trust.Approved {
-		return fmt.Sprintf("its peer %s uses; if that is wider than what %s has, say there what it has (`claims` in its peer file in %s, or --pod-cidr and --node-cidr and a new join)",
-			name, name, m.cfg.Cluster.Name)
-	}
-	return fmt.Sprintf("%s has agreed with %s", m.cfg.Cluster.Name, name)
-}
-
 // outside says which ranges of our nodes others will not take, as they are outside of
 // what this cluster claims; "" when none is.
 func (m *Manager) outside() string {

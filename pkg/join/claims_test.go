@@ -96,11 +96,18 @@ func TestClaimsAreRefused(t *testing.T) {
 	for _, want := range []string{
 		"10.1.0.0/16 (pods) of east overlaps 10.0.0.0/8 (pods) of north", "10.1.0.0/16 (pods) of east overlaps 10.1.9.0/24 (nodes) of north",
 		"192.0.2.0/24 (nodes) of east overlaps 192.0.2.128/25 (mesh) of north", "10.0.0.0/8 (pods) of north overlaps 10.96.0.0/12, which is reserved in east",
-		"10.0.0.0/8 (pods) of north overlaps 10.2.0.0/16 (pods), which east has agreed with west",
+		"10.0.0.0/8 (pods) of north is taken: another cluster has it, or a part of it; the log of east says which",
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
 		}
+	}
+	if err != nil && strings.Contains(err.Error(), "west") {
+		t.Errorf("north hears of west: %v", err)
+	}
+	at := north.facts()
+	if home := said(east.unfit(at)); !strings.Contains(home, "10.0.0.0/8 (pods) of north overlaps 10.2.0.0/16 (pods), which east has agreed with west") {
+		t.Errorf("at home: %s", home)
 	}
 	if east.book.member("north").Reads != nil || len(east.agreedWith("north")) > 0 {
 		t.Error("north is a peer")
@@ -224,13 +231,13 @@ func TestUsedRangesStay(t *testing.T) {
 	} {
 		evil := m.facts()
 		evil.Name, evil.ID, evil.Claims = "evil", 3, claims(t, c.claim)
-		wrong := strings.Join(m.unfit(evil), "; ")
+		wrong := said(m.unfit(evil))
 		if got := strings.Contains(wrong, "which its peer west uses"); got != c.taken || (wrong != "") != c.taken {
 			t.Errorf("%s: refused with %q, want refused %v", c.claim, wrong, c.taken)
 		}
 		evil.Name = "west" // its own
-		if wrong := m.unclaimable(evil); len(wrong) > 0 {
-			t.Errorf("%s: west is refused what it has: %q", c.claim, wrong)
+		if wrong := m.unclaimable(evil, m.book.all()); len(wrong) > 0 {
+			t.Errorf("%s: west is refused what it has: %v", c.claim, wrong)
 		}
 	}
 }
@@ -263,7 +270,10 @@ func TestReaderKeepsItsID(t *testing.T) {
 	check(t, err)
 	west := newCluster(t, "west", 7, "10.2.0.0/16")
 	_, err = west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
-	if err == nil || !strings.Contains(err.Error(), "which reads east") {
+	if err == nil || !strings.Contains(err.Error(), "west has the id 7, which another cluster has that east knows") {
 		t.Errorf("joined with the reader's id: %v", err)
+	}
+	if home := said(east.unfit(west.facts())); !strings.Contains(home, "as has reader, which reads east") {
+		t.Errorf("at home: %s", home)
 	}
 }

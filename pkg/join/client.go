@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
-	"github.com/causeway-mesh/causeway/pkg/peer/trust"
 	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/stranger"
@@ -48,7 +47,7 @@ func (m *Manager) accept(ctx context.Context, text string, addresses []string, o
 	if err != nil {
 		return err
 	}
-	if err := replaceable(known, inv); err != nil {
+	if err := m.replaceable(known, inv); err != nil {
 		return err
 	}
 	reached, problems := reach(ctx, inv.Cluster, inv.Fingerprint, inv.Addresses)
@@ -73,14 +72,11 @@ func (m *Manager) accept(ctx context.Context, text string, addresses []string, o
 
 // replaceable refuses an invitation in whose place another cluster of that name is
 // read already: nobody takes a name over by handing out an invitation.
-func replaceable(known member, inv Invitation) error {
-	if known.Reads == nil {
+func (m *Manager) replaceable(known member, inv Invitation) error {
+	if known.Reads == nil || m.book.knows(inv.Cluster, known.Reads, inv.Fingerprint) {
 		return nil
 	}
-	sum, _, err := stranger.Fingerprint([]byte(known.Reads.CA))
-	if err == nil && sum == inv.Fingerprint {
-		return nil
-	}
+	sum, _, _ := stranger.Fingerprint([]byte(known.Reads.CA))
 	return fmt.Errorf("there is a peer %s with another authority (fingerprint %s, in the invitation %s); if it is to be replaced, `causeway disconnect %s` first",
 		inv.Cluster, hex.EncodeToString(sum[:8]), hex.EncodeToString(inv.Fingerprint[:8]), inv.Cluster)
 }
@@ -114,34 +110,33 @@ func (m *Manager) exchange(
 		return reading{}, err
 	}
 	defer func() { _ = conn.Close() }()
-	chain, claims, err := m.converse(ctx, inv.Cluster, out, conn, offer, []byte(mine.Key), authority, step)
+	chain, theirs, err := m.converse(ctx, inv.Cluster, out, conn, offer, []byte(mine.Key), authority, step)
 	if err != nil {
 		return reading{}, explain(inv.Cluster, err)
 	}
-	return reading{CA: string(authority), Cert: string(chain), Key: mine.Key, Claims: claims}, nil
+	return reading{CA: string(authority), Cert: string(chain), Key: mine.Key, ID: theirs.ID, Claims: theirs.Claims}, nil
 }
 
 // converse is the joining side of the exchange. It returns what the other side signed
-// and claims.
+// and says of itself.
 func (m *Manager) converse(
 	ctx context.Context, inviter string, out time.Time, conn *grpc.ClientConn, offer *joinpb.Offer, key, authority []byte, step func(string, bool),
-) (chain []byte, claims []trust.Claim, err error) {
+) (chain []byte, theirs Facts, err error) {
 	stream, answer, err := open(ctx, conn, offer)
 	if err != nil {
-		return nil, nil, err
+		return nil, theirs, err
 	}
-	theirs, err := m.vet(inviter, answer)
-	if err != nil {
-		return nil, nil, err
+	if theirs, err = m.vet(inviter, answer); err != nil {
+		return nil, theirs, err
 	}
 	step(heldTo(inviter, theirs.Claims), false)
 	until, err := m.checkChain(inviter, authority, answer.GetChain(), key)
 	if err != nil {
-		return nil, nil, err
+		return nil, theirs, err
 	}
 	step(fmt.Sprintf("%s signed a certificate to read it with, valid until %s", inviter, until.UTC().Format(time.RFC3339)), false)
 	if len(offer.Authority) == 0 {
-		return answer.GetChain(), theirs.Claims, nil
+		return answer.GetChain(), theirs, nil
 	}
 	step(m.ownClaims(), false)
 	if text := m.outside(); text != "" {
@@ -149,22 +144,22 @@ func (m *Manager) converse(
 	}
 	back, err := m.sign(ctx, inviter, out, answer.GetRequest())
 	if err != nil {
-		return nil, nil, err
+		return nil, theirs, err
 	}
 	certificate := &joinpb.JoinRequest_Certificate{Certificate: &joinpb.Certificate{Chain: back}}
 	if err := stream.Send(&joinpb.JoinRequest{Step: certificate}); err != nil {
 		_, err = stream.Recv() // has the reason
-		return nil, nil, err
+		return nil, theirs, err
 	}
 	done, err := stream.Recv()
 	if err != nil {
-		return nil, nil, err
+		return nil, theirs, err
 	}
 	if done.GetDone() == nil {
-		return nil, nil, errors.New("the exchange did not come to its end")
+		return nil, theirs, errors.New("the exchange did not come to its end")
 	}
 	step(fmt.Sprintf("%s has a certificate to read this cluster with, and does", inviter), false)
-	return answer.GetChain(), theirs.Claims, nil
+	return answer.GetChain(), theirs, nil
 }
 
 // vet returns what the inviting cluster says of itself, unless that speaks against
@@ -178,7 +173,7 @@ func (m *Manager) vet(inviter string, answer *joinpb.Answer) (Facts, error) {
 		return Facts{}, fmt.Errorf("%s calls itself %s", inviter, theirs.Name)
 	}
 	if wrong := m.unfit(theirs); len(wrong) > 0 {
-		return Facts{}, errors.New(strings.Join(wrong, "; "))
+		return Facts{}, errors.New(said(wrong))
 	}
 	if len(answer.GetChain()) > maxPEM {
 		return Facts{}, fmt.Errorf("the chain that %s signed has more than %d bytes", inviter, maxPEM)

@@ -101,14 +101,15 @@ func (m *Manager) declare(ctx context.Context, d declaration, step func(string, 
 	step(fmt.Sprintf("%s answers at %s, with the id %d", d.name, strings.Join(d.Endpoints, ", "), config.ID), false)
 	wrong := m.unfit(Facts{Name: d.name, ID: config.ID, Size: config.Size, Version: m.cfg.Version, Time: time.Now(), Claims: d.claims})
 	if config.ID != d.id {
-		wrong = append(wrong, fmt.Sprintf("the cluster there has the id %d, not %d (--id)", config.ID, d.id))
+		wrong = append(wrong, problem{text: fmt.Sprintf("the cluster there has the id %d, not %d (--id)", config.ID, d.id)})
 	}
 	if err := m.idTaken(d.name, config.ID); err != nil && len(wrong) == 0 {
-		wrong = append(wrong, err.Error())
+		wrong = append(wrong, problem{text: err.Error()})
 	}
 	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, "; "))
+		return errors.New(said(wrong))
 	}
+	d.ID = config.ID
 	step(heldTo(d.name, d.claims), false)
 	if err := m.keep(ctx, d.name, known.Out, d.reading); err != nil {
 		return err

@@ -25,6 +25,9 @@ import (
 // all that is known of each cluster, for a start without etcd's.
 type files struct{ dir string }
 
+// peer is the peer file of a cluster.
+func (f files) peer(name string) string { return filepath.Join(f.dir, name) }
+
 // membersDir is named as no cluster can be.
 func (f files) membersDir() string { return filepath.Join(f.dir, ".members") }
 
@@ -100,7 +103,7 @@ func (f files) load() (map[string]member, error) {
 // Each file is replaced as a whole; the peer file comes last and goes first. What
 // can not be written leaves no peer that is to go.
 func (f files) save(name string, m member) error {
-	file := filepath.Join(f.dir, name)
+	file := f.peer(name)
 	if m.Reads == nil {
 		gone := f.remove(file, file+".key", file+".crt", file+".ca.crt", filepath.Join(f.dir, "."+name+".key.next"), f.origin(name))
 		return errors.Join(gone, pki.WriteFile(f.member(name), m.encode(), 0o600))

@@ -57,7 +57,11 @@ func (s *membership) Issue(ctx context.Context, r *joinpb.IssueRequest) (*joinpb
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	if err := s.keepReader(ctx, name, known.Out, reader{Ends: ends, ID: id}); err != nil {
+	err = s.keepReader(ctx, name, known.Out, reader{Ends: ends, ID: id})
+	if errors.Is(err, errTaken) || errors.Is(err, errPutOut) {
+		return nil, status.Errorf(codes.FailedPrecondition, "%s gets no certificate: %v", name, err)
+	}
+	if err != nil {
 		return nil, status.Errorf(codes.Unavailable, "that %s reads this cluster can not be kept: %v", name, err)
 	}
 	out.Ends = timestamppb.New(ends)
@@ -90,36 +94,20 @@ func (m *Manager) issuable(name string, id cluster.ID, known member, renew bool)
 
 // idTaken refuses an id that another peer or reader has.
 func (m *Manager) idTaken(name string, id cluster.ID) error {
-	for _, p := range m.cfg.Peers() {
-		if p.ID == id && p.Name != name {
-			return fmt.Errorf("%s is a peer of %s and has the id %d: every cluster of a mesh has an id of its own", p.Name, m.cfg.Cluster.Name, id)
-		}
-		if p.ID != 0 && p.ID != id && p.Name == name {
-			return fmt.Errorf("%s, which is a peer of %s, has the id %d, not %d", name, m.cfg.Cluster.Name, p.ID, id)
-		}
+	if p, ok := m.peer(name); ok && p.ID != 0 && p.ID != id {
+		return fmt.Errorf("%s, which is a peer of %s, has the id %d, not %d", name, m.cfg.Cluster.Name, p.ID, id)
 	}
-	if reader, taken := m.readerWith(id, name); taken {
-		return fmt.Errorf("%s reads %s and has the id %d: every cluster of a mesh has an id of its own", reader, m.cfg.Cluster.Name, id)
+	if has := m.sameID(id, name, m.book.all()); len(has) > 0 {
+		return fmt.Errorf("%s, and has the id %d: every cluster of a mesh has an id of its own", has[0], id)
 	}
 	return nil
-}
-
-// readerWith returns the reader, another than a cluster itself, whose certificate was
-// issued for an id.
-func (m *Manager) readerWith(id cluster.ID, not string) (name string, ok bool) {
-	for name, known := range m.book.all() {
-		if known.Reader.issued() && known.Reader.ID == id && name != not {
-			return name, true
-		}
-	}
-	return "", false
 }
 
 // keepReader keeps that another cluster may read this one, unless it was put out since
 // out was read.
 func (m *Manager) keepReader(ctx context.Context, name string, out time.Time, r reader) error {
 	r.Since = time.Now().UTC().Truncate(time.Second)
-	return m.book.update(ctx, name, func(old member) (member, error) {
+	return m.book.admit(ctx, name, m.judge(Facts{Name: name, ID: r.ID}), func(old member) (member, error) {
 		if !old.Out.Equal(out) {
 			return old, errPutOut
 		}

@@ -51,7 +51,7 @@ func TestIssue(t *testing.T) {
 	for want, request := range map[string]*joinpb.IssueRequest{
 		"west has a certificate until":    {Name: "west", Id: 2},
 		"have the id 1":                   {Name: "north", Id: 1},
-		"west reads east and has the id":  {Name: "north", Id: 2},
+		"west, which reads east, and has the id":  {Name: "north", Id: 2},
 		"was issued here with its key":    {Name: "north", Renew: true},
 		"is this cluster itself":          {Name: "east", Id: 2},
 		"cluster id 0 is not within":      {Name: "north"},

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,8 +74,6 @@ type Manager struct {
 	invitations invitations
 	metrics     *metrics
 	log         *slog.Logger
-
-	keeping sync.Mutex // from the last look at what others claim to when the claims are kept
 }
 
 // New returns a Manager that does nothing until Run. It takes in what an earlier
@@ -127,19 +124,11 @@ func (m *Manager) facts() Facts {
 }
 
 // unfit returns what speaks against another cluster, as far as this one can see.
-func (m *Manager) unfit(theirs Facts) []string {
-	out := Compare(m.facts(), theirs)
-	for _, p := range m.cfg.Peers() {
-		if p.ID == theirs.ID && p.Name != theirs.Name {
-			out = append(out, fmt.Sprintf("%s has the id %d, as has %s, which is a peer of %s: every cluster of a mesh has an id of its own (--cluster-id)",
-				theirs.Name, theirs.ID, p.Name, m.cfg.Cluster.Name))
-		}
+func (m *Manager) unfit(theirs Facts) (out []problem) {
+	for _, text := range Compare(m.facts(), theirs) {
+		out = append(out, problem{text: text})
 	}
-	if reader, taken := m.readerWith(theirs.ID, theirs.Name); taken {
-		out = append(out, fmt.Sprintf("%s has the id %d, as has %s, which reads %s: every cluster of a mesh has an id of its own (--cluster-id)",
-			theirs.Name, theirs.ID, reader, m.cfg.Cluster.Name))
-	}
-	return append(out, m.unclaimable(theirs)...)
+	return append(out, m.taken(theirs, m.book.all())...)
 }
 
 // peer returns the session with a cluster.

@@ -16,6 +16,9 @@ const (
 	memberPrefix     = "causeway/members/v1/"
 	invitationPath   = "causeway/invitations/v1/"
 	invitationOfUsed = "causeway/invitations-used/v1/"
+	// admissionKey counts the clusters that were admitted: who admits one compares it
+	// with what it was before the look at all others.
+	admissionKey = "causeway/admissions/v1"
 )
 
 // member is what joining and leaving left of another cluster. It stands in etcd
@@ -64,7 +67,9 @@ type reading struct {
 	// Since is when it joined, Invitation which one was used.
 	Since      time.Time `json:"since"`
 	Invitation string    `json:"invitation"`
-	// Claims are what it said that it has, agreed at Since.
+	// ID and Claims are what it said that it has, agreed at Since; 0 in records of before
+	// the id was kept.
+	ID     cluster.ID    `json:"id,omitempty"`
 	Claims []trust.Claim `json:"claims,omitempty"`
 	// OneWay says that it did not join: it was declared by an etcd client's
 	// configuration, and the key was made there. Claims are the operator's.

@@ -183,24 +183,35 @@ func (s *inviter) check(ctx context.Context, g guest) error {
 			"%s was put out after the invitation was made, and comes back by a newer one only: `causeway invite --peer %s`", theirs.Name, theirs.Name)
 	}
 	wrong := s.unfit(theirs)
+	add := func(format string, args ...any) { wrong = append(wrong, problem{text: fmt.Sprintf(format, args...)}) }
 	known := g.known.Reads
 	session, isPeer := s.peer(theirs.Name)
 	again := known != nil && known.Invitation == hex.EncodeToString(offer.GetId())
 	if reads := g.known.Reader; reads != nil && known == nil && inv.Peer == "" && reads.Invitation != hex.EncodeToString(offer.GetId()) {
-		wrong = append(wrong, fmt.Sprintf("a cluster %s reads %s already, since %s; if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
-			theirs.Name, s.cfg.Cluster.Name, reads.Since.Format(time.RFC3339), theirs.Name))
+		add("a cluster %s reads %s already, since %s; if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
+			theirs.Name, s.cfg.Cluster.Name, reads.Since.Format(time.RFC3339), theirs.Name)
 	}
 	if (isPeer || known != nil) && inv.Peer == "" && !again {
-		wrong = append(wrong, fmt.Sprintf("%s has a peer %s already (%s); if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
-			s.cfg.Cluster.Name, theirs.Name, session.State, theirs.Name))
+		add("%s has a peer %s already (%s); if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
+			s.cfg.Cluster.Name, theirs.Name, session.State, theirs.Name)
 	}
 	if len(offer.GetAuthority()) > 0 {
-		wrong = append(wrong, s.unreadable(ctx, theirs, offer)...)
+		for _, text := range s.unreadable(ctx, theirs, offer) {
+			add("%s", text)
+		}
 	}
 	if len(wrong) > 0 {
-		return s.refuse(reasonUnfit, codes.FailedPrecondition, "%s", strings.Join(wrong, "; "))
+		s.logTaken(theirs.Name, wrong)
+		return s.refuse(reasonUnfit, codes.FailedPrecondition, "%s", told(wrong))
 	}
 	return nil
+}
+
+// logTaken says at home what a guest is not told: which other cluster has what it wants.
+func (s *inviter) logTaken(name string, wrong []problem) {
+	if slices.ContainsFunc(wrong, func(p problem) bool { return p.guest != "" }) {
+		s.log.Warn("joining cluster wants what another one has", "cluster", name, "problems", said(wrong))
+	}
 }
 
 // unreadable returns why we could not read the joining cluster. Of the authority in
@@ -252,13 +263,14 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 	}
 	err = s.keep(ctx, theirs.Name, g.known.Out, reading{
 		Endpoints: endpoints(reached), CA: string(offer.GetAuthority()), Cert: string(chain), Key: string(key),
-		Invitation: hex.EncodeToString(offer.GetId()), Claims: theirs.Claims,
+		Invitation: hex.EncodeToString(offer.GetId()), ID: theirs.ID, Claims: theirs.Claims,
 	})
-	switch {
-	case errors.Is(err, errPutOut):
+	if errors.Is(err, errPutOut) {
 		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%s is not kept as a peer: %v", theirs.Name, err)
-	case errors.Is(err, errClaimed):
-		return s.refuse(reasonUnfit, codes.FailedPrecondition, "%s is not kept as a peer: %v", theirs.Name, err)
+	}
+	if taken, ok := errors.AsType[takenError](err); ok {
+		s.logTaken(theirs.Name, taken.problems)
+		return s.refuse(reasonUnfit, codes.FailedPrecondition, "%s is not kept as a peer: %v: %s", theirs.Name, errTaken, told(taken.problems))
 	}
 	if err != nil {
 		return s.refuse(reasonInternal, codes.Unavailable, "%s can not be kept as a peer: %v", theirs.Name, err)
@@ -269,19 +281,11 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 // errPutOut is for a cluster that was put out while it joined.
 var errPutOut = errors.New("it was put out meanwhile, and needs a new invitation to come back")
 
-// errClaimed is for a cluster whose ranges another one got while it joined.
-var errClaimed = errors.New("another cluster joined meanwhile")
-
-// keep makes another cluster a peer, unless it was put out since out was read, or what
-// it claims has become another one's.
+// keep makes another cluster a peer, unless it was put out since out was read, or its id
+// or what it claims has become another one's: that is a takenError.
 func (m *Manager) keep(ctx context.Context, name string, out time.Time, r reading) error {
-	m.keeping.Lock()
-	defer m.keeping.Unlock()
-	if wrong := m.unclaimable(Facts{Name: name, Claims: r.Claims}); len(wrong) > 0 {
-		return fmt.Errorf("%w: %s", errClaimed, strings.Join(wrong, "; "))
-	}
 	r.Since = time.Now().UTC().Truncate(time.Second)
-	return m.book.update(ctx, name, func(old member) (member, error) {
+	return m.book.admit(ctx, name, m.judge(Facts{Name: name, ID: r.ID, Claims: r.Claims}), func(old member) (member, error) {
 		if !old.Out.Equal(out) {
 			return old, errPutOut
 		}

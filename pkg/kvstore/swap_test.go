@@ -33,6 +33,29 @@ func TestCompareAndPut(t *testing.T) {
 	}
 }
 
+// All keys are written, or none.
+func TestSwapAll(t *testing.T) {
+	t.Parallel()
+	_, c := startStore(t)
+	ctx := testContext(t)
+	put(t, c, "a", "1")
+	for _, step := range []struct {
+		swaps []Swap
+		want  bool
+	}{
+		{[]Swap{{Key: "a", Old: []byte("1"), Found: true, Value: []byte("2")}, {Key: "b", Old: []byte("x"), Found: true, Value: []byte("y")}}, false},
+		{[]Swap{{Key: "a", Old: []byte("1"), Found: true, Value: []byte("2")}, {Key: "b", Value: []byte("y")}}, true},
+		{[]Swap{{Key: "a", Old: []byte("2"), Found: true, Value: []byte("3")}, {Key: "b", Value: []byte("z")}}, false},
+	} {
+		if done, err := c.SwapAll(ctx, step.swaps...); err != nil || done != step.want {
+			t.Errorf("%+v: %t, %v", step, done, err)
+		}
+	}
+	if got := contents(t, c, ""); got["a"] != "2" || got["b"] != "y" {
+		t.Errorf("left: %v", got)
+	}
+}
+
 // Of many who change one value at a time each change is kept.
 func TestCompareAndPutLosesNothing(t *testing.T) {
 	t.Parallel()
