@@ -1,6 +1,10 @@
 package merge
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
 
 // Sink takes what changed for the nodes. It is called with one delta at a
 // time, in order, and must not block: everybody who has something to say to
@@ -20,6 +24,7 @@ type Engine struct {
 	state   *State
 	sink    Sink
 	parties map[string]func(Ruling)
+	watcher func([]service.Name)
 }
 
 // NewEngine returns an engine with an empty state for the cluster of that
@@ -80,6 +85,15 @@ func (e *Engine) Hear(cluster string, fn func(Ruling)) {
 	}
 }
 
+// Watch calls fn with the services of which something changed, from now on. It is
+// called before anything is applied, or not at all; fn must not block, nor call the
+// engine.
+func (e *Engine) Watch(fn func([]service.Name)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.watcher = fn
+}
+
 // Read calls fn with the state, which stays as it is meanwhile. fn must not
 // keep it, nor call the engine.
 func (e *Engine) Read(fn func(*State)) {
@@ -91,6 +105,9 @@ func (e *Engine) Read(fn func(*State)) {
 func (e *Engine) give(delta Delta) {
 	if !delta.Empty() {
 		e.sink.Apply(delta)
+	}
+	if touched := e.state.Touched(); e.watcher != nil && len(touched) > 0 {
+		e.watcher(touched)
 	}
 	for _, r := range e.state.Rulings() {
 		if fn := e.parties[r.Cluster]; fn != nil {

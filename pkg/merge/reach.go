@@ -265,7 +265,7 @@ func (r *routing) peer(cluster string, s *side, m *member, delta *Delta) {
 // Reroute looks anew at how packets go to a cluster, and returns what that changes
 // for the nodes.
 func (s *State) Reroute(cluster string) (delta Delta) {
-	s.rulings = nil
+	s.rulings, s.touched = nil, nil
 	if m := s.clusters[cluster]; m != nil && s.routing != nil {
 		s.routing.peer(cluster, s.routing.side(cluster), m, &delta)
 	}

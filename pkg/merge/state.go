@@ -30,6 +30,7 @@ type State struct {
 	addresses  *holdings[netip.Prefix, endpoint.Owner]
 	means      meanings
 	rulings    []Ruling
+	touched    []service.Name
 	routing    *routing // nil while nobody asks for it
 }
 
@@ -94,6 +95,7 @@ func (s *State) Apply(cluster string, u Update) Delta {
 	}
 
 	touched := touches{}
+	s.touched = nil
 	for name, svc := range u.Services {
 		s.setService(m, cluster, name, svc, touched)
 	}
@@ -102,6 +104,7 @@ func (s *State) Apply(cluster string, u Update) Delta {
 	}
 	for name, t := range touched {
 		s.refresh(cluster, name, t, &delta.Services)
+		s.touched = append(s.touched, name)
 	}
 	if m.empty() {
 		delete(s.clusters, cluster)
@@ -112,6 +115,10 @@ func (s *State) Apply(cluster string, u Update) Delta {
 // Rulings returns whose claims to addresses the last Apply or Remove decided
 // otherwise than before.
 func (s *State) Rulings() []Ruling { return s.rulings }
+
+// Touched returns the services of which the last Apply or Remove changed something,
+// in no order.
+func (s *State) Touched() []service.Name { return s.touched }
 
 // Remove forgets a cluster and returns what that changes for the nodes. It is
 // the same as deleting every key of it.
@@ -125,7 +132,7 @@ func (s *State) Remove(cluster string) Delta {
 func (s *State) removeSome(cluster string, most int) (delta Delta, more bool) {
 	m := s.clusters[cluster]
 	if m == nil {
-		s.rulings = nil
+		s.rulings, s.touched = nil, nil
 		return Delta{}, false
 	}
 	var u Update

@@ -198,12 +198,15 @@ func (x *index) service(s *corev1.Service, deleted bool) {
 
 func (x *index) slice(s *discoveryv1.EndpointSlice, deleted bool) {
 	name := merge.SliceName{Namespace: s.Namespace, Name: s.Name}
+	// What holds other clusters' backends is not known here at all: neither peers nor
+	// the own nodes are told of it.
+	deleted = deleted || service.IsMirrored(s.Labels)
 	if old := x.slices[name]; old != nil {
 		x.unlinkSlice(name, old)
 	}
 	store(x.slices, name, s, deleted)
 	x.dirty.slices.add(name)
-	if owner := sliceOwner(s); owner.Name != "" {
+	if owner := sliceOwner(s); owner.Name != "" && !service.IsMirrored(s.Labels) {
 		x.dirty.services.add(owner)
 		if !deleted {
 			link(x.slicesByService, owner, name)

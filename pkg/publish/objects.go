@@ -25,6 +25,7 @@ type objects struct {
 	layout wire.Layout
 	log    *slog.Logger
 	mesh   *mesh
+	tell   func(name service.Name, uid string, problems []error) // may be nil
 	// intents are how services were published last.
 	intents map[service.Name]intent
 
@@ -35,8 +36,8 @@ type objects struct {
 // intent is what of a service decides about its slices.
 type intent struct{ global, shared bool }
 
-func newObjects(o origin, l wire.Layout, m *mesh, log *slog.Logger) *objects {
-	return &objects{origin: o, layout: l, mesh: m, log: log, intents: map[service.Name]intent{}, wrong: map[string]string{}}
+func newObjects(o origin, l wire.Layout, m *mesh, tell func(service.Name, string, []error), log *slog.Logger) *objects {
+	return &objects{origin: o, layout: l, mesh: m, tell: tell, log: log, intents: map[service.Name]intent{}, wrong: map[string]string{}}
 }
 
 func (b *objects) problems() []string {
@@ -121,6 +122,9 @@ func (b *objects) service(x *index, name service.Name, out publication) {
 		b.decide(x, name, intent{})
 		out.update.Services[name], out.keys[key] = nil, nil
 		b.report(object)
+		if b.tell != nil {
+			b.tell(name, "", nil)
+		}
 		return
 	}
 	s, problems := b.origin.service(raw, keptAtHome(x.namespaces[name.Namespace]))
@@ -137,6 +141,9 @@ func (b *objects) service(x *index, name service.Name, out publication) {
 		}
 	}
 	b.report(object, problems...)
+	if b.tell != nil {
+		b.tell(name, string(raw.UID), problems)
+	}
 }
 
 // decide marks a service's slices when it becomes global or shared, or ceases

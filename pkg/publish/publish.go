@@ -50,6 +50,9 @@ type Config struct {
 	Etcd    *kvstore.Client
 	// Local receives the cluster's own part, from two goroutines.
 	Local func(merge.Update)
+	// Wrong is told what is wrong with a Service, each time when that was looked at;
+	// nil where nobody wants to know. It must not block.
+	Wrong func(name service.Name, uid string, problems []error)
 	// Filter decides which labels make up an identity.
 	Filter identity.Filter
 	// Election decides when this process writes to Etcd, where several share
@@ -121,7 +124,7 @@ func New(cfg Config) *Publisher {
 	}
 	p.wire = newSequence(layout, p.writer.Set, p.writer.Delete)
 	p.mesh = newMesh(cfg, func() { poke(p.wakePods) })
-	p.objects = newObjects(p.origin, layout, p.mesh, cfg.Logger)
+	p.objects = newObjects(p.origin, layout, p.mesh, cfg.Wrong, cfg.Logger)
 	p.pods = newWorkloads(p.origin, layout, cfg.Filter,
 		newAllocator(cfg, identitySpace(cfg.Cluster.ID, cfg.Cluster.Size), cfg.IdentitiesFile, func() { poke(p.wakePods) }))
 	newMetrics(cfg.Registerer, p)

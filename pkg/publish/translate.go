@@ -154,11 +154,19 @@ func (o origin) service(s *corev1.Service, home bool) (*service.Service, []error
 		Global: intent.Global && !home, Shared: intent.Shared && !home,
 		Affinity: intent.Affinity,
 		Headless: s.Spec.ClusterIP == corev1.ClusterIPNone,
+		UID:      string(s.UID),
+	}
+	ports := servicePorts(s)
+	mirror, problem := service.ParseMirror(s.Annotations, needsMirror(s))
+	if problem != nil {
+		problems = append(problems, problem)
+	}
+	if out.Global && mirror && s.Spec.Type != corev1.ServiceTypeExternalName {
+		out.Mirror = mirrorOf(s, ports)
 	}
 	if out.Headless {
 		return out, problems
 	}
-	ports := servicePorts(s)
 	for _, ip := range clusterIPs(s) {
 		out.Frontends = append(out.Frontends, service.Frontend{IP: ip, Ports: ports})
 	}
@@ -172,6 +180,24 @@ func (o origin) service(s *corev1.Service, home bool) (*service.Service, []error
 		problems = append(problems, errNoClusterIP)
 	}
 	return out, problems
+}
+
+// needsMirror reports whether clients of a Service come by ways that no hook of a
+// node sees: by DNS, or from outside.
+func needsMirror(s *corev1.Service) bool {
+	return s.Spec.ClusterIP == corev1.ClusterIPNone ||
+		s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer
+}
+
+func mirrorOf(s *corev1.Service, ports []service.Port) *service.Mirror {
+	ports = slices.Clone(ports) // frontends have theirs in their own order
+	slices.SortFunc(ports, service.ComparePorts)
+	m := &service.Mirror{Ports: ports}
+	for _, family := range s.Spec.IPFamilies {
+		m.IPv4 = m.IPv4 || family == corev1.IPv4Protocol
+		m.IPv6 = m.IPv6 || family == corev1.IPv6Protocol
+	}
+	return m
 }
 
 func clusterIPs(s *corev1.Service) []netip.Addr {

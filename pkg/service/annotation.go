@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -30,6 +31,9 @@ const (
 	AnnotationNamespaceGlobal = "clustermesh.cilium.io/global"
 )
 
+// ErrAnnotation is what is wrong with an annotation's value.
+var ErrAnnotation = errors.New("annotation")
+
 // Intent is what the annotations of a Service ask for.
 type Intent struct {
 	Global   bool
@@ -43,18 +47,11 @@ type Intent struct {
 func ParseAnnotations(annotations map[string]string) (Intent, []error) {
 	var problems []error
 	boolean := func(ours, theirs string, def bool) bool {
-		key, value, ok := lookup(annotations, ours, theirs)
-		if !ok {
-			return def
+		value, problem := parseBool(annotations, ours, theirs, def)
+		if problem != nil {
+			problems = append(problems, problem)
 		}
-		switch strings.ToLower(strings.TrimSpace(value)) {
-		case "true":
-			return true
-		case "false":
-			return false
-		}
-		problems = append(problems, fmt.Errorf(`annotation %s: %q is neither "true" nor "false"; taken as %q`, key, value, fmt.Sprint(def)))
-		return def
+		return value
 	}
 	intent := Intent{Affinity: AffinityNone}
 	intent.Global = boolean(AnnotationGlobal, AnnotationGlobalCilium, false)
@@ -64,10 +61,24 @@ func ParseAnnotations(annotations map[string]string) (Intent, []error) {
 		case AffinityNone, AffinityLocal, AffinityRemote:
 			intent.Affinity = a
 		default:
-			problems = append(problems, fmt.Errorf(`annotation %s: %q is none of "none", "local", "remote"; taken as "none"`, key, value))
+			problems = append(problems, fmt.Errorf(`%w %s: %q is none of "none", "local", "remote"; taken as "none"`, ErrAnnotation, key, value))
 		}
 	}
 	return intent, problems
+}
+
+func parseBool(annotations map[string]string, ours, theirs string, def bool) (bool, error) {
+	key, value, ok := lookup(annotations, ours, theirs)
+	if !ok {
+		return def, nil
+	}
+	switch strings.ToLower(strings.TrimSpace(value)) {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return def, fmt.Errorf(`%w %s: %q is neither "true" nor "false"; taken as %q`, ErrAnnotation, key, value, fmt.Sprint(def))
 }
 
 func lookup(annotations map[string]string, keys ...string) (key, value string, ok bool) {

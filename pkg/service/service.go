@@ -84,6 +84,10 @@ type Service struct {
 	Headless bool
 	// Rules too is known for the own cluster's services only.
 	Rules
+	// UID and Mirror too. Mirror is nil where the own cluster's Kubernetes is not
+	// told remote backends.
+	UID    string
+	Mirror *Mirror
 }
 
 // Rules are what a Service says about its own cluster's clients.

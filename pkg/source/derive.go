@@ -86,6 +86,9 @@ func (d *deriver) learn(o Object) {
 		}
 		d.dirty[name] = true
 	case *discoveryv1.EndpointSlice:
+		if isMirrored(o) {
+			return // of other clusters' pods: the Service still needs its own
+		}
 		service := serviceOf(o)
 		d.own[service]++
 		d.dirty[service] = true
@@ -110,6 +113,9 @@ func (d *deriver) forget(o Object) {
 		}
 		d.dirty[name] = true
 	case *discoveryv1.EndpointSlice:
+		if isMirrored(o) {
+			return
+		}
 		service := serviceOf(o)
 		if d.own[service]--; d.own[service] == 0 {
 			delete(d.own, service)

@@ -13,6 +13,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
 // endpointLines says what slices hold, in a form that does not depend on how
@@ -228,11 +230,11 @@ func TestDeriveDivides(t *testing.T) {
 		s := c.Object.(*discoveryv1.EndpointSlice)
 		slicesByName[s.Name] = s
 		endpoints += len(s.Endpoints)
-		if len(s.Endpoints) > maxEndpoints {
+		if len(s.Endpoints) > service.MaxDivided {
 			t.Errorf("%s has %d endpoints", s.Name, len(s.Endpoints))
 		}
 	}
-	if endpoints != n || len(slicesByName) > n/maxEndpoints*2 {
+	if endpoints != n || len(slicesByName) > n/service.MaxDivided*2 {
 		t.Errorf("%d endpoints in %d slices", endpoints, len(slicesByName))
 	}
 	d.update(pod("web-7"), pod("web-7", notReady))
@@ -322,11 +324,11 @@ func TestDivideIsAPartition(t *testing.T) {
 		var members []member
 		for i := range n {
 			name := fmt.Sprint(i)
-			members = append(members, member{hash: hashOf(name), endpoint: discoveryv1.Endpoint{Addresses: []string{name}}})
+			members = append(members, member{hash: service.Hash(name), endpoint: discoveryv1.Endpoint{Addresses: []string{name}}})
 		}
 		parts := make(map[string]int)
 		seen := make(map[string]bool)
-		divide("web", members, 0, func(name string, part []member) {
+		service.Divide("web", members, func(m member) uint64 { return m.hash }, func(name string, part []member) {
 			parts[name]++
 			for _, m := range part {
 				seen[m.endpoint.Addresses[0]] = true
@@ -335,5 +337,31 @@ func TestDivideIsAPartition(t *testing.T) {
 		if len(seen) != n || slices.Max(slices.Collect(maps.Values(parts))) != 1 {
 			t.Errorf("%d of %d members in parts %v", len(seen), n, parts)
 		}
+	}
+}
+
+// TestMirroredIsNoSlice derives a Service's slices although another cluster's backends
+// stand in one: those are not the Service's own.
+func TestMirroredIsNoSlice(t *testing.T) {
+	d := newDeriver()
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: corev1.ServiceSpec{
+		Selector: map[string]string{"app": "web"}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+	}}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-0", Labels: map[string]string{"app": "web"}},
+		Status:     corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.1.0.1"}}},
+	}
+	mirrored := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-far", Labels: map[string]string{
+		service.LabelServiceName: "web", service.LabelManagedBy: service.ManagedBy,
+	}}}
+	for _, o := range []Object{s, pod, mirrored} {
+		d.update(nil, o)
+	}
+	if got := d.flush(); len(got) != 1 {
+		t.Errorf("%d slices derived, want one", len(got))
+	}
+	d.update(mirrored, nil)
+	if got := d.flush(); len(got) != 0 {
+		t.Errorf("%d changes when the mirrored slice goes", len(got))
 	}
 }

@@ -63,13 +63,13 @@ func TestManifestsKilled(t *testing.T) {
 	t.Parallel()
 	dir, state := t.TempDir(), t.TempDir()
 	write(t, dir, "other.yaml", namespace("other")+"---\n"+namespace("gone"))
-	write(t, dir, "a.yaml", service("first", ""))
+	write(t, dir, "a.yaml", serviceYAML("first", ""))
 	c := startChild(t, dir, state)
 	c.until("complete")
 	for i := range 3 {
 		// Small and large, so that writing it takes its time.
 		text := strings.Repeat("# "+strings.Repeat("x", 1000)+"\n", 1+i*500)
-		write(t, dir, "a.yaml", text+service(fmt.Sprintf("web-%d", i), ""))
+		write(t, dir, "a.yaml", text+serviceYAML(fmt.Sprintf("web-%d", i), ""))
 		if i == 0 {
 			c.until("apply Service default/first") // deletions come first
 		} else {

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-mesh/causeway/pkg/kube"
+	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
 // KubernetesConfig says which API server is followed and who receives what it has.
@@ -72,7 +73,7 @@ func (k *Kubernetes) Run(ctx context.Context) error {
 	for _, kind := range Kinds() {
 		followers.Go(func() {
 			k.cfg.Client.Follow(ctx, kube.FollowConfig{
-				Resource: resourceOf(kind),
+				Resource: resourceOf(kind), Labels: labelsOf(kind),
 				Reduce: func(o runtime.Object) runtime.Object {
 					if known, ok := o.(Object); ok {
 						return reduce(known)
@@ -211,6 +212,15 @@ func (k *Kubernetes) problems() []Problem {
 		}
 	}
 	return problems
+}
+
+// labelsOf returns the selector of a kind's objects, "" for all: what a mesh wrote of
+// other clusters' backends is no part of this cluster.
+func labelsOf(kind Kind) string {
+	if kind != KindEndpointSlice {
+		return ""
+	}
+	return fmt.Sprintf("%s notin (%s,%s)", service.LabelManagedBy, service.ManagedBy, service.ManagedByCilium)
 }
 
 // resourceOf returns a kind as the API names it.

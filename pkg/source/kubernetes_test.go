@@ -104,6 +104,13 @@ addressType: IPv4
 ports: [{name: "", port: 8080}]
 endpoints: [{addresses: [10.200.0.5], conditions: {ready: true}}]
 ---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-mirrored, namespace: NAME, labels: {kubernetes.io/service-name: web, endpointslice.kubernetes.io/managed-by: causeway.io}}
+addressType: IPv4
+ports: [{name: "", port: 8080}]
+endpoints: [{addresses: [10.9.0.5], conditions: {ready: true}}]
+---
 apiVersion: v1
 kind: Node
 metadata: {name: NAME, labels: {zone: a}}

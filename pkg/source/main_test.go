@@ -250,8 +250,8 @@ func dump(t testing.TB, name string) []byte {
 	return text
 }
 
-// service returns a manifest of a Service without selector.
-func service(name, annotation string) string {
+// serviceYAML returns a manifest of a Service without selector.
+func serviceYAML(name, annotation string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata:\n  name: %s\n  annotations: {note: %q}\nspec:\n  ports: [{port: 80}]\n", name, annotation)
 }
 

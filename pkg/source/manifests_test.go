@@ -21,7 +21,7 @@ func TestManifestsFollow(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", namespace("a"))
 	write(t, dir, "sub/folder/b.json", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"b"}}`)
-	write(t, dir, "c.yml", service("c", "1"))
+	write(t, dir, "c.yml", serviceYAML("c", "1"))
 	for _, name := range []string{"a.yaml~", "#a.yaml#", ".a.yaml", ".a.yaml.swp", "README.md", ".git/x.yaml"} {
 		write(t, dir, name, "kind: [")
 	}
@@ -31,7 +31,7 @@ func TestManifestsFollow(t *testing.T) {
 		t.Errorf("first listing (-want +got):\n%s", diff)
 	}
 
-	write(t, dir, "c.yml", service("c", "2"))
+	write(t, dir, "c.yml", serviceYAML("c", "2"))
 	r.until("change", func() bool { return r.get("Service default/c").GetAnnotations()["note"] == "2" })
 	write(t, dir, "new/d.yaml", namespace("d"))
 	r.untilNames("Namespace a", "Namespace b", "Namespace d", "Service default/c")
@@ -57,10 +57,10 @@ func TestManifestsOrder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	slice := "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: a}}\naddressType: IPv4\nendpoints: []\n"
-	write(t, dir, "a.yaml", service("a", "")+slice)
+	write(t, dir, "a.yaml", serviceYAML("a", "")+slice)
 	r := start(t, dir, t.TempDir())
 	r.untilComplete()
-	write(t, dir, "a.yaml", service("b", "")+"---\n"+namespace("z"))
+	write(t, dir, "a.yaml", serviceYAML("b", "")+"---\n"+namespace("z"))
 	r.untilNames("Namespace z", "Service default/b")
 	want := []string{
 		"+Service default/a", "+EndpointSlice default/s",
@@ -244,8 +244,8 @@ func TestManifestsRemovedWhileAway(t *testing.T) {
 func TestManifestsDuplicates(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, dir, "a.yaml", service("web", "a"))
-	write(t, dir, "b.yaml", namespace("x")+"---\n"+service("web", "b")+"---\n"+service("db", "b"))
+	write(t, dir, "a.yaml", serviceYAML("web", "a"))
+	write(t, dir, "b.yaml", namespace("x")+"---\n"+serviceYAML("web", "b")+"---\n"+serviceYAML("db", "b"))
 	r := start(t, dir, t.TempDir())
 	r.untilComplete()
 	p := r.untilProblem("b.yaml", "Service default/web stands in a.yaml at line 1 already")
@@ -257,7 +257,7 @@ func TestManifestsDuplicates(t *testing.T) {
 		t.Errorf("content of %s counts, want a.yaml's", note())
 	}
 	r.take()
-	write(t, dir, "b.yaml", service("web", "b2"))
+	write(t, dir, "b.yaml", serviceYAML("web", "b2"))
 	r.untilNames("Service default/web")
 	if diff := cmp.Diff([]string{"-Service default/db", "-Namespace x"}, r.take()); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
@@ -267,12 +267,12 @@ func TestManifestsDuplicates(t *testing.T) {
 	if diff := cmp.Diff([]string{"+Service default/web"}, r.take()); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
 	}
-	write(t, dir, "b.yaml", service("web", "b3")+"---\n"+service("web", "b4"))
+	write(t, dir, "b.yaml", serviceYAML("web", "b3")+"---\n"+serviceYAML("web", "b4"))
 	r.untilProblem("b.yaml", "Service default/web stands in b.yaml at line 1 already")
 	if note() != "b3" {
 		t.Errorf("content %s counts, want the first", note())
 	}
-	write(t, dir, "b.yaml", service("web", "b3"))
+	write(t, dir, "b.yaml", serviceYAML("web", "b3"))
 	r.untilNoProblem()
 }
 

@@ -294,7 +294,7 @@ func parseWhole(ctx context.Context, text []byte) (content, error) {
 // FuzzParse checks that no text makes the parser panic, and that cutting Lists into
 // items makes no difference to what is in them.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte(namespace("a") + "---\n" + service("b", "c")))
+	f.Add([]byte(namespace("a") + "---\n" + serviceYAML("b", "c")))
 	f.Add([]byte("apiVersion: v1\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata:\n    name: a\n- apiVersion: v1\n  kind: Node\n  metadata: {name: b}\nkind: List\n"))
 	f.Add([]byte("apiVersion: v1\nkind: PodList\nitems:\n  - metadata: {name: a}\n  # c\n  - metadata: &x {name: b}\n  - metadata: *x\n"))
 	f.Add([]byte(`{"kind":"List","apiVersion":"v1","items":[{"kind":"Service","apiVersion":"v1","metadata":{"name":"a"},"spec":{"ports":[{"port":1}]}}]}`))

@@ -1,8 +1,6 @@
 package source
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"math"
 	"net/netip"
@@ -12,14 +10,12 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
-const (
-	// managedBy is the value of the label that tells derived slices from others.
-	managedBy = "causeway"
-	// maxEndpoints is how many a slice holds, as Kubernetes' own do.
-	maxEndpoints = 100
-)
+// managedBy is the value of the label that tells derived slices from others.
+const managedBy = "causeway"
 
 // mayServe says whether a Pod can be an endpoint at all: it has an address and
 // has not ended. Whether it is ready is told by its endpoint's conditions.
@@ -51,14 +47,14 @@ func deriveSlices(s *corev1.Service, family corev1.IPFamily, pods []*corev1.Pod,
 			groups[key] = &portGroup{ports: ports}
 		}
 		groups[key].members = append(groups[key].members, member{
-			hash:     hashOf(p.Name),
+			hash:     service.Hash(p.Name),
 			endpoint: endpointOf(s, p, addresses, zones[p.Spec.NodeName]),
 		})
 	}
 	var derived []*discoveryv1.EndpointSlice
 	for key, g := range groups {
-		stem := fmt.Sprintf("%s-%s-%012x", s.Name, strings.ToLower(string(family)), hashOf(key)>>16)
-		divide(stem, g.members, 0, func(name string, members []member) {
+		stem := fmt.Sprintf("%s-%s-%012x", s.Name, strings.ToLower(string(family)), service.Hash(key)>>16)
+		service.Divide(stem, g.members, func(m member) uint64 { return m.hash }, func(name string, members []member) {
 			derived = append(derived, sliceOf(s, family, name, g.ports, members))
 		})
 	}
@@ -76,29 +72,8 @@ type member struct {
 	endpoint discoveryv1.Endpoint
 }
 
-// divide cuts members into parts of at most maxEndpoints and names them. A part is
-// all members whose hash begins with certain bits, and is halved when it grows too
-// large: which member is where depends on nothing but who is there, and one that
-// comes or goes changes one slice, two or three at a halving.
-func divide(name string, members []member, depth int, fn func(name string, members []member)) {
-	if len(members) <= maxEndpoints || depth == 64 {
-		fn(name, members)
-		return
-	}
-	var halves [2][]member
-	for _, m := range members {
-		bit := m.hash >> (63 - depth) & 1
-		halves[bit] = append(halves[bit], m)
-	}
-	if depth == 0 {
-		name += "-"
-	}
-	for bit, half := range halves {
-		if len(half) > 0 {
-			divide(fmt.Sprintf("%s%d", name, bit), half, depth+1, fn)
-		}
-	}
-}
+// isMirrored reports whether a mesh wrote a slice, of another cluster's backends.
+func isMirrored(s *discoveryv1.EndpointSlice) bool { return service.IsMirrored(s.Labels) }
 
 func sliceOf(s *corev1.Service, family corev1.IPFamily, name string, ports []discoveryv1.EndpointPort, members []member) *discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{
@@ -215,9 +190,4 @@ func portsKey(ports []discoveryv1.EndpointPort) string {
 		}
 	}
 	return key.String()
-}
-
-func hashOf(text string) uint64 {
-	sum := sha256.Sum256([]byte(text))
-	return binary.BigEndian.Uint64(sum[:])
 }
