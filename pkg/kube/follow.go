@@ -46,6 +46,8 @@ type Store interface {
 // FollowConfig says what is followed and who receives it.
 type FollowConfig struct {
 	Resource Resource
+	// Labels is a selector of what is followed, "" for all.
+	Labels string
 	// Reduce returns of an object what is kept of it, as a new object; its
 	// resourceVersion has to stay. It is called as soon as an object is decoded, so
 	// that no listing is ever in memory whole.
@@ -87,6 +89,7 @@ type follower struct {
 func (f *follower) list(_ context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	// "" is what holds now; the library would also take an older state.
 	o.ResourceVersion, o.ResourceVersionMatch = "", ""
+	o.LabelSelector = f.Labels
 	var page runtime.Object
 	err := f.attempt("list", func() error {
 		if err := f.client.checkCluster(f.ctx); err != nil {
@@ -110,7 +113,7 @@ func (f *follower) list(_ context.Context, o metav1.ListOptions) (runtime.Object
 
 // watch opens a stream, of all objects and then their changes, or of changes alone.
 func (f *follower) watch(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	o.Watch = true
+	o.Watch, o.LabelSelector = true, f.Labels
 	listing := o.SendInitialEvents != nil && *o.SendInitialEvents
 	if listing {
 		o.ResourceVersion = "" // as in list

@@ -19,6 +19,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -60,6 +61,9 @@ type Client struct {
 	// groups are the clients of the API groups, each with its own path.
 	groups map[schema.GroupVersion]*rest.RESTClient
 	params kruntime.ParameterCodec
+	// base and transport are what further clients of groups are made of.
+	base      *rest.Config
+	transport *http.Client
 }
 
 // New returns a client that has asked nothing yet; an error says that the
@@ -93,6 +97,7 @@ func newClient(cfg Config, base *rest.Config, who string) (*Client, error) {
 	c := &Client{
 		server: base.Host, who: who, identity: &identity{file: cfg.UIDFile, log: cfg.Logger},
 		groups: make(map[schema.GroupVersion]*rest.RESTClient), params: kruntime.NewParameterCodec(scheme),
+		base: base, transport: transport,
 	}
 	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion} {
 		if c.groups[gv], err = groupClient(base, gv, transport); err != nil {
@@ -136,7 +141,7 @@ func newScheme() (*kruntime.Scheme, error) {
 	scheme := kruntime.NewScheme()
 	// Errors, bookmarks and options of every group are those of "v1".
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
-	return scheme, errors.Join(corev1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme))
+	return scheme, errors.Join(corev1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme), eventsv1.AddToScheme(scheme))
 }
 
 func groupClient(base *rest.Config, gv schema.GroupVersion, transport *http.Client) (*rest.RESTClient, error) {

@@ -1,0 +1,266 @@
+// Package events tells the people who look at a Service in Kubernetes what is wrong
+// with it: as Events of events.k8s.io/v1, one for each thing that is wrong, which
+// becomes a series when it goes on or comes again.
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/causeway-mesh/causeway/pkg/kube"
+	"github.com/causeway-mesh/causeway/pkg/retry"
+	"github.com/causeway-mesh/causeway/pkg/service"
+)
+
+// The reasons of events.
+const (
+	// WrongAnnotation: a value is not one that is known, and the default applies.
+	WrongAnnotation = "WrongAnnotation"
+	// WrongService: a global service that cannot be used, or not be published.
+	WrongService = "WrongService"
+	// PortsDiffer: no port of another cluster's backends is called like one here.
+	PortsDiffer = "PortsDiffer"
+	// MirrorRefused: the Kubernetes API refuses the EndpointSlices of remote backends.
+	MirrorRefused = "MirrorRefused"
+)
+
+const (
+	writesPerSecond = 5
+	writesAtOnce    = 20
+	// maxKept bounds what is remembered; so many wrong Services are one mistake.
+	maxKept = 2000
+	maxNote = 1000 // bytes; Kubernetes takes 1024
+	// refresh is when what is still wrong is told again: an API server forgets events
+	// after an hour.
+	refresh = 40 * time.Minute
+	again   = 30 * time.Second
+	// pause is how long changes are collected: what an edit puts right at once is no event.
+	pause = time.Second
+
+	controller = "causeway.io/clustermesh-apiserver"
+	action     = "Follow"
+)
+
+// Config says where events go.
+type Config struct {
+	Client *kube.Client
+	// Instance tells replicas apart, by at most 128 characters.
+	Instance string
+	// Elected reports whether this process writes, and returns a channel that is
+	// closed when that changes.
+	Elected    func() (bool, <-chan struct{})
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: metrics are kept but not exposed
+}
+
+// Recorder writes events. It is safe for concurrent use.
+type Recorder struct {
+	cfg     Config
+	writer  *kube.Writer
+	written *prometheus.CounterVec
+	wake    chan struct{}
+
+	mu     sync.Mutex
+	kept   map[key]*entry
+	denied string // why events are not written; "" when they are
+}
+
+// key is what a Service has one event for at a time.
+type key struct {
+	name   service.Name
+	reason string
+}
+
+type entry struct {
+	uid, note string
+	due       time.Time
+}
+
+// New returns a Recorder that does nothing until Run.
+func New(cfg Config) (*Recorder, error) {
+	writer, err := cfg.Client.NewWriter(kube.WriterConfig{
+		Resource: kube.Resource{GroupVersion: eventsv1.SchemeGroupVersion, Plural: "events", Object: &eventsv1.Event{}, List: &eventsv1.EventList{}},
+		Manager:  service.ManagedBy, PerSecond: writesPerSecond, AtOnce: writesAtOnce,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := &Recorder{
+		cfg: cfg, writer: writer, wake: make(chan struct{}, 1), kept: make(map[key]*entry),
+		written: promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_events_writes_total", Help: "Events about Services written to the Kubernetes API, by reason and result (done, failed).",
+		}, []string{"reason", "result"}),
+	}
+	return r, nil
+}
+
+// Report says what is wrong with a Service for a reason, "" for nothing any more. The
+// same said again is no news. It does not block.
+func (r *Recorder) Report(name service.Name, uid, reason, note string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := key{name, reason}
+	if note = strings.ToValidUTF8(note[:min(len(note), maxNote)], ""); note == "" || uid == "" {
+		delete(r.kept, k)
+		return
+	}
+	if e := r.kept[k]; e != nil && e.uid == uid && e.note == note || e == nil && len(r.kept) >= maxKept {
+		return
+	}
+	r.kept[k] = &entry{uid: uid, note: note}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Problems returns why no events are written, if that is so.
+func (r *Recorder) Problems() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.denied == "" {
+		return nil
+	}
+	return []string{"events about Services: " + r.denied}
+}
+
+// Run writes until ctx ends and returns nil then. It may be called once.
+func (r *Recorder) Run(ctx context.Context) error {
+	for {
+		elected, changed := r.cfg.Elected()
+		next := time.Hour
+		if elected {
+			next = r.pass(ctx)
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-r.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if !retry.Sleep(ctx, pause) {
+			return nil
+		}
+	}
+}
+
+// pass writes what is due and returns when the next is.
+func (r *Recorder) pass(ctx context.Context) time.Duration {
+	now, next := time.Now(), time.Hour
+	due := map[key]entry{}
+	r.mu.Lock()
+	for k, e := range r.kept {
+		if !e.due.After(now) {
+			due[k] = *e
+			e.due = now.Add(refresh)
+		}
+		next = min(next, e.due.Sub(now))
+	}
+	r.mu.Unlock()
+	for k, e := range due {
+		if err := r.write(ctx, k, e); err != nil && ctx.Err() == nil {
+			r.postpone(k, e)
+			next = again
+			if kube.FaultOf(err) != kube.FaultObject {
+				for other, e := range due {
+					r.postpone(other, e)
+				}
+				return again
+			}
+		}
+	}
+	return next
+}
+
+// postpone has an event written later, if it is still to be.
+func (r *Recorder) postpone(k key, e entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.kept[k]; now != nil && now.note == e.note && now.uid == e.uid {
+		now.due = time.Now().Add(again)
+	}
+}
+
+// write makes an event, or adds to the series of one that is there: its name follows
+// from what it says, so that another run finds it too.
+func (r *Recorder) write(ctx context.Context, k key, e entry) error {
+	name := fmt.Sprintf("%s.causeway-%012x", k.name.Name, service.Hash(e.uid+" "+k.reason+" "+e.note)>>16)
+	_, err := r.writer.Create(ctx, k.name.Namespace, r.event(k, e, name))
+	if apierrors.IsAlreadyExists(err) {
+		err = r.prolong(ctx, k.name.Namespace, name)
+	}
+	result := "done"
+	if err != nil {
+		result = "failed"
+	}
+	r.written.WithLabelValues(k.reason, result).Inc()
+	r.note(err)
+	return err
+}
+
+func (r *Recorder) event(k key, e entry, name string) *eventsv1.Event {
+	return &eventsv1.Event{
+		ObjectMeta:          metav1.ObjectMeta{Namespace: k.name.Namespace, Name: name},
+		EventTime:           metav1.NowMicro(),
+		ReportingController: controller, ReportingInstance: r.cfg.Instance[:min(len(r.cfg.Instance), 128)],
+		Action: action, Reason: k.reason, Type: corev1.EventTypeWarning, Note: e.note,
+		Regarding: corev1.ObjectReference{
+			APIVersion: "v1", Kind: "Service", Namespace: k.name.Namespace, Name: k.name.Name, UID: types.UID(e.uid),
+		},
+	}
+}
+
+func (r *Recorder) prolong(ctx context.Context, namespace, name string) error {
+	found, err := r.writer.Get(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	series := eventsv1.EventSeries{Count: 2, LastObservedTime: metav1.NowMicro()} // a series begins with two
+	if had := found.(*eventsv1.Event).Series; had != nil {
+		series.Count = had.Count + 1
+	}
+	patch, err := json.Marshal(map[string]any{"series": series})
+	if err != nil {
+		return err
+	}
+	_, err = r.writer.Merge(ctx, namespace, name, patch)
+	return err
+}
+
+// note keeps why events are not written. That one is refused, as its namespace ends,
+// says nothing about others.
+func (r *Recorder) note(err error) {
+	if err != nil && kube.FaultOf(err) == kube.FaultObject {
+		return
+	}
+	denied := ""
+	if err != nil {
+		denied = r.writer.Explain(err, "create, get, patch").Error()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.denied == denied {
+		return
+	}
+	if r.denied = denied; denied == "" {
+		r.cfg.Logger.Info("events about Services are written again")
+		return
+	}
+	r.cfg.Logger.Warn("events about Services are not written, will retry; all else works", "error", denied)
+}

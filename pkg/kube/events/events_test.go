@@ -1,0 +1,162 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/causeway-mesh/causeway/pkg/kube"
+	"github.com/causeway-mesh/causeway/pkg/service"
+	"github.com/causeway-mesh/causeway/tests/kubelab"
+)
+
+var planes kubelab.Shared
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(planes.Around(m)) }
+
+const timeout = 60 * time.Second
+
+// start runs a Recorder until the test ends or stop is called.
+func start(t *testing.T, kubeconfig string) (r *Recorder, stop func()) {
+	t.Helper()
+	client, err := kube.New(kube.Config{
+		Kubeconfig: kubeconfig, UIDFile: filepath.Join(t.TempDir(), "uid"), Component: "test", Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err = New(Config{
+		Client: client, Instance: "here", Elected: func() (bool, <-chan struct{}) { return true, nil }, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+		client.Close()
+	})
+	t.Cleanup(stop)
+	return r, stop
+}
+
+// newService makes shop in a namespace of its own.
+func newService(t *testing.T, plane *kubelab.ControlPlane) (name service.Name, uid string) {
+	t.Helper()
+	name = service.Name{Namespace: fmt.Sprintf("events-%08x", rand.Uint32()), Name: "shop"}
+	err := plane.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
+kind: Namespace
+metadata: {name: %s}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop, namespace: %s}
+spec: {ports: [{name: http, port: 80}]}
+`, name.Namespace, name.Namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err = plane.Kubectl(t.Context(), "", "get", "service", "-n", name.Namespace, "shop", "-o", "jsonpath={.metadata.uid}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name, uid
+}
+
+// untilEvents waits until a namespace has these events, each "reason count note".
+func untilEvents(t *testing.T, plane *kubelab.ControlPlane, namespace string, want ...string) {
+	t.Helper()
+	deadline := time.Now().Add(timeout)
+	for {
+		text, err := plane.Kubectl(t.Context(), "", "get", "events.events.k8s.io", "-n", namespace, "--sort-by=.note", "-o",
+			`jsonpath={range .items[*]}{.type} {.reason} {.regarding.kind}/{.regarding.name} {.series.count} {.note}{"\n"}{end}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text == strings.Join(want, "") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("events are\n%s, want\n%s", text, strings.Join(want, ""))
+		}
+		time.Sleep(100 * time.Millisecond) // between two looks; nothing depends on its length
+	}
+}
+
+// TestEvents says what is wrong, again, otherwise, no more, and anew: two events come
+// of it, and the one that came again says so, also when another run tells of it.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	plane := planes.Start(t)
+	name, uid := newService(t, plane)
+	r, stop := start(t, plane.Kubeconfig())
+	for range 10 {
+		r.Report(name, uid, WrongAnnotation, "affinity is wrong")
+	}
+	untilEvents(t, plane, name.Namespace, "Warning WrongAnnotation Service/shop  affinity is wrong\n")
+	r.Report(name, uid, WrongAnnotation, "shared is wrong")
+	untilEvents(t, plane, name.Namespace, "Warning WrongAnnotation Service/shop  affinity is wrong\n", "Warning WrongAnnotation Service/shop  shared is wrong\n")
+	r.Report(name, uid, WrongAnnotation, "")
+	r.Report(name, uid, WrongAnnotation, "affinity is wrong")
+	untilEvents(t, plane, name.Namespace, "Warning WrongAnnotation Service/shop 2 affinity is wrong\n", "Warning WrongAnnotation Service/shop  shared is wrong\n")
+	stop()
+	again, _ := start(t, plane.Kubeconfig())
+	again.Report(name, uid, WrongAnnotation, "affinity is wrong")
+	untilEvents(t, plane, name.Namespace, "Warning WrongAnnotation Service/shop 3 affinity is wrong\n", "Warning WrongAnnotation Service/shop  shared is wrong\n")
+	if problems := again.Problems(); problems != nil {
+		t.Errorf("problems: %q", problems)
+	}
+}
+
+// TestEventsLong checks that what is too long is cut, and that a Service which is gone
+// keeps nobody else's from being told.
+func TestEventsLong(t *testing.T) {
+	t.Parallel()
+	plane := planes.Start(t)
+	name, uid := newService(t, plane)
+	r, _ := start(t, plane.Kubeconfig())
+	r.Report(service.Name{Namespace: name.Namespace + "-gone", Name: "shop"}, "u", WrongService, "nobody hears it")
+	r.Report(name, uid, PortsDiffer, strings.Repeat("ä", 2000))
+	untilEvents(t, plane, name.Namespace, "Warning PortsDiffer Service/shop  "+strings.Repeat("ä", maxNote/2)+"\n")
+}
+
+// TestEventsPermission has no right to write events: that is said, with what to do.
+func TestEventsPermission(t *testing.T) {
+	t.Parallel()
+	plane := planes.Start(t)
+	name, uid := newService(t, plane)
+	text, err := os.ReadFile(plane.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	as := strings.Replace(string(text), "user: {client-certificate-data", "user: {as: nobody, client-certificate-data", 1)
+	if err := os.WriteFile(file, []byte(as), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := start(t, file)
+	r.Report(name, uid, WrongAnnotation, "affinity is wrong")
+	for deadline := time.Now().Add(timeout); ; time.Sleep(50 * time.Millisecond) {
+		problems := r.Problems()
+		if len(problems) == 1 && strings.Contains(problems[0], `apiGroups: ["events.k8s.io"], resources: [events], verbs: [create, get, patch]`) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("problems: %q", problems)
+		}
+	}
+}
