@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/causeway-mesh/causeway/pkg/join"
@@ -61,6 +64,7 @@ type side struct {
 	client  joinpb.MembershipClient
 	conn    io.Closer
 	facts   join.Facts
+	said    *joinpb.Facts // what facts were read from
 	print   []byte
 	members map[string]*joinpb.Member
 }
@@ -147,6 +151,7 @@ func (s *side) describe(ctx context.Context) error {
 	if s.facts, err = join.ParseFacts(answer.Facts); err != nil {
 		return err
 	}
+	s.said = answer.Facts
 	// As of the call, which may have taken a while.
 	s.facts.Time = s.facts.Time.Add(-time.Since(asked))
 	s.print, s.members = answer.Fingerprint, map[string]*joinpb.Member{}
@@ -174,57 +179,60 @@ func checkSides(ctx context.Context, sides []*side) (wrong []string) {
 	for _, s := range sides {
 		names[s.facts.Name] = true
 	}
-	for _, s := range sides {
-		for _, m := range s.members {
-			for _, other := range sides {
-				if other != s && m.Origin != "" && m.Id == uint32(other.facts.ID) && m.Name != other.facts.Name && !names[m.Name] {
-					wrong = append(wrong, fmt.Sprintf("%s has the id %d, as has %s, which is a peer of %s: every cluster of a mesh has an id of its own (--cluster-id)",
-						other.facts.Name, m.Id, m.Name, s.facts.Name))
-				}
-			}
-		}
-	}
 	if len(names) < len(sides) { // nobody could say who reaches whom
 		return wrong
 	}
-	return append(wrong, unreached(ctx, sides)...)
+	return append(wrong, askEach(sides, func(from, to *side) []string {
+		return append(from.refuses(ctx, to), from.unreached(ctx, to)...)
+	})...)
 }
 
-// unreached asks every cluster whether it reaches every other, all at once.
-func unreached(ctx context.Context, sides []*side) (wrong []string) {
+// askEach asks every cluster about every other, all at once, and returns what they say.
+func askEach(sides []*side, about func(from, to *side) []string) (wrong []string) {
 	var group errgroup.Group
-	found := make([]string, len(sides)*len(sides))
+	found := make([][]string, len(sides)*len(sides))
 	for i, from := range sides {
 		for j, to := range sides {
 			if i != j {
 				group.Go(func() error {
-					found[i*len(sides)+j] = from.unreached(ctx, to)
+					found[i*len(sides)+j] = about(from, to)
 					return nil
 				})
 			}
 		}
 	}
 	_ = group.Wait()
-	for _, text := range found {
-		if text != "" {
-			wrong = append(wrong, text)
-		}
-	}
-	return wrong
+	return slices.Concat(found...)
 }
 
-func (s *side) unreached(ctx context.Context, to *side) string {
+// refuses returns what a cluster would refuse another one for, by what it knows of third
+// ones and of before. One that is older is not asked: it says so when it is joined.
+func (s *side) refuses(ctx context.Context, other *side) []string {
+	answer, err := ask(ctx, func(ctx context.Context, r *joinpb.FitsRequest, how ...grpc.CallOption) (*joinpb.FitsResponse, error) {
+		answer, err := s.client.Fits(ctx, r, how...)
+		if status.Code(err) == codes.Unimplemented {
+			return nil, nil
+		}
+		return answer, err
+	}, &joinpb.FitsRequest{Facts: other.said, Fingerprint: other.print})
+	if err != nil {
+		return []string{fmt.Sprintf("%s was not asked whether %s fits: %v", s.facts.Name, other.facts.Name, err)}
+	}
+	return answer.GetProblems()
+}
+
+func (s *side) unreached(ctx context.Context, to *side) []string {
 	ctx, cancel := context.WithTimeout(ctx, reachCallTimeout)
 	defer cancel()
 	answer, err := s.client.Reach(ctx, &joinpb.ReachRequest{Name: to.facts.Name, Fingerprint: to.print, Addresses: to.facts.Addresses})
 	switch {
 	case err != nil:
-		return fmt.Sprintf("%s was not asked whether it reaches %s: %v", s.facts.Name, to.facts.Name, plain(err))
+		return []string{fmt.Sprintf("%s was not asked whether it reaches %s: %v", s.facts.Name, to.facts.Name, plain(err))}
 	case len(answer.Reached) == 0:
-		return fmt.Sprintf("%s does not reach %s: %s; give %s's API server the addresses by which others do with --advertise",
-			s.facts.Name, to.facts.Name, strings.Join(answer.Problems, ", "), to.facts.Name)
+		return []string{fmt.Sprintf("%s does not reach %s: %s; give %s's API server the addresses by which others do with --advertise",
+			s.facts.Name, to.facts.Name, strings.Join(answer.Problems, ", "), to.facts.Name)}
 	}
-	return ""
+	return nil
 }
 
 // connectPair joins two clusters unless each reads the other.

@@ -13,9 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/gateway"
 	"github.com/causeway-mesh/causeway/pkg/join"
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/peer"
@@ -293,4 +298,44 @@ func TestClocksApart(t *testing.T) {
 			t.Errorf("%s: %v", ahead, wrong)
 		}
 	}
+}
+
+// What a cluster knows of third ones, and of one of before, is said before anything
+// changes.
+func TestConnectAsksWhatWouldBeRefused(t *testing.T) {
+	t.Parallel()
+	ranges := func(text string) func(*site) {
+		return func(s *site) { s.ranges = []netip.Prefix{netip.MustParsePrefix(text)} }
+	}
+	east, west := newSite(t, "east", 1, nil), newSite(t, "west", 2, nil)
+	if err := connect(t.Context(), dirs(east, west), func(step) {}); err != nil {
+		t.Fatal(err)
+	}
+	east.awaitPeers(t, 1)
+	refused := func(other *site, want ...string) {
+		t.Helper()
+		err := connect(t.Context(), dirs(east, other), func(s step) { t.Errorf("it did: %v", s) })
+		for _, w := range want {
+			if err == nil || !strings.Contains(err.Error(), "nothing was changed") || !strings.Contains(err.Error(), w) {
+				t.Errorf("got %v, want %q", err, w)
+			}
+		}
+	}
+	refused(newSite(t, "north", 2, ranges("10.9.0.0/16")), "north has the id 2, as has west, which is a peer of east")
+	refused(newSite(t, "west", 3, ranges("10.9.0.0/16")), "west is not the cluster that east has as a peer of that name: its authority is ", "`causeway disconnect west` in east")
+}
+
+// A cluster of before that question is joined all the same.
+func TestConnectWithAnOlderOne(t *testing.T) {
+	s := &side{client: olderMembership{}, facts: join.Facts{Name: "east"}}
+	if wrong := s.refuses(t.Context(), &side{facts: join.Facts{Name: "west"}}); len(wrong) != 0 {
+		t.Errorf("said %v", wrong)
+	}
+}
+
+// olderMembership is a cluster that does not know the question.
+type olderMembership struct{ joinpb.MembershipClient }
+
+func (olderMembership) Fits(context.Context, *joinpb.FitsRequest, ...grpc.CallOption) (*joinpb.FitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "unknown method Fits")
 }

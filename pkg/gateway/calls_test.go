@@ -55,6 +55,7 @@ func decided() map[string]pki.Role {
 		"/causeway.join.v1.Membership/Declare":    pki.RoleAdmin,
 		"/causeway.join.v1.Membership/Issue":      pki.RoleAdmin,
 		"/causeway.join.v1.Membership/Reach":      pki.RoleAdmin,
+		"/causeway.join.v1.Membership/Fits":       pki.RoleAdmin,
 
 		"/causeway.join.v1.Join/Authority": roleNone,
 		"/causeway.join.v1.Join/Join":      roleNone,

@@ -49,13 +49,13 @@ func TestIssue(t *testing.T) {
 		t.Errorf("members: %v", m)
 	}
 	for want, request := range map[string]*joinpb.IssueRequest{
-		"west has a certificate until":    {Name: "west", Id: 2},
-		"have the id 1":                   {Name: "north", Id: 1},
-		"west, which reads east, and has the id":  {Name: "north", Id: 2},
-		"was issued here with its key":    {Name: "north", Renew: true},
-		"is this cluster itself":          {Name: "east", Id: 2},
-		"cluster id 0 is not within":      {Name: "north"},
-		"where others reach this cluster": {Name: "north", Id: 3, Addresses: []string{"x"}},
+		"west has a certificate until":           {Name: "west", Id: 2},
+		"have the id 1":                          {Name: "north", Id: 1},
+		"west, which reads east, and has the id": {Name: "north", Id: 2},
+		"was issued here with its key":           {Name: "north", Renew: true},
+		"is this cluster itself":                 {Name: "east", Id: 2},
+		"cluster id 0 is not within":             {Name: "north"},
+		"where others reach this cluster":        {Name: "north", Id: 3, Addresses: []string{"x"}},
 	} {
 		if _, err := east.membership.Issue(east.ctx(), request); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: got %v, want %q", request, err, want)

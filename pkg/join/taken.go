@@ -2,7 +2,9 @@ package join
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -11,8 +13,13 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/join/joinpb"
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 )
 
 // problem is something that speaks against another cluster.
@@ -175,4 +182,45 @@ func (b *book) knows(name string, r *reading, fingerprint [sha256.Size]byte) boo
 		}
 	}
 	return false
+}
+
+// Fits says what of this cluster's own knowledge speaks against another one, which may be
+// a peer already.
+func (s *membership) Fits(ctx context.Context, r *joinpb.FitsRequest) (*joinpb.FitsResponse, error) {
+	theirs, err := ParseFacts(r.GetFacts())
+	if err == nil && len(r.GetFingerprint()) != sha256.Size {
+		err = fmt.Errorf("a fingerprint has %d bytes", sha256.Size)
+	}
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := s.checkName(theirs.Name); err != nil {
+		return nil, err
+	}
+	known, _, _, err := s.book.current(ctx, theirs.Name)
+	if err != nil {
+		return nil, status.Errorf(codes.Unavailable, "look for what is known of %s: %v", theirs.Name, err)
+	}
+	out := &joinpb.FitsResponse{}
+	for _, p := range s.taken(theirs, s.book.all()) {
+		out.Problems = append(out.Problems, p.text)
+	}
+	if text := s.another(theirs.Name, known.Reads, [sha256.Size]byte(r.GetFingerprint())); text != "" {
+		out.Problems = append(out.Problems, text)
+	}
+	return out, nil
+}
+
+// another says that a cluster is not the one that is a peer by that name; "" when it may be.
+func (m *Manager) another(name string, known *reading, fingerprint [sha256.Size]byte) string {
+	if known == nil || m.book.knows(name, known, fingerprint) {
+		return ""
+	}
+	was := "unreadable"
+	if sum, _, err := stranger.Fingerprint([]byte(known.CA)); err == nil {
+		was = hex.EncodeToString(sum[:8])
+	}
+	return fmt.Sprintf("%s is not the cluster that %s has as a peer of that name: its authority is %s, the peer's %s; "+
+		"it was set up anew under the same name, or replaced its authority while %s was away; `causeway disconnect %s` in %s, then again",
+		name, m.cfg.Cluster.Name, hex.EncodeToString(fingerprint[:8]), was, m.cfg.Cluster.Name, name, m.cfg.Cluster.Name)
 }

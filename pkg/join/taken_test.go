@@ -187,3 +187,39 @@ func TestKnownAuthorities(t *testing.T) {
 		t.Error("the new one is not known")
 	}
 }
+
+// What would be refused is named before anything changes.
+func TestFits(t *testing.T) {
+	t.Parallel()
+	east, west := newCluster(t, "east", 1), newCluster(t, "west", 2)
+	check(t, east.keep(east.ctx(), "north", time.Time{}, reads(east, 3, claims(t, "pods 10.3.0.0/16")...)))
+	facts := west.facts()
+	facts.ID, facts.Claims = 3, claims(t, "pods 10.3.1.0/24", "mesh 10.96.7.0/24")
+	request := &joinpb.FitsRequest{Facts: protoFacts(facts), Fingerprint: west.fingerprint()}
+	answer, err := east.membership.Fits(east.ctx(), request)
+	check(t, err)
+	all := strings.Join(answer.Problems, "\n")
+	for _, want := range []string{
+		"west has the id 3, as has north, which is a peer of east", "10.96.7.0/24 (mesh) of west overlaps 10.96.0.0/12, which is reserved in east",
+		"10.3.1.0/24 (pods) of west overlaps 10.3.0.0/16 (pods), which east has agreed with north",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+	check(t, east.keep(east.ctx(), "west", time.Time{}, reads(east, 2))) // by another authority than it has
+	request.Facts = protoFacts(west.facts())
+	answer, err = east.membership.Fits(east.ctx(), request)
+	check(t, err)
+	if len(answer.Problems) != 1 || !strings.Contains(answer.Problems[0], "west is not the cluster that east has as a peer of that name") {
+		t.Errorf("said %v", answer.Problems)
+	}
+	request.Fingerprint = nil
+	if _, err := east.membership.Fits(east.ctx(), request); err == nil {
+		t.Error("no fingerprint is taken")
+	}
+	request.Facts.Name = "east"
+	if _, err := east.membership.Fits(east.ctx(), request); err == nil {
+		t.Error("it fits with itself")
+	}
+}

@@ -1680,6 +1680,104 @@ func (x *ReachResponse) GetProblems() []string {
 	return nil
 }
 
+type FitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Facts *Facts                 `protobuf:"bytes,1,opt,name=facts,proto3" json:"facts,omitempty"`
+	// fingerprint is the SHA-256 of the certificate of its authority.
+	Fingerprint   []byte `protobuf:"bytes,2,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FitsRequest) Reset() {
+	*x = FitsRequest{}
+	mi := &file_join_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FitsRequest) ProtoMessage() {}
+
+func (x *FitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_join_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FitsRequest.ProtoReflect.Descriptor instead.
+func (*FitsRequest) Descriptor() ([]byte, []int) {
+	return file_join_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *FitsRequest) GetFacts() *Facts {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *FitsRequest) GetFingerprint() []byte {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+type FitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// problems are what speaks against it besides what the facts of the two say.
+	Problems      []string `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FitsResponse) Reset() {
+	*x = FitsResponse{}
+	mi := &file_join_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FitsResponse) ProtoMessage() {}
+
+func (x *FitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_join_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FitsResponse.ProtoReflect.Descriptor instead.
+func (*FitsResponse) Descriptor() ([]byte, []int) {
+	return file_join_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *FitsResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 var File_join_proto protoreflect.FileDescriptor
 
 const file_join_proto_rawDesc = "" +
@@ -1799,10 +1897,15 @@ const file_join_proto_rawDesc = "" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\"E\n" +
 	"\rReachResponse\x12\x18\n" +
 	"\areached\x18\x01 \x03(\tR\areached\x12\x1a\n" +
-	"\bproblems\x18\x02 \x03(\tR\bproblems2\xa7\x01\n" +
+	"\bproblems\x18\x02 \x03(\tR\bproblems\"^\n" +
+	"\vFitsRequest\x12-\n" +
+	"\x05facts\x18\x01 \x01(\v2\x17.causeway.join.v1.FactsR\x05facts\x12 \n" +
+	"\vfingerprint\x18\x02 \x01(\fR\vfingerprint\"*\n" +
+	"\fFitsResponse\x12\x1a\n" +
+	"\bproblems\x18\x01 \x03(\tR\bproblems2\xa7\x01\n" +
 	"\x04Join\x12T\n" +
 	"\tAuthority\x12\".causeway.join.v1.AuthorityRequest\x1a#.causeway.join.v1.AuthorityResponse\x12I\n" +
-	"\x04Join\x12\x1d.causeway.join.v1.JoinRequest\x1a\x1e.causeway.join.v1.JoinResponse(\x010\x012\x99\x04\n" +
+	"\x04Join\x12\x1d.causeway.join.v1.JoinRequest\x1a\x1e.causeway.join.v1.JoinResponse(\x010\x012\xe0\x04\n" +
 	"\n" +
 	"Membership\x12Q\n" +
 	"\bDescribe\x12!.causeway.join.v1.DescribeRequest\x1a\".causeway.join.v1.DescribeResponse\x12K\n" +
@@ -1812,7 +1915,8 @@ const file_join_proto_rawDesc = "" +
 	"Disconnect\x12#.causeway.join.v1.DisconnectRequest\x1a\x16.causeway.join.v1.Step0\x01\x12E\n" +
 	"\aDeclare\x12 .causeway.join.v1.DeclareRequest\x1a\x16.causeway.join.v1.Step0\x01\x12H\n" +
 	"\x05Issue\x12\x1e.causeway.join.v1.IssueRequest\x1a\x1f.causeway.join.v1.IssueResponse\x12H\n" +
-	"\x05Reach\x12\x1e.causeway.join.v1.ReachRequest\x1a\x1f.causeway.join.v1.ReachResponseB3Z1github.com/causeway-mesh/causeway/pkg/join/joinpbb\x06proto3"
+	"\x05Reach\x12\x1e.causeway.join.v1.ReachRequest\x1a\x1f.causeway.join.v1.ReachResponse\x12E\n" +
+	"\x04Fits\x12\x1d.causeway.join.v1.FitsRequest\x1a\x1e.causeway.join.v1.FitsResponseB3Z1github.com/causeway-mesh/causeway/pkg/join/joinpbb\x06proto3"
 
 var (
 	file_join_proto_rawDescOnce sync.Once
@@ -1826,7 +1930,7 @@ func file_join_proto_rawDescGZIP() []byte {
 	return file_join_proto_rawDescData
 }
 
-var file_join_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_join_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_join_proto_goTypes = []any{
 	(*AuthorityRequest)(nil),      // 0: causeway.join.v1.AuthorityRequest
 	(*AuthorityResponse)(nil),     // 1: causeway.join.v1.AuthorityResponse
@@ -1853,8 +1957,10 @@ var file_join_proto_goTypes = []any{
 	(*Step)(nil),                  // 22: causeway.join.v1.Step
 	(*ReachRequest)(nil),          // 23: causeway.join.v1.ReachRequest
 	(*ReachResponse)(nil),         // 24: causeway.join.v1.ReachResponse
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*FitsRequest)(nil),           // 25: causeway.join.v1.FitsRequest
+	(*FitsResponse)(nil),          // 26: causeway.join.v1.FitsResponse
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 }
 var file_join_proto_depIdxs = []int32{
 	4,  // 0: causeway.join.v1.JoinRequest.offer:type_name -> causeway.join.v1.Offer
@@ -1863,46 +1969,49 @@ var file_join_proto_depIdxs = []int32{
 	7,  // 3: causeway.join.v1.JoinResponse.done:type_name -> causeway.join.v1.Done
 	8,  // 4: causeway.join.v1.Offer.facts:type_name -> causeway.join.v1.Facts
 	8,  // 5: causeway.join.v1.Answer.facts:type_name -> causeway.join.v1.Facts
-	25, // 6: causeway.join.v1.Facts.time:type_name -> google.protobuf.Timestamp
+	27, // 6: causeway.join.v1.Facts.time:type_name -> google.protobuf.Timestamp
 	9,  // 7: causeway.join.v1.Facts.claims:type_name -> causeway.join.v1.Claim
 	8,  // 8: causeway.join.v1.DescribeResponse.facts:type_name -> causeway.join.v1.Facts
 	12, // 9: causeway.join.v1.DescribeResponse.members:type_name -> causeway.join.v1.Member
 	17, // 10: causeway.join.v1.DescribeResponse.invitations:type_name -> causeway.join.v1.Invitation
-	25, // 11: causeway.join.v1.Member.out:type_name -> google.protobuf.Timestamp
+	27, // 11: causeway.join.v1.Member.out:type_name -> google.protobuf.Timestamp
 	13, // 12: causeway.join.v1.Member.reader:type_name -> causeway.join.v1.Reader
-	25, // 13: causeway.join.v1.Member.ends:type_name -> google.protobuf.Timestamp
-	25, // 14: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
-	25, // 15: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
+	27, // 13: causeway.join.v1.Member.ends:type_name -> google.protobuf.Timestamp
+	27, // 14: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
+	27, // 15: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
 	9,  // 16: causeway.join.v1.DeclareRequest.claims:type_name -> causeway.join.v1.Claim
-	25, // 17: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
-	25, // 18: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
-	25, // 19: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
-	25, // 20: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
-	26, // 21: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
-	25, // 22: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
-	0,  // 23: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
-	2,  // 24: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
-	10, // 25: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
-	18, // 26: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
-	20, // 27: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
-	21, // 28: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
-	14, // 29: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
-	15, // 30: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
-	23, // 31: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
-	1,  // 32: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
-	3,  // 33: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
-	11, // 34: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
-	19, // 35: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
-	22, // 36: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
-	22, // 37: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
-	22, // 38: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
-	16, // 39: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
-	24, // 40: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
-	32, // [32:41] is the sub-list for method output_type
-	23, // [23:32] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	27, // 17: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
+	27, // 18: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
+	27, // 19: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
+	27, // 20: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
+	28, // 21: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
+	27, // 22: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
+	8,  // 23: causeway.join.v1.FitsRequest.facts:type_name -> causeway.join.v1.Facts
+	0,  // 24: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
+	2,  // 25: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
+	10, // 26: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
+	18, // 27: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
+	20, // 28: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
+	21, // 29: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
+	14, // 30: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
+	15, // 31: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
+	23, // 32: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
+	25, // 33: causeway.join.v1.Membership.Fits:input_type -> causeway.join.v1.FitsRequest
+	1,  // 34: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
+	3,  // 35: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
+	11, // 36: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
+	19, // 37: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
+	22, // 38: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
+	22, // 39: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
+	22, // 40: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
+	16, // 41: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
+	24, // 42: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
+	26, // 43: causeway.join.v1.Membership.Fits:output_type -> causeway.join.v1.FitsResponse
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_join_proto_init() }
@@ -1924,7 +2033,7 @@ func file_join_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_join_proto_rawDesc), len(file_join_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

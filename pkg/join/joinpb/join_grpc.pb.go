@@ -175,6 +175,7 @@ const (
 	Membership_Declare_FullMethodName    = "/causeway.join.v1.Membership/Declare"
 	Membership_Issue_FullMethodName      = "/causeway.join.v1.Membership/Issue"
 	Membership_Reach_FullMethodName      = "/causeway.join.v1.Membership/Reach"
+	Membership_Fits_FullMethodName       = "/causeway.join.v1.Membership/Fits"
 )
 
 // MembershipClient is the client API for Membership service.
@@ -193,6 +194,8 @@ type MembershipClient interface {
 	Issue(ctx context.Context, in *IssueRequest, opts ...grpc.CallOption) (*IssueResponse, error)
 	// Reach tries the addresses of another cluster from this one.
 	Reach(ctx context.Context, in *ReachRequest, opts ...grpc.CallOption) (*ReachResponse, error)
+	// Fits says what would be refused if another cluster joined, and changes nothing.
+	Fits(ctx context.Context, in *FitsRequest, opts ...grpc.CallOption) (*FitsResponse, error)
 }
 
 type membershipClient struct {
@@ -300,6 +303,16 @@ func (c *membershipClient) Reach(ctx context.Context, in *ReachRequest, opts ...
 	return out, nil
 }
 
+func (c *membershipClient) Fits(ctx context.Context, in *FitsRequest, opts ...grpc.CallOption) (*FitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FitsResponse)
+	err := c.cc.Invoke(ctx, Membership_Fits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MembershipServer is the server API for Membership service.
 // All implementations must embed UnimplementedMembershipServer
 // for forward compatibility.
@@ -316,6 +329,8 @@ type MembershipServer interface {
 	Issue(context.Context, *IssueRequest) (*IssueResponse, error)
 	// Reach tries the addresses of another cluster from this one.
 	Reach(context.Context, *ReachRequest) (*ReachResponse, error)
+	// Fits says what would be refused if another cluster joined, and changes nothing.
+	Fits(context.Context, *FitsRequest) (*FitsResponse, error)
 	mustEmbedUnimplementedMembershipServer()
 }
 
@@ -346,6 +361,9 @@ func (UnimplementedMembershipServer) Issue(context.Context, *IssueRequest) (*Iss
 }
 func (UnimplementedMembershipServer) Reach(context.Context, *ReachRequest) (*ReachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reach not implemented")
+}
+func (UnimplementedMembershipServer) Fits(context.Context, *FitsRequest) (*FitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Fits not implemented")
 }
 func (UnimplementedMembershipServer) mustEmbedUnimplementedMembershipServer() {}
 func (UnimplementedMembershipServer) testEmbeddedByValue()                    {}
@@ -473,6 +491,24 @@ func _Membership_Reach_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Membership_Fits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).Fits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_Fits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).Fits(ctx, req.(*FitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Membership_ServiceDesc is the grpc.ServiceDesc for Membership service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -495,6 +531,10 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reach",
 			Handler:    _Membership_Reach_Handler,
+		},
+		{
+			MethodName: "Fits",
+			Handler:    _Membership_Fits_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
