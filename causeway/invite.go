@@ -16,6 +16,7 @@ import (
 func newInviteCommand(opts *options) *cobra.Command {
 	var ttl time.Duration
 	var request joinpb.InviteRequest
+	var allow []string
 	var list, forCilium bool
 	var other issuing
 	cmd := &cobra.Command{
@@ -49,6 +50,7 @@ private key. "causeway peers renew" makes the next one.`,
 				return showInvitations(cmd.OutOrStdout(), opts, answer, time.Now())
 			}
 			request.Ttl = durationpb.New(ttl)
+			request.Allow = allow
 			answer, err := ask(cmd.Context(), client.Invite, &request)
 			if err != nil {
 				return err
@@ -59,6 +61,9 @@ private key. "causeway peers renew" makes the next one.`,
 			fmt.Fprintf(cmd.ErrOrStderr(), "For one use until %s, by whoever has it; the other cluster has to reach %s:\n",
 				answer.Expires.AsTime().Local().Format("Jan _2 15:04 MST"), strings.Join(answer.Addresses, " or "))
 			fmt.Fprintln(cmd.ErrOrStderr(), answer.HeldTo)
+			if len(answer.Allow) > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "who joins by it says what it claims, inside of %s\n", strings.Join(answer.Allow, ", "))
+			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), answer.Invitation)
 			return err
 		},
@@ -67,16 +72,18 @@ private key. "causeway peers renew" makes the next one.`,
 	f.DurationVar(&ttl, "ttl", 24*time.Hour, "how long it is good, 1s to 720h")
 	f.StringVar(&request.Peer, "peer", "", "only the cluster of this `name` may use it; needed where that is a peer already (default: any that is none yet)")
 	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise or --listen)")
+	f.StringSliceVar(&allow, "allow-cidr", nil, "`ranges` inside of which the other cluster has to say what it claims, for pods, mesh addresses, nodes and backends; several with commas (default: what nobody else has)")
 	f.BoolVar(&list, "list", false, "show the invitations of this cluster and who used them instead")
 	f.BoolVar(&forCilium, "for-cilium", false, "make what a cluster that runs Cilium needs to read this one instead, with --name and --id")
 	f.StringVar(&other.request.Name, "name", "", "with --for-cilium: name of the other cluster")
 	f.Uint32Var(&other.request.Id, "id", 0, "with --for-cilium: its number")
 	other.flags(f)
 	cmd.MarkFlagsRequiredTogether("for-cilium", "name", "id")
-	for _, flag := range []string{"list", "peer", "ttl"} {
+	for _, flag := range []string{"list", "peer", "ttl", "allow-cidr"} {
 		cmd.MarkFlagsMutuallyExclusive("for-cilium", flag)
 	}
 	cmd.MarkFlagsMutuallyExclusive("list", "peer")
+	cmd.MarkFlagsMutuallyExclusive("list", "allow-cidr")
 	cmd.MarkFlagsMutuallyExclusive("list", "address")
 	cmd.MarkFlagsMutuallyExclusive("list", "ttl")
 	return cmd
@@ -85,20 +92,24 @@ private key. "causeway peers renew" makes the next one.`,
 // showInvitations shows those of a cluster, without the secrets, which nobody has.
 func showInvitations(out io.Writer, opts *options, r *joinpb.DescribeResponse, now time.Time) error {
 	if opts.output == "json" {
-		return printJSON(out, &joinpb.DescribeResponse{Invitations: r.Invitations})
+		return printJSON(out, &joinpb.Invitations{Invitations: r.Invitations})
 	}
 	if len(r.Invitations) == 0 {
 		_, err := fmt.Fprintln(out, "No invitations.")
 		return err
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "INVITATION\tFOR\tMADE\tSTATE")
+	fmt.Fprintln(w, "INVITATION\tFOR\tMAY CLAIM\tMADE\tSTATE")
 	for _, i := range r.Invitations {
 		peer := i.Peer
 		if peer == "" {
 			peer = "any"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", i.Id, peer, ago(i.Created, now), invitationState(i, now))
+		allowed := "any range"
+		if len(i.Allow) > 0 {
+			allowed = strings.Join(i.Allow, " ")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", i.Id, peer, allowed, ago(i.Created, now), invitationState(i, now))
 	}
 	return w.Flush()
 }

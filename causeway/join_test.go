@@ -42,17 +42,20 @@ func TestShowInvitations(t *testing.T) {
 	now := time.Now()
 	at := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now.Add(d)) }
 	list := &joinpb.DescribeResponse{Invitations: []*joinpb.Invitation{
-		{Id: "aa", Created: at(-time.Minute), Expires: at(time.Hour)},
+		{Id: "aa", Allow: []string{"10.2.0.0/16", "192.0.2.0/24"}, Created: at(-time.Minute), Expires: at(time.Hour)},
 		{Id: "bb", Peer: "west", Created: at(-time.Hour), Expires: at(-time.Minute)},
 		{Id: "cc", Created: at(-time.Hour), Expires: at(time.Hour), UsedBy: "north", Used: at(-time.Minute)},
 	}}
 	for output, want := range map[string][]string{
-		"table": {"aa           any    1m0s ago   good until ", "bb           west   1h0m ago   ended at ", "used by north, 1m0s ago"},
+		"table": {"aa           any    10.2.0.0/16 192.0.2.0/24   1m0s ago   good until ", "bb           west   any range                  1h0m ago   ended at ", "used by north, 1m0s ago"},
 		"json":  {`"used_by": "north"`, `"peer": "west"`},
 	} {
 		var out bytes.Buffer
 		if err := showInvitations(&out, &options{output: output}, list, now); err != nil {
 			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "facts") || strings.Contains(out.String(), "members") {
+			t.Errorf("%s has more than invitations:\n%s", output, out.String())
 		}
 		for _, w := range want {
 			if !strings.Contains(out.String(), w) && !strings.Contains(strings.ReplaceAll(out.String(), `":  "`, `": "`), w) {

@@ -90,6 +90,7 @@ func protoReader(r *reader) *joinpb.Reader {
 func protoInvitation(i issued) *joinpb.Invitation {
 	out := &joinpb.Invitation{
 		Id: i.ID, Peer: i.Peer, Created: timestamppb.New(i.Created), Expires: timestamppb.New(i.Expires),
+		Allow: rangeTexts(i.Allow),
 	}
 	if i.Used != nil {
 		out.UsedBy, out.Used = i.Used.Peer, timestamppb.New(i.Used.Time)
@@ -119,6 +120,10 @@ func (s *membership) Invite(ctx context.Context, r *joinpb.InviteRequest) (*join
 			return nil, err
 		}
 	}
+	allow, err := parseAllowed(r.GetAllow())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
 	addresses := r.GetAddresses()
 	if len(addresses) == 0 {
 		addresses = s.cfg.Addresses()
@@ -132,11 +137,14 @@ func (s *membership) Invite(ctx context.Context, r *joinpb.InviteRequest) (*join
 	s.book.settle(ctx)
 	now := time.Now()
 	inv := newInvitation(s.cfg.Cluster.Name, addresses, [sha256.Size]byte(s.fingerprint()), now.Add(ttl))
-	if err := s.invitations.make(ctx, inv, r.GetPeer(), now); err != nil {
+	if err := s.invitations.make(ctx, inv, r.GetPeer(), allow, now); err != nil {
 		return nil, status.Errorf(codes.Unavailable, "keep the invitation: %v", err)
 	}
 	s.log.Info("invitation is made", "invitation", inv.Name(), "cluster", r.GetPeer(), "expires", inv.Expires)
-	return &joinpb.InviteResponse{Invitation: inv.Text(), Expires: timestamppb.New(inv.Expires), Addresses: addresses, HeldTo: strings.TrimSuffix(s.ownClaims()+"; "+s.outside(), "; ")}, nil
+	return &joinpb.InviteResponse{
+		Invitation: inv.Text(), Expires: timestamppb.New(inv.Expires), Addresses: addresses, Allow: rangeTexts(allow),
+		HeldTo: strings.TrimSuffix(s.ownClaims()+"; "+s.outside(), "; "),
+	}, nil
 }
 
 // reset sets the time back since when a cluster is out, if that is far ahead of the clock:

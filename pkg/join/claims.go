@@ -110,12 +110,7 @@ func (m *Manager) ownClaims() string {
 
 // heldTo says to what a cluster is held.
 func heldTo(name string, claims []trust.Claim) string {
-	var silent []string
-	for _, class := range trust.Classes()[:3] {
-		if !slices.ContainsFunc(claims, func(c trust.Claim) bool { return c.Class == class }) {
-			silent = append(silent, string(class))
-		}
-	}
+	silent := silentOf(claims)
 	first := "of " + strings.Join(silent, " and ") + " what it names first is agreed"
 	switch {
 	case len(claims) == 0:
@@ -124,6 +119,17 @@ func heldTo(name string, claims []trust.Claim) string {
 		return fmt.Sprintf("%s claims %s, and nothing else", name, claimsText(claims))
 	}
 	return fmt.Sprintf("%s claims %s; %s", name, claimsText(claims), first)
+}
+
+// silentOf returns the classes of which claims say nothing, so that what the cluster names
+// first is agreed.
+func silentOf(claims []trust.Claim) (silent []string) {
+	for _, class := range trust.Classes()[:3] {
+		if !slices.ContainsFunc(claims, func(c trust.Claim) bool { return c.Class == class }) {
+			silent = append(silent, string(class))
+		}
+	}
+	return silent
 }
 
 func claimText(c trust.Claim) string { return fmt.Sprintf("%s (%s)", c.Range, c.Class) }

@@ -277,3 +277,44 @@ func TestReaderKeepsItsID(t *testing.T) {
 		t.Errorf("at home: %s", home)
 	}
 }
+
+// An invitation may bound what the joining cluster claims, which has to say all of it then.
+func TestAllowedClaims(t *testing.T) {
+	t.Parallel()
+	east := newCluster(t, "east", 1)
+	west := newClaimant(t, "west", 2, claims(t, "pods 10.2.0.0/16", "nodes 192.0.2.0/25", "mesh 10.200.2.0/24"))
+	bounded := func(allow ...string) *joinpb.AcceptRequest {
+		t.Helper()
+		answer, err := east.membership.Invite(east.ctx(), &joinpb.InviteRequest{Allow: allow})
+		check(t, err)
+		if len(answer.Allow) == 0 {
+			t.Error("it is not said what is allowed")
+		}
+		return &joinpb.AcceptRequest{Invitation: answer.Invitation}
+	}
+	_, err := west.join(bounded("10.2.0.0/17", "192.0.2.0/24", "10.200.0.0/16"))
+	if err == nil || !strings.Contains(err.Error(), "10.2.0.0/16 (pods) of west is more than the invitation allows, which is 10.2.0.0/17 10.200.0.0/16 192.0.2.0/24") ||
+		strings.Contains(err.Error(), "(nodes)") || strings.Contains(err.Error(), "(mesh)") {
+		t.Errorf("more pods: %v", err)
+	}
+	silent := newClaimant(t, "silent", 3, claims(t, "pods 10.3.0.0/16"))
+	if _, err := silent.join(bounded("10.0.0.0/8")); err == nil || !strings.Contains(err.Error(), "silent does not say what it claims of mesh and nodes") {
+		t.Errorf("no word on mesh and nodes: %v", err)
+	}
+	if east.book.member("west").Reads != nil || east.book.member("silent").Reads != nil {
+		t.Error("one of them is a peer")
+	}
+	// Two halves are one range.
+	_, err = west.join(bounded("10.2.0.0/17", "10.2.128.0/17", "192.0.2.0/24", "10.200.0.0/16"))
+	check(t, err)
+	described, err := east.membership.Describe(east.ctx(), &joinpb.DescribeRequest{})
+	check(t, err)
+	if last := described.Invitations[0]; len(last.Allow) != 3 || last.Allow[0] != "10.2.0.0/16" {
+		t.Errorf("listed: %v", last)
+	}
+	for _, text := range []string{"10.2.0.1/16", "x", "::ffff:10.1.0.0/112"} {
+		if _, err := east.membership.Invite(east.ctx(), &joinpb.InviteRequest{Allow: []string{text}}); err == nil || !strings.Contains(err.Error(), "is not a range") {
+			t.Errorf("%s is allowed: %v", text, err)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ type issued struct {
 }
 
 // make keeps a new invitation. Those that ended long ago are forgotten.
-func (s invitations) make(ctx context.Context, inv Invitation, peer string, now time.Time) error {
+func (s invitations) make(ctx context.Context, inv Invitation, peer string, allow []netip.Prefix, now time.Time) error {
 	all, err := s.list(ctx)
 	if err != nil {
 		return err
@@ -69,7 +70,7 @@ func (s invitations) make(ctx context.Context, inv Invitation, peer string, now 
 		return fmt.Errorf("there are %d invitations, no more are made until some have ended for a week", left)
 	}
 	value, err := json.Marshal(offered{
-		Hash: sha256.Sum256(inv.Secret[:]), Peer: peer, Created: now.UTC(), Expires: inv.Expires,
+		Hash: sha256.Sum256(inv.Secret[:]), Peer: peer, Allow: allow, Created: now.UTC(), Expires: inv.Expires,
 	})
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", inv, err)
@@ -159,6 +160,40 @@ func (o offered) fits(peer string, now time.Time) error {
 			errEnded, o.Expires.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// parseAllowed reads what an operator allows another cluster to claim.
+func parseAllowed(texts []string) (out []netip.Prefix, err error) {
+	if len(texts) > maxClaims {
+		return nil, fmt.Errorf("%d ranges are allowed, more than %d", len(texts), maxClaims)
+	}
+	for _, text := range texts {
+		r, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || r != r.Masked() || r.Addr().Is4In6() {
+			return nil, fmt.Errorf("%.100q is not a range like 10.1.0.0/16", text)
+		}
+		out = append(out, r)
+	}
+	return tidy(out), nil
+}
+
+// exceeds returns what a cluster claims beyond what the invitation allows. What it says
+// nothing of would be agreed as it names it, so it has to say that.
+func (o offered) exceeds(theirs Facts) (out []string) {
+	if len(o.Allow) == 0 {
+		return nil
+	}
+	for _, c := range theirs.Claims {
+		holds := func(r netip.Prefix) bool { return r.Bits() <= c.Range.Bits() && r.Contains(c.Range.Addr()) }
+		if !slices.ContainsFunc(o.Allow, holds) {
+			out = append(out, fmt.Sprintf("%s of %s is more than the invitation allows, which is %s", claimText(c), theirs.Name, rangesText(o.Allow)))
+		}
+	}
+	if silent := silentOf(theirs.Claims); len(silent) > 0 {
+		out = append(out, fmt.Sprintf("%s does not say what it claims of %s, and the invitation allows %s only: give its API server --pod-cidr, --mesh-cidr and --node-cidr",
+			theirs.Name, strings.Join(silent, " and "), rangesText(o.Allow)))
+	}
+	return out
 }
 
 // open refuses what use would, and changes nothing: whoever may not use an

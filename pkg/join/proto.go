@@ -15,8 +15,13 @@ func protoFacts(f Facts) *joinpb.Facts {
 		Name: f.Name, Id: uint32(f.ID), Size: uint32(f.Size), Version: f.Version,
 		Time: timestamppb.New(f.Time), Addresses: f.Addresses, Claims: protoClaims(f.Claims),
 	}
-	for _, r := range f.Ranges {
-		out.Ranges = append(out.Ranges, r.String())
+	out.Ranges = rangeTexts(f.Ranges)
+	return out
+}
+
+func rangeTexts(ranges []netip.Prefix) (out []string) {
+	for _, r := range ranges {
+		out = append(out, r.String())
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -107,9 +108,11 @@ type offered struct {
 	// random bytes, so there is nothing to guess that a slow hash would slow down.
 	Hash [sha256.Size]byte `json:"hash"`
 	// Peer may use it; "" for any cluster that is no peer yet.
-	Peer    string    `json:"peer,omitempty"`
-	Created time.Time `json:"created"`
-	Expires time.Time `json:"expires"`
+	Peer string `json:"peer,omitempty"`
+	// Allow are the ranges that it may claim, sorted; empty for any.
+	Allow   []netip.Prefix `json:"allow,omitempty"`
+	Created time.Time      `json:"created"`
+	Expires time.Time      `json:"expires"`
 }
 
 // used is by whom an invitation was used. The same key may finish what broke off.

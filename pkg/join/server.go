@@ -196,6 +196,9 @@ func (s *inviter) check(ctx context.Context, g guest) error {
 			s.cfg.Cluster.Name, theirs.Name, session.State, theirs.Name)
 	}
 	if len(offer.GetAuthority()) > 0 {
+		for _, text := range inv.exceeds(theirs) {
+			add("%s", text)
+		}
 		for _, text := range s.unreadable(ctx, theirs, offer) {
 			add("%s", text)
 		}

@@ -1197,11 +1197,13 @@ type Invitation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// peer may use it; "" for any that is no peer yet.
-	Peer          string                 `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
-	UsedBy        string                 `protobuf:"bytes,5,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
-	Used          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=used,proto3" json:"used,omitempty"`
+	Peer    string                 `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
+	Created *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	Expires *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
+	UsedBy  string                 `protobuf:"bytes,5,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	Used    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=used,proto3" json:"used,omitempty"`
+	// allow are the ranges that who joins by it may claim; empty for any.
+	Allow         []string `protobuf:"bytes,7,rep,name=allow,proto3" json:"allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1278,19 +1280,73 @@ func (x *Invitation) GetUsed() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Invitation) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+// Invitations are those of a cluster, for programs.
+type Invitations struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Invitations   []*Invitation          `protobuf:"bytes,1,rep,name=invitations,proto3" json:"invitations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Invitations) Reset() {
+	*x = Invitations{}
+	mi := &file_join_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Invitations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Invitations) ProtoMessage() {}
+
+func (x *Invitations) ProtoReflect() protoreflect.Message {
+	mi := &file_join_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Invitations.ProtoReflect.Descriptor instead.
+func (*Invitations) Descriptor() ([]byte, []int) {
+	return file_join_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Invitations) GetInvitations() []*Invitation {
+	if x != nil {
+		return x.Invitations
+	}
+	return nil
+}
+
 type InviteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ttl   *durationpb.Duration   `protobuf:"bytes,1,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	Peer  string                 `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
 	// addresses replace those that the API server knows of itself.
-	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// allow are the ranges that who joins may claim; empty for any.
+	Allow         []string `protobuf:"bytes,4,rep,name=allow,proto3" json:"allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InviteRequest) Reset() {
 	*x = InviteRequest{}
-	mi := &file_join_proto_msgTypes[18]
+	mi := &file_join_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1358,7 @@ func (x *InviteRequest) String() string {
 func (*InviteRequest) ProtoMessage() {}
 
 func (x *InviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[18]
+	mi := &file_join_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1371,7 @@ func (x *InviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteRequest.ProtoReflect.Descriptor instead.
 func (*InviteRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{18}
+	return file_join_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InviteRequest) GetTtl() *durationpb.Duration {
@@ -1339,20 +1395,28 @@ func (x *InviteRequest) GetAddresses() []string {
 	return nil
 }
 
+func (x *InviteRequest) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
 type InviteResponse struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Invitation string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
 	Expires    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
 	Addresses  []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// held_to says to what this cluster will be held, for a person.
-	HeldTo        string `protobuf:"bytes,4,opt,name=held_to,json=heldTo,proto3" json:"held_to,omitempty"`
+	HeldTo        string   `protobuf:"bytes,4,opt,name=held_to,json=heldTo,proto3" json:"held_to,omitempty"`
+	Allow         []string `protobuf:"bytes,5,rep,name=allow,proto3" json:"allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InviteResponse) Reset() {
 	*x = InviteResponse{}
-	mi := &file_join_proto_msgTypes[19]
+	mi := &file_join_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1428,7 @@ func (x *InviteResponse) String() string {
 func (*InviteResponse) ProtoMessage() {}
 
 func (x *InviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[19]
+	mi := &file_join_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1441,7 @@ func (x *InviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteResponse.ProtoReflect.Descriptor instead.
 func (*InviteResponse) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{19}
+	return file_join_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InviteResponse) GetInvitation() string {
@@ -1408,6 +1472,13 @@ func (x *InviteResponse) GetHeldTo() string {
 	return ""
 }
 
+func (x *InviteResponse) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
 type AcceptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Invitation    string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
@@ -1419,7 +1490,7 @@ type AcceptRequest struct {
 
 func (x *AcceptRequest) Reset() {
 	*x = AcceptRequest{}
-	mi := &file_join_proto_msgTypes[20]
+	mi := &file_join_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1502,7 @@ func (x *AcceptRequest) String() string {
 func (*AcceptRequest) ProtoMessage() {}
 
 func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[20]
+	mi := &file_join_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1515,7 @@ func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptRequest.ProtoReflect.Descriptor instead.
 func (*AcceptRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{20}
+	return file_join_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AcceptRequest) GetInvitation() string {
@@ -1477,7 +1548,7 @@ type DisconnectRequest struct {
 
 func (x *DisconnectRequest) Reset() {
 	*x = DisconnectRequest{}
-	mi := &file_join_proto_msgTypes[21]
+	mi := &file_join_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1560,7 @@ func (x *DisconnectRequest) String() string {
 func (*DisconnectRequest) ProtoMessage() {}
 
 func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[21]
+	mi := &file_join_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1573,7 @@ func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{21}
+	return file_join_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DisconnectRequest) GetPeer() string {
@@ -1524,7 +1595,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_join_proto_msgTypes[22]
+	mi := &file_join_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1607,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[22]
+	mi := &file_join_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1620,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{22}
+	return file_join_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Step) GetText() string {
@@ -1577,7 +1648,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_join_proto_msgTypes[23]
+	mi := &file_join_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1660,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[23]
+	mi := &file_join_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1673,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{23}
+	return file_join_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReachRequest) GetName() string {
@@ -1638,7 +1709,7 @@ type ReachResponse struct {
 
 func (x *ReachResponse) Reset() {
 	*x = ReachResponse{}
-	mi := &file_join_proto_msgTypes[24]
+	mi := &file_join_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1721,7 @@ func (x *ReachResponse) String() string {
 func (*ReachResponse) ProtoMessage() {}
 
 func (x *ReachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[24]
+	mi := &file_join_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1734,7 @@ func (x *ReachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
 func (*ReachResponse) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{24}
+	return file_join_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReachResponse) GetReached() []string {
@@ -1691,7 +1762,7 @@ type FitsRequest struct {
 
 func (x *FitsRequest) Reset() {
 	*x = FitsRequest{}
-	mi := &file_join_proto_msgTypes[25]
+	mi := &file_join_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1774,7 @@ func (x *FitsRequest) String() string {
 func (*FitsRequest) ProtoMessage() {}
 
 func (x *FitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[25]
+	mi := &file_join_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1787,7 @@ func (x *FitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FitsRequest.ProtoReflect.Descriptor instead.
 func (*FitsRequest) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{25}
+	return file_join_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FitsRequest) GetFacts() *Facts {
@@ -1743,7 +1814,7 @@ type FitsResponse struct {
 
 func (x *FitsResponse) Reset() {
 	*x = FitsResponse{}
-	mi := &file_join_proto_msgTypes[26]
+	mi := &file_join_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1826,7 @@ func (x *FitsResponse) String() string {
 func (*FitsResponse) ProtoMessage() {}
 
 func (x *FitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_join_proto_msgTypes[26]
+	mi := &file_join_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1839,7 @@ func (x *FitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FitsResponse.ProtoReflect.Descriptor instead.
 func (*FitsResponse) Descriptor() ([]byte, []int) {
-	return file_join_proto_rawDescGZIP(), []int{26}
+	return file_join_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FitsResponse) GetProblems() []string {
@@ -1860,7 +1931,7 @@ const file_join_proto_rawDesc = "" +
 	"\x02ca\x18\x03 \x01(\fR\x02ca\x12\x12\n" +
 	"\x04cert\x18\x04 \x01(\fR\x04cert\x12\x10\n" +
 	"\x03key\x18\x05 \x01(\fR\x03key\x12.\n" +
-	"\x04ends\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\"\xe5\x01\n" +
+	"\x04ends\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\"\xfb\x01\n" +
 	"\n" +
 	"Invitation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1868,18 +1939,23 @@ const file_join_proto_rawDesc = "" +
 	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
 	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x17\n" +
 	"\aused_by\x18\x05 \x01(\tR\x06usedBy\x12.\n" +
-	"\x04used\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04used\"n\n" +
+	"\x04used\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04used\x12\x14\n" +
+	"\x05allow\x18\a \x03(\tR\x05allow\"M\n" +
+	"\vInvitations\x12>\n" +
+	"\vinvitations\x18\x01 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\x84\x01\n" +
 	"\rInviteRequest\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x9d\x01\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x14\n" +
+	"\x05allow\x18\x04 \x03(\tR\x05allow\"\xb3\x01\n" +
 	"\x0eInviteResponse\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x01 \x01(\tR\n" +
 	"invitation\x124\n" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x17\n" +
-	"\aheld_to\x18\x04 \x01(\tR\x06heldTo\"f\n" +
+	"\aheld_to\x18\x04 \x01(\tR\x06heldTo\x12\x14\n" +
+	"\x05allow\x18\x05 \x03(\tR\x05allow\"f\n" +
 	"\rAcceptRequest\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x01 \x01(\tR\n" +
@@ -1930,7 +2006,7 @@ func file_join_proto_rawDescGZIP() []byte {
 	return file_join_proto_rawDescData
 }
 
-var file_join_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_join_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_join_proto_goTypes = []any{
 	(*AuthorityRequest)(nil),      // 0: causeway.join.v1.AuthorityRequest
 	(*AuthorityResponse)(nil),     // 1: causeway.join.v1.AuthorityResponse
@@ -1950,17 +2026,18 @@ var file_join_proto_goTypes = []any{
 	(*IssueRequest)(nil),          // 15: causeway.join.v1.IssueRequest
 	(*IssueResponse)(nil),         // 16: causeway.join.v1.IssueResponse
 	(*Invitation)(nil),            // 17: causeway.join.v1.Invitation
-	(*InviteRequest)(nil),         // 18: causeway.join.v1.InviteRequest
-	(*InviteResponse)(nil),        // 19: causeway.join.v1.InviteResponse
-	(*AcceptRequest)(nil),         // 20: causeway.join.v1.AcceptRequest
-	(*DisconnectRequest)(nil),     // 21: causeway.join.v1.DisconnectRequest
-	(*Step)(nil),                  // 22: causeway.join.v1.Step
-	(*ReachRequest)(nil),          // 23: causeway.join.v1.ReachRequest
-	(*ReachResponse)(nil),         // 24: causeway.join.v1.ReachResponse
-	(*FitsRequest)(nil),           // 25: causeway.join.v1.FitsRequest
-	(*FitsResponse)(nil),          // 26: causeway.join.v1.FitsResponse
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*Invitations)(nil),           // 18: causeway.join.v1.Invitations
+	(*InviteRequest)(nil),         // 19: causeway.join.v1.InviteRequest
+	(*InviteResponse)(nil),        // 20: causeway.join.v1.InviteResponse
+	(*AcceptRequest)(nil),         // 21: causeway.join.v1.AcceptRequest
+	(*DisconnectRequest)(nil),     // 22: causeway.join.v1.DisconnectRequest
+	(*Step)(nil),                  // 23: causeway.join.v1.Step
+	(*ReachRequest)(nil),          // 24: causeway.join.v1.ReachRequest
+	(*ReachResponse)(nil),         // 25: causeway.join.v1.ReachResponse
+	(*FitsRequest)(nil),           // 26: causeway.join.v1.FitsRequest
+	(*FitsResponse)(nil),          // 27: causeway.join.v1.FitsResponse
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
 }
 var file_join_proto_depIdxs = []int32{
 	4,  // 0: causeway.join.v1.JoinRequest.offer:type_name -> causeway.join.v1.Offer
@@ -1969,49 +2046,50 @@ var file_join_proto_depIdxs = []int32{
 	7,  // 3: causeway.join.v1.JoinResponse.done:type_name -> causeway.join.v1.Done
 	8,  // 4: causeway.join.v1.Offer.facts:type_name -> causeway.join.v1.Facts
 	8,  // 5: causeway.join.v1.Answer.facts:type_name -> causeway.join.v1.Facts
-	27, // 6: causeway.join.v1.Facts.time:type_name -> google.protobuf.Timestamp
+	28, // 6: causeway.join.v1.Facts.time:type_name -> google.protobuf.Timestamp
 	9,  // 7: causeway.join.v1.Facts.claims:type_name -> causeway.join.v1.Claim
 	8,  // 8: causeway.join.v1.DescribeResponse.facts:type_name -> causeway.join.v1.Facts
 	12, // 9: causeway.join.v1.DescribeResponse.members:type_name -> causeway.join.v1.Member
 	17, // 10: causeway.join.v1.DescribeResponse.invitations:type_name -> causeway.join.v1.Invitation
-	27, // 11: causeway.join.v1.Member.out:type_name -> google.protobuf.Timestamp
+	28, // 11: causeway.join.v1.Member.out:type_name -> google.protobuf.Timestamp
 	13, // 12: causeway.join.v1.Member.reader:type_name -> causeway.join.v1.Reader
-	27, // 13: causeway.join.v1.Member.ends:type_name -> google.protobuf.Timestamp
-	27, // 14: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
-	27, // 15: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
+	28, // 13: causeway.join.v1.Member.ends:type_name -> google.protobuf.Timestamp
+	28, // 14: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
+	28, // 15: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
 	9,  // 16: causeway.join.v1.DeclareRequest.claims:type_name -> causeway.join.v1.Claim
-	27, // 17: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
-	27, // 18: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
-	27, // 19: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
-	27, // 20: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
-	28, // 21: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
-	27, // 22: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
-	8,  // 23: causeway.join.v1.FitsRequest.facts:type_name -> causeway.join.v1.Facts
-	0,  // 24: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
-	2,  // 25: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
-	10, // 26: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
-	18, // 27: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
-	20, // 28: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
-	21, // 29: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
-	14, // 30: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
-	15, // 31: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
-	23, // 32: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
-	25, // 33: causeway.join.v1.Membership.Fits:input_type -> causeway.join.v1.FitsRequest
-	1,  // 34: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
-	3,  // 35: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
-	11, // 36: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
-	19, // 37: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
-	22, // 38: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
-	22, // 39: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
-	22, // 40: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
-	16, // 41: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
-	24, // 42: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
-	26, // 43: causeway.join.v1.Membership.Fits:output_type -> causeway.join.v1.FitsResponse
-	34, // [34:44] is the sub-list for method output_type
-	24, // [24:34] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	28, // 17: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
+	28, // 18: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
+	28, // 19: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
+	28, // 20: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
+	17, // 21: causeway.join.v1.Invitations.invitations:type_name -> causeway.join.v1.Invitation
+	29, // 22: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
+	28, // 23: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
+	8,  // 24: causeway.join.v1.FitsRequest.facts:type_name -> causeway.join.v1.Facts
+	0,  // 25: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
+	2,  // 26: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
+	10, // 27: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
+	19, // 28: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
+	21, // 29: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
+	22, // 30: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
+	14, // 31: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
+	15, // 32: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
+	24, // 33: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
+	26, // 34: causeway.join.v1.Membership.Fits:input_type -> causeway.join.v1.FitsRequest
+	1,  // 35: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
+	3,  // 36: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
+	11, // 37: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
+	20, // 38: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
+	23, // 39: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
+	23, // 40: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
+	23, // 41: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
+	16, // 42: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
+	25, // 43: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
+	27, // 44: causeway.join.v1.Membership.Fits:output_type -> causeway.join.v1.FitsResponse
+	35, // [35:45] is the sub-list for method output_type
+	25, // [25:35] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_join_proto_init() }
@@ -2033,7 +2111,7 @@ func file_join_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_join_proto_rawDesc), len(file_join_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
