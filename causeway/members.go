@@ -34,6 +34,9 @@ func writeMember(w io.Writer, m *joinpb.Member, now time.Time) {
 	if m == nil {
 		return
 	}
+	if m.Bounded {
+		fmt.Fprintf(w, "  held to\twhat its ClusterPeer says\n")
+	}
 	if m.OneWay {
 		text := "declared one way: its certificate can not be renewed, give another one with causeway join --etcd-config"
 		if m.Ends != nil {

@@ -30,6 +30,7 @@ type config struct {
 	inCluster            bool
 	agentAccount         string
 	peersDir             string
+	peerSecrets          string
 	listen               string
 	advertise            []string
 	listenHTTP           string
@@ -59,6 +60,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.BoolVar(&c.inCluster, "in-cluster", false, "the same with the service account of the pod that this runs in")
 	f.StringVar(&c.agentAccount, "agent-service-account", "", "`namespace/name` of the agents' service account: a pod of it gets the first certificate of its node's agent for its token of audience causeway; with --in-cluster or --kubeconfig (default: none)")
 	f.StringVar(&c.peersDir, "peers-dir", "", "directory with an etcd client file for each peer, named like its cluster (default <data-dir>/peers, made when missing)")
+	f.StringVar(&c.peerSecrets, "peer-secrets-namespace", "", "`namespace` of the Secrets that ClusterPeers may name; with --in-cluster or --kubeconfig (default: none, they may name none)")
 	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
 	f.StringSliceVar(&c.advertise, "advertise", nil, "names and addresses by which the gateway is reached, for its certificate, besides that of --listen")
 	f.StringVar(&c.listenHTTP, "listen-http", "127.0.0.1:9878", "host:port for /healthz, /readyz and /metrics, plain HTTP; empty for none")

@@ -42,7 +42,7 @@ func newDoor(
 	exclusions := gateway.NewExclusions(log)
 	authorities := newRotation(cfg, authority, etcd, exclusions, func() <-chan struct{} { return door.Listening() }, log, registry)
 	members, err := join.New(join.Config{
-		Cluster: cfg.cluster(), Version: process.Version(), Dir: cfg.joined(), Authority: authority, PeerTTL: cfg.peerTTL, Etcd: etcd,
+		Cluster: cfg.cluster(), Version: process.Version(), Dir: cfg.joined(), Resources: cfg.resources(), Authority: authority, PeerTTL: cfg.peerTTL, Etcd: etcd,
 		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
 		Ranges:    func() []netip.Prefix { return cfg.ownRanges(engine) },
 		Claims:    claims, Reserved: reserved,

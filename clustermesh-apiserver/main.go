@@ -126,14 +126,15 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		return err
 	}
 	peers := peer.New(peer.Config{
-		Cluster: cfg.cluster(), Dir: cfg.peers(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
+		Cluster: cfg.cluster(), Dir: cfg.peers(), Resources: cfg.resources(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
 	})
 	found := &finder{cfg: cfg, client: kubernetes, log: log}
+	declared := newResources(cfg, kubernetes, election, peers, log, registry)
 	renewals := newRenewals(cfg, authority, log, registry)
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: serverOf(kubernetes),
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
-		SourceProblems: objects.Problems, RangeNotes: found.Notes, PublishProblems: publisher.Problems, Writes: publisher.Err,
+		SourceProblems: objects.Problems, RangeNotes: found.Notes, ClusterPeers: declared.problem, PublishProblems: publisher.Problems, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
 	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, log, registry, nodes, drops, paths, renewals, adminServer)
@@ -147,7 +148,8 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g.Go(func() error { return found.Run(ctx) })
 	g.Go(func() error { return members.Run(ctx) })
 	g.Go(func() error { return authorities.Run(ctx) })
-	g.Go(func() error { return runAfter(ctx, members.Loaded(), peers.Run) })
+	g.Go(func() error { return declared.run(ctx) })
+	g.Go(func() error { return runAfter(ctx, declared.loaded(ctx, members.Loaded()), peers.Run) })
 	g.Go(func() error { return runAfter(ctx, members.Loaded(), door.Run) })
 	g.Go(func() error { return openFeed(ctx, cfg, nodes, publisher, peers, listed, seeded) })
 	g.Go(func() error { return welcome(ctx, cfg, authority, door, open, log) })
@@ -253,6 +255,11 @@ func dialable(addr net.Addr) string {
 func (c *config) makeDirs() error {
 	if err := os.MkdirAll(c.dataDir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
+	}
+	if dir := c.resources(); dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make the directory of ClusterPeers: %w", err)
+		}
 	}
 	if c.peersDir == "" {
 		if err := os.MkdirAll(c.peers(), 0o700); err != nil {

@@ -27,6 +27,9 @@ func (c *config) validateSource() error {
 	case 0:
 		return errors.New("one of --manifests-dir, --kubeconfig and --in-cluster is required: where this cluster's objects are read")
 	case 1:
+		if c.peerSecrets != "" && c.manifestsDir != "" {
+			return errors.New("--peer-secrets-namespace: only Kubernetes has Secrets, so --in-cluster or --kubeconfig is needed in place of --manifests-dir")
+		}
 		return c.validateAccount()
 	}
 	return errors.New("--manifests-dir, --kubeconfig and --in-cluster: give one of them, a cluster has one source")

@@ -48,6 +48,9 @@ type Config struct {
 	// RangeNotes say where flags and the Kubernetes API differ on the cluster's ranges.
 	RangeNotes      func() []string
 	PublishProblems func() []string
+	// ClusterPeers says why these resources are not read, "" for nothing, and whether
+	// the source has any.
+	ClusterPeers func() (problem string, are bool)
 	// Writes says why peers are not told what is new at present.
 	Writes func() error
 	// Etcd are the endpoints of an external etcd; nil for the embedded one.
@@ -99,6 +102,10 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 		out.Conditions = append(out.Conditions, &adminpb.Condition{Name: c.Name, Ready: c.Reason == "", Reason: c.Reason})
 	}
 	out.Conditions = append(out.Conditions, condition("publishing", s.cfg.Writes()), certificates(s.cfg.Certificates(), time.Now()))
+	if problem, are := s.cfg.ClusterPeers(); are {
+		// Without them, peers are declared in other ways: ready all the same.
+		out.Conditions = append(out.Conditions, &adminpb.Condition{Name: "clusterpeers", Ready: true, Reason: problem})
+	}
 	for _, p := range s.cfg.Peers.Problems() {
 		out.PeerProblems = append(out.PeerProblems, &adminpb.PeerProblem{File: p.File, Message: p.Message})
 	}

@@ -30,8 +30,9 @@ const disconnectTimeout = time.Minute
 
 // The origins of a peer.
 const (
-	originFile   = "file"
-	originJoined = "joined"
+	originFile     = "file"
+	originJoined   = "joined"
+	originResource = "ClusterPeer"
 )
 
 // membership answers the command line.
@@ -63,6 +64,7 @@ func (s *membership) Describe(ctx context.Context, _ *joinpb.DescribeRequest) (*
 		one := members[p.Name]
 		one.Origin, one.State, one.Reason, one.Id = s.origin(p), string(p.State), p.Reason, uint32(p.ID)
 		one.OneWay = one.OneWay && one.Origin == originJoined
+		one.Bounded = p.Bounds != ""
 		if !p.Certificate.Ends.IsZero() {
 			one.Ends = timestamppb.New(p.Certificate.Ends)
 		}
@@ -98,12 +100,29 @@ func protoInvitation(i issued) *joinpb.Invitation {
 	return out
 }
 
-// origin tells a peer that a file of the operator's declares from one that joined.
+// origin tells a peer that a file of the operator's or a resource declares from one
+// that joined.
 func (m *Manager) origin(p peer.Status) string {
-	if p.File != "" && filepath.Dir(p.File) == filepath.Clean(m.cfg.Dir) {
+	switch dir := filepath.Dir(p.File); {
+	case p.File == "":
+	case dir == filepath.Clean(m.cfg.Dir):
 		return originJoined
+	case m.cfg.Resources != "" && dir == filepath.Clean(m.cfg.Resources):
+		return originResource
 	}
 	return originFile
+}
+
+// declared says what declares a peer that did not join, and what to do for it not to be
+// read; ok is false for one that joined.
+func (m *Manager) declared(p peer.Status) (by, remedy string, ok bool) {
+	switch m.origin(p) {
+	case originJoined:
+		return "", "", false
+	case originResource:
+		return "the ClusterPeer " + p.Name, "delete that", true
+	}
+	return p.File, "remove that file", true
 }
 
 // Invite makes an invitation.
@@ -241,8 +260,8 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 		step(fmt.Sprintf("%s is not read", name), false)
 		return nil
 	}
-	if m.origin(p) == originFile {
-		step(fmt.Sprintf("%s is declared by %s: remove that file, until then it is read", name, p.File), true)
+	if by, remedy, ok := m.declared(p); ok {
+		step(fmt.Sprintf("%s is declared by %s: %s, until then it is read", name, by, remedy), true)
 		return nil
 	}
 	deadline, cancel := context.WithTimeout(ctx, drainTimeout)
@@ -251,8 +270,8 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 		if p, ok = m.peer(name); !ok {
 			break
 		}
-		if m.origin(p) == originFile {
-			step(fmt.Sprintf("%s is declared by %s, too: remove that file, until then it is read", name, p.File), true)
+		if by, remedy, ok := m.declared(p); ok {
+			step(fmt.Sprintf("%s is declared by %s, too: %s, until then it is read", name, by, remedy), true)
 			return nil
 		}
 		if !retry.Sleep(deadline, 50*time.Millisecond) {

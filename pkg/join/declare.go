@@ -116,8 +116,10 @@ func (m *Manager) declare(ctx context.Context, d declaration, step func(string, 
 	}
 	step(fmt.Sprintf("%s is a peer of %s, one way: its certificate is good until %s (%d days), and is not renewed; give another one by the same command before that",
 		d.name, m.cfg.Cluster.Name, ends.Format(time.RFC3339), int(time.Until(ends).Hours()/24)), false)
-	if p, ok := m.peer(d.name); ok && m.origin(p) == originFile {
-		step(fmt.Sprintf("%s is declared by %s, too, which counts as long as it is there", d.name, p.File), true)
+	if p, ok := m.peer(d.name); ok {
+		if by, _, ok := m.declared(p); ok {
+			step(fmt.Sprintf("%s is declared by %s, too, which counts as long as it is there", d.name, by), true)
+		}
 	}
 	return m.awaitSession(ctx, d.name, step)
 }

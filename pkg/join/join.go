@@ -36,7 +36,9 @@ type Config struct {
 	Version string
 	// Dir is where joined peers are kept, for a start without etcd's; pkg/peer
 	// reads their peer files from there.
-	Dir       string
+	Dir string
+	// Resources is where peers are declared by resources, "" where there are none.
+	Resources string
 	Authority *pki.Authority
 	// PeerTTL is how long the certificate is valid that a cluster gets when it joins.
 	PeerTTL time.Duration

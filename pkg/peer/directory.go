@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,10 +40,13 @@ func (l listing) has(name string) bool {
 	return good || bad
 }
 
+// parser reads the text of a file that stands in dir.
+type parser func(text []byte, dir string) (File, error)
+
 // readDirectory reads the peers of a directory. own is the cluster's own name,
 // which can not be a peer's. Files that are no peers, such as the certificates
 // that often lie beside them, are passed over.
-func readDirectory(dir, own string) (listing, error) {
+func readDirectory(dir, own string, parse parser) (listing, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return listing{}, fmt.Errorf("read the directory of peers: %w", err)
@@ -53,7 +57,7 @@ func readDirectory(dir, own string) (listing, error) {
 		if passedOver(name) {
 			continue
 		}
-		file, isDir, err := readFile(filepath.Join(dir, name), name, own)
+		file, isDir, err := readFile(filepath.Join(dir, name), name, own, parse)
 		switch {
 		case isDir || errors.Is(err, fs.ErrNotExist) && !isLink(entry): // gone since
 		case err != nil:
@@ -76,7 +80,7 @@ func passedOver(name string) bool {
 	return slices.Contains([]string{".crt", ".key", ".pem", ".swp"}, filepath.Ext(name))
 }
 
-func readFile(path, name, own string) (file File, isDir bool, err error) {
+func readFile(path, name, own string, parse parser) (file File, isDir bool, err error) {
 	info, err := os.Stat(path)
 	if err != nil || info.IsDir() {
 		return File{}, err == nil, err
@@ -91,33 +95,58 @@ func readFile(path, name, own string) (file File, isDir bool, err error) {
 	if err != nil {
 		return File{}, false, err
 	}
-	file, err = ParseFile(text, filepath.Dir(path))
+	file, err = parse(text, filepath.Dir(path))
 	file.Path = path
 	return file, false, err
 }
 
-// readDirectories reads what is declared in dir and what joined, if there is a
-// directory of that. Of a cluster that is in both the declared file counts.
-func readDirectories(dir, joined, own string) (listing, error) {
-	found, err := readDirectory(dir, own)
-	if err != nil || joined == "" {
-		return found, err
-	}
-	more, err := readDirectory(joined, own)
+// readDirectories reads what is declared in dir and by resources, and what joined; the
+// last two may be "". Of a cluster that is in several the first counts, but that what
+// resources say without a way to reach it holds for the one that joined.
+func readDirectories(dir, resources, joined, own string) (listing, error) {
+	found, err := readDirectory(dir, own, ParseFile)
 	if err != nil {
 		return listing{}, err
 	}
+	said, met := listing{}, listing{}
+	if resources != "" {
+		if said, err = readDirectory(resources, own, ParseBounded); err != nil {
+			return listing{}, err
+		}
+	}
+	if joined != "" {
+		if met, err = readDirectory(joined, own, ParseFile); err != nil {
+			return listing{}, err
+		}
+	}
+	for name, file := range said.files {
+		if len(file.Endpoints) > 0 {
+			continue
+		}
+		delete(said.files, name)
+		if peer, ok := met.files[name]; ok {
+			peer.Claims, peer.Import, peer.Bounds = file.Claims, file.Import, file.Path
+			met.files[name] = peer
+		}
+	}
+	found.add(said)
+	found.add(met)
+	return found, nil
+}
+
+// add adds what is not there yet.
+func (l listing) add(more listing) {
+	before := listing{files: maps.Clone(l.files), problems: maps.Clone(l.problems)}
 	for name, file := range more.files {
-		if !found.has(name) {
-			found.files[name] = file
+		if !before.has(name) {
+			l.files[name] = file
 		}
 	}
 	for name, problem := range more.problems {
-		if !found.has(name) {
-			found.problems[name] = problem
+		if !before.has(name) {
+			l.problems[name] = problem
 		}
 	}
-	return found, nil
 }
 
 // watchDirectories calls look at once, after every change in one of dirs, soon again

@@ -31,6 +31,8 @@ type File struct {
 	Agreed []trust.Claim
 	// Path is the file's own, "" for one that was not read from a directory.
 	Path string
+	// Bounds is the file, "" for none, that says what is believed of a peer that joined.
+	Bounds string
 }
 
 // ErrFile is returned, wrapped with what is wrong, for a peer file that can not
@@ -56,13 +58,26 @@ type fileFields struct {
 // ParseFile reads the text of a peer file. Relative paths in it are relative to
 // dir, the folder that it stands in. Fields that it does not know are ignored,
 // as etcd's client does. Errors wrap ErrFile.
-func ParseFile(text []byte, dir string) (File, error) {
+func ParseFile(text []byte, dir string) (File, error) { return parseFile(text, dir, false) }
+
+// ParseBounded is ParseFile for a file that may be without a way to reach the peer:
+// then it says what is believed of one that joined, and has no endpoints.
+func ParseBounded(text []byte, dir string) (File, error) { return parseFile(text, dir, true) }
+
+func parseFile(text []byte, dir string, bounds bool) (File, error) {
 	var f fileFields
 	if err := yaml.NewDecoder(bytes.NewReader(text)).Decode(&f); err != nil && !errors.Is(err, io.EOF) {
 		return File{}, fmt.Errorf("%w: %w", ErrFile, err)
 	}
 	if f.InsecureTransport || f.InsecureSkipTLSVerify {
 		return File{}, fmt.Errorf("%w: insecure-transport and insecure-skip-tls-verify are not supported; peers are always authenticated", ErrFile)
+	}
+	if bounds && len(f.Endpoints) == 0 {
+		out := File{}
+		if err := out.trust(&f); err != nil {
+			return File{}, fmt.Errorf("%w: %w", ErrFile, err)
+		}
+		return out, nil
 	}
 	if len(f.Endpoints) == 0 {
 		return File{}, fmt.Errorf("%w: no endpoints; add 'endpoints:' with at least one https://host:port", ErrFile)

@@ -40,10 +40,12 @@ const cacheGrace = 3 * time.Second
 type Config struct {
 	Cluster cluster.Config
 	// Dir holds a file for each peer, see ParseFile. Joined holds those that
-	// pkg/join writes, "" for none; where both have one, that of Dir counts.
-	Dir    string
-	Joined string
-	Etcd   *kvstore.Client
+	// pkg/join writes, and Resources those that pkg/clusterpeer does, see ParseBounded;
+	// "" for none. Where several have one, that of Dir counts, then that of Resources.
+	Dir       string
+	Resources string
+	Joined    string
+	Etcd      *kvstore.Client
 	// Election decides when this process writes to Etcd, where several share
 	// it; nil when no other process may.
 	Election *kvstore.Election
@@ -113,7 +115,7 @@ func (m *Manager) Status() []Status {
 	out := make([]Status, 0, len(m.peers))
 	for _, name := range slices.Sorted(maps.Keys(m.peers)) {
 		status := m.peers[name].status()
-		status.File = m.peers[name].file.Path
+		status.File, status.Bounds = m.peers[name].file.Path, m.peers[name].file.Bounds
 		out = append(out, status)
 	}
 	return out
@@ -132,8 +134,10 @@ func (m *Manager) Problems() []Problem {
 func (m *Manager) Run(ctx context.Context) error {
 	l := &looker{Manager: m, absent: map[string]bool{}, stopAnnounce: func() {}, stopLedger: func() {}}
 	dirs := []string{m.cfg.Dir}
-	if m.cfg.Joined != "" {
-		dirs = append(dirs, m.cfg.Joined)
+	for _, dir := range []string{m.cfg.Resources, m.cfg.Joined} {
+		if dir != "" {
+			dirs = append(dirs, dir)
+		}
 	}
 	watchDirectories(ctx, dirs, func() bool { return l.look(ctx) })
 	l.stopAnnounce()
@@ -170,7 +174,7 @@ func (l *looker) look(ctx context.Context) (again bool) {
 		l.loaded = true
 		l.stopLedger = start(ctx, l.ledger.run)
 	}
-	found, err := readDirectories(l.cfg.Dir, l.cfg.Joined, l.cfg.Cluster.Name)
+	found, err := readDirectories(l.cfg.Dir, l.cfg.Resources, l.cfg.Joined, l.cfg.Cluster.Name)
 	l.report(found, err)
 	if err != nil {
 		// Not an empty directory: everything stays, also what an earlier run knew.

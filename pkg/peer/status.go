@@ -12,8 +12,10 @@ import (
 // Status is where the session with a peer stands.
 type Status struct {
 	Name string
-	// File is the peer file, "" while it can not be used.
+	// File is the peer file, "" while it can not be used. Bounds is the one that says
+	// what is believed of a peer that joined, "" for none.
 	File      string
+	Bounds    string
 	ID        cluster.ID // 0 while it is not known
 	State     State
 	Reason    string

@@ -17,7 +17,7 @@ var Layers = [][]string{
 	{"pkg/rotation"},
 	{"pkg/renewal", "pkg/stranger"},
 	{"pkg/datapath", "pkg/feed", "pkg/gateway", "pkg/observe", "pkg/peer", "pkg/probe", "pkg/publish"},
-	{"pkg/admin", "pkg/agent", "pkg/join", "pkg/mesh", "pkg/token"},
+	{"pkg/admin", "pkg/agent", "pkg/clusterpeer", "pkg/join", "pkg/mesh", "pkg/token"},
 	{"causeway", "clustermesh-apiserver", "deploy", "node-agent"},
 }
 

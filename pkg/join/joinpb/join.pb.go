@@ -761,7 +761,7 @@ func (x *DescribeResponse) GetInvitations() []*Invitation {
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// origin is "file", "joined", or "" when it is not read.
+	// origin is "file", "ClusterPeer", "joined", or "" when it is not read.
 	Origin string `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
 	State  string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -775,7 +775,9 @@ type Member struct {
 	// certificate is not renewed.
 	OneWay bool `protobuf:"varint,8,opt,name=one_way,json=oneWay,proto3" json:"one_way,omitempty"`
 	// ends is when the certificate ends that it is read with, if that is known.
-	Ends          *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ends,proto3" json:"ends,omitempty"`
+	Ends *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ends,proto3" json:"ends,omitempty"`
+	// bounded says that it joined, and a ClusterPeer says what is believed of it.
+	Bounded       bool `protobuf:"varint,10,opt,name=bounded,proto3" json:"bounded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -871,6 +873,13 @@ func (x *Member) GetEnds() *timestamppb.Timestamp {
 		return x.Ends
 	}
 	return nil
+}
+
+func (x *Member) GetBounded() bool {
+	if x != nil {
+		return x.Bounded
+	}
+	return false
 }
 
 // Reader is a certificate that a cluster reads this one with.
@@ -1896,7 +1905,7 @@ const file_join_proto_rawDesc = "" +
 	"\x05facts\x18\x01 \x01(\v2\x17.causeway.join.v1.FactsR\x05facts\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\fR\vfingerprint\x122\n" +
 	"\amembers\x18\x03 \x03(\v2\x18.causeway.join.v1.MemberR\amembers\x12>\n" +
-	"\vinvitations\x18\x04 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\x9b\x02\n" +
+	"\vinvitations\x18\x04 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\xb5\x02\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
@@ -1906,7 +1915,9 @@ const file_join_proto_rawDesc = "" +
 	"\x03out\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x03out\x120\n" +
 	"\x06reader\x18\a \x01(\v2\x18.causeway.join.v1.ReaderR\x06reader\x12\x17\n" +
 	"\aone_way\x18\b \x01(\bR\x06oneWay\x12.\n" +
-	"\x04ends\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\"\x92\x01\n" +
+	"\x04ends\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x18\n" +
+	"\abounded\x18\n" +
+	" \x01(\bR\abounded\"\x92\x01\n" +
 	"\x06Reader\x120\n" +
 	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12.\n" +
 	"\x04ends\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x16\n" +
