@@ -65,9 +65,29 @@ func TestCgroupMounts(t *testing.T) {
 45 31 0:38 / /short rw
 `
 	got, err := cgroupMounts(strings.NewReader(mountinfo))
-	want := []string{"/sys/fs/cgroup/unified", "/outer", "/with space"}
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+	want := []cgroupMount{{"/sys/fs/cgroup/unified", "/"}, {"/outer", "/../.."}, {"/with space", "/"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(cgroupMount{})); err != nil || diff != "" {
 		t.Errorf("%v, %s", err, diff)
+	}
+}
+
+// A container at the top of what it sees has a view of its own; one below it
+// has the node's, which may be a container itself.
+func TestCgroupAbove(t *testing.T) {
+	tests := []struct {
+		name, root, self string
+		want             bool
+	}{
+		{"own view", "/", "0::/\n", false},
+		{"own view beside version 1", "/", "1:cpu:/pod\n0::/\n", false},
+		{"version 1 alone", "/", "1:cpu:/pod\n", false},
+		{"a pod of a node that is a container", "/", "1:cpu:/pod\n0::/kubelet.slice/pod\n", true},
+		{"the same, in a cgroup namespace of its own", "/../../..", "0::/\n", true},
+	}
+	for _, test := range tests {
+		if got := (cgroupMount{root: test.root}).above(ownCgroup(test.self)); got != test.want {
+			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+		}
 	}
 }
 
