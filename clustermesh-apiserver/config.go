@@ -29,6 +29,8 @@ type config struct {
 	kubeconfig           string
 	inCluster            bool
 	agentAccount         string
+	adminSecret          string
+	authorityMap         string
 	peersDir             string
 	peerSecrets          string
 	listen               string
@@ -59,6 +61,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.kubeconfig, "kubeconfig", "", "`file` with which kubectl reaches this cluster: read the cluster from its Kubernetes API, by the file's current context")
 	f.BoolVar(&c.inCluster, "in-cluster", false, "the same with the service account of the pod that this runs in")
 	f.StringVar(&c.agentAccount, "agent-service-account", "", "`namespace/name` of the agents' service account: a pod of it gets the first certificate of its node's agent for its token of audience causeway; with --in-cluster or --kubeconfig (default: none)")
+	f.StringVar(&c.adminSecret, "admin-secret", "", "`namespace/name` of a Secret that is kept to hold the admin file under admin.yaml, for the command line; with --in-cluster or --kubeconfig (default: none)")
+	f.StringVar(&c.authorityMap, "authority-configmap", "", "`namespace/name` of a ConfigMap that is kept to hold the authority's certificate under ca.crt, for agents' pods; with --in-cluster or --kubeconfig (default: none)")
 	f.StringVar(&c.peersDir, "peers-dir", "", "directory with an etcd client file for each peer, named like its cluster (default <data-dir>/peers, made when missing)")
 	f.StringVar(&c.peerSecrets, "peer-secrets-namespace", "", "`namespace` of the Secrets that ClusterPeers may name; with --in-cluster or --kubeconfig (default: none, they may name none)")
 	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
@@ -104,7 +108,7 @@ func (c *config) validate() error {
 			return fmt.Errorf("%s is required", required.flag)
 		}
 	}
-	if err := c.validateSource(); err != nil {
+	if err := errors.Join(c.validateSource(), c.validateHandouts()); err != nil {
 		return err
 	}
 	if c.clusterID == 0 {

@@ -33,7 +33,7 @@ images: {pullPolicy: Always, pullSecrets: [registry]}
 etcd: {mode: external, external: {endpoints: ["https://10.0.0.5:2379", "https://[fd00::5]:2379"], tlsSecret: etcd}}
 gateway: {type: LoadBalancer, nodePort: 30474, annotations: {example.com/internal: "true"}, loadBalancerSourceRanges: [10.0.0.0/8],
   loadBalancerClass: example.com/one, externalTrafficPolicy: Local, advertise: [mesh.example.com, 192.0.2.9]}
-apiServer: {replicas: 3, nodeSelector: {a: b}, tolerations: [{key: a, operator: Exists}], podAnnotations: {a: b}, podLabels: {c: d}, serviceAccount: {annotations: {a: b}},
+apiServer: {replicas: 0, nodeSelector: {a: b}, tolerations: [{key: a, operator: Exists}], podAnnotations: {a: b}, podLabels: {c: d}, serviceAccount: {annotations: {a: b}},
   affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: a, operator: Exists}]}}]}}}
 nodeAgent: {endDeadSockets: true, podAnnotations: {a: b}, podLabels: {c: d}, resources: {limits: {memory: 1Gi}}, updateStrategy: {type: OnDelete, rollingUpdate: null}}
 probePods: {enabled: true}
