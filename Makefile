@@ -56,6 +56,7 @@ test-fast: lint ## lint and all tests but those that need what is built for them
 .PHONY: test-kube
 test-kube: kubernetes ## what follows the Kubernetes API against real control planes and a node (root; built once, minutes)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kube" containerd runc iproute2 nftables containernetworking-plugins; fi
+	@go run ./tests/kind/build coredns
 	@$(SUMMARY) $(RACE) -timeout 20m $(addprefix ./,$(KUBE))
 
 # A target of its own: make test leaves the package out.

@@ -64,6 +64,9 @@ func writeServices(out io.Writer, r *adminpb.ServicesResponse) error {
 		if hasOther(s) {
 			fmt.Fprintln(w, "  SCTP ports are left to kube-proxy.")
 		}
+		if s.Mirror != nil {
+			fmt.Fprintln(w, "  "+mirrorLine(s.Mirror))
+		}
 	}
 	return w.Flush()
 }
@@ -118,6 +121,18 @@ func writeSide(w io.Writer, c *adminpb.ServiceCluster) {
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Cluster, used, b.Ip, ports(b.Ports), b.State, orDash(b.Pod), orDash(b.Node))
 	}
+}
+
+// mirrorLine says how it stands with remote backends in the Kubernetes API.
+func mirrorLine(m *adminpb.Mirror) string {
+	line := fmt.Sprintf("In Kubernetes: %d remote backends in %d EndpointSlices", m.Endpoints, m.Objects)
+	if m.Wanted != m.Endpoints {
+		line += fmt.Sprintf(", to be %d", m.Wanted)
+	}
+	if m.Reason != "" {
+		line += ": " + m.Reason
+	}
+	return line + "."
 }
 
 // hasOther reports whether a service has ports that are not translated.

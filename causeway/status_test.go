@@ -171,7 +171,8 @@ func TestWriteServices(t *testing.T) {
 			Clusters: []*adminpb.ServiceCluster{{Cluster: "east", Used: true, Terminating: true, Backends: []*adminpb.Backend{{Ip: "10.1.0.3", State: "terminating"}, {Ip: "10.1.0.4", State: "not ready"}}}},
 		},
 		{Namespace: "data", Name: "sig", Here: true, Global: true, Affinity: "none", Frontends: []*adminpb.Frontend{{Ip: "10.97.0.3", Ports: []*adminpb.Port{{Protocol: "SCTP", Port: 54}}}}},
-		{Namespace: "data", Name: "db", Here: true, Global: true, Affinity: "none"},
+		{Namespace: "data", Name: "db", Here: true, Global: true, Affinity: "none", Mirror: &adminpb.Mirror{Endpoints: 120, Objects: 2, Wanted: 120}},
+		{Namespace: "data", Name: "queue", Here: true, Global: true, Affinity: "none", Mirror: &adminpb.Mirror{Wanted: 3, Reason: "a webhook refuses it"}},
 		{Namespace: "data", Name: "home", Here: true},
 		{Namespace: "data", Name: "theirs"},
 	}}
@@ -196,6 +197,11 @@ data/sig: at 10.97.0.3, 54/SCTP, affinity none
 
 data/db: headless, affinity none
   CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
+  In Kubernetes: 120 remote backends in 2 EndpointSlices.
+
+data/queue: headless, affinity none
+  CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE
+  In Kubernetes: 0 remote backends in 0 EndpointSlices, to be 3: a webhook refuses it.
 
 data/home: not global in this cluster, so left to kube-proxy
   CLUSTER   USED HERE   BACKEND   PORTS   STATE   POD   NODE

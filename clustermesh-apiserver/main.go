@@ -113,14 +113,11 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	engine, paths, modes := newEngine(cfg, nodes, len(meshRanges) > 0, log, registry)
 	drops := observe.NewServer(observe.ServerConfig{Read: observe.BookOf(engine), Logger: log, Registerer: registry})
 	book := trust.NewBook(meshRanges, cfg.reserved())
+	told := newFeedback(engine)
 	publisher := publish.New(publish.Config{
 		Cluster: cfg.cluster(), Etcd: etcd, Election: election, IdentitiesFile: filepath.Join(cfg.dataDir, "identities"),
 		MeshRanges: meshRanges, MeshFile: filepath.Join(cfg.dataDir, "mesh-addresses"),
-		Filter: filter, Logger: log, Registerer: registry,
-		Local: func(u merge.Update) {
-			book.Own(u.Nodes)
-			engine.Apply(cfg.clusterName, u)
-		},
+		Filter: filter, Wrong: told.wrong, Local: localOf(cfg, book, engine), Logger: log, Registerer: registry,
 	})
 	objects, kubernetes, err := cfg.newReader(publisher, log, registry)
 	if err != nil {
@@ -130,6 +127,9 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Cluster: cfg.cluster(), Dir: cfg.peers(), Resources: cfg.resources(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
 	})
 	handed := newHandout(cfg, kubernetes, func() bool { term, _ := election.Term(); return term.Writes() }, log, registry)
+	if err := told.connect(kubernetes, cfg, election, peers, log, registry); err != nil {
+		return err
+	}
 	found := &finder{cfg: cfg, client: kubernetes, log: log}
 	declared := newResources(cfg, kubernetes, election, peers, log, registry)
 	renewals := newRenewals(cfg, authority, log, registry)
@@ -137,7 +137,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: serverOf(kubernetes),
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
 		SourceProblems: objects.Problems, RangeNotes: found.Notes, ClusterPeers: declared.problem, PublishProblems: func() []string { return slices.Concat(publisher.Problems(), handed.Problems()) }, Writes: publisher.Err,
-		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
+		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Mirror: told.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
 	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, log, registry, nodes, drops, paths, renewals, adminServer)
 	if err != nil {
@@ -148,6 +148,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g.Go(func() error { return publisher.Run(ctx) })
 	g.Go(func() error { return objects.Run(ctx) })
 	g.Go(func() error { return found.Run(ctx) })
+	g.Go(func() error { return told.Run(ctx, publisher.Listed(), peers.Seeded()) })
 	g.Go(func() error { return handed.Run(ctx) })
 	g.Go(func() error { return members.Run(ctx) })
 	g.Go(func() error { return authorities.Run(ctx) })
@@ -157,6 +158,14 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g.Go(func() error { return openFeed(ctx, cfg, nodes, publisher, peers, listed, seeded) })
 	g.Go(func() error { return welcome(ctx, cfg, authority, door, open, log) })
 	return g.Wait()
+}
+
+// localOf returns what takes the own cluster's part.
+func localOf(cfg *config, book *trust.Book, engine *merge.Engine) func(merge.Update) {
+	return func(u merge.Update) {
+		book.Own(u.Nodes)
+		engine.Apply(cfg.clusterName, u)
+	}
 }
 
 // credentials are the cluster's authority, and what its gateway shows and takes.

@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/feed"
+	"github.com/causeway-mesh/causeway/pkg/kube/mirror"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/observe"
@@ -57,6 +58,9 @@ type Config struct {
 	// Writer says which of the replicas that share it writes.
 	Etcd   []string
 	Writer func() kvstore.Standing
+	// Mirror says how it stands with a service's remote backends in the Kubernetes
+	// API, false where they are not written there.
+	Mirror func(service.Name) (mirror.Standing, bool)
 	// Certificates are those that are renewed by themselves.
 	Certificates func() []Certificate
 }
@@ -250,6 +254,12 @@ func (s *Server) Services(_ context.Context, r *adminpb.ServicesRequest) (*admin
 			out.Services = append(out.Services, protoService(e))
 		}
 	})
+	// Not above: it reads the engine's state itself.
+	for _, e := range out.Services {
+		if m, ok := s.cfg.Mirror(service.Name{Namespace: e.Namespace, Name: e.Name}); ok {
+			e.Mirror = &adminpb.Mirror{Endpoints: uint32(m.Endpoints), Objects: uint32(m.Objects), Wanted: uint32(m.Wanted), Reason: m.Reason}
+		}
+	}
 	if r.Name != "" && !found {
 		return nil, status.Errorf(codes.NotFound, "no cluster of the mesh has a service %s/%s that is global", r.Namespace, r.Name)
 	}

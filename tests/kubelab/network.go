@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/causeway-mesh/causeway/tests/lab/netspace"
 )
 
 // Nodes with the same number have the same addresses, those of one network need
@@ -46,4 +48,16 @@ func JoinNodes(t testing.TB, first *Node, others ...*Node) {
 	if err != nil {
 		t.Fatalf("join nodes: %v", err)
 	}
+}
+
+// Link joins a node with a network namespace by a wire that ends with either: its ends
+// are called alike, and have these addresses. The other side's default route goes there.
+func (n *Node) Link(name string, here netip.Prefix, far *netspace.Space, there netip.Prefix) error {
+	if err := n.space.AddPair(name, far, name); err != nil {
+		return err
+	}
+	return errors.Join(
+		n.space.AddAddress(name, here), far.AddAddress(name, there), n.space.SetUp(name), far.SetUp(name),
+		far.AddRoute(netspace.Route{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: here.Addr(), Device: name}),
+	)
 }

@@ -1333,7 +1333,10 @@ type Service struct {
 	// For how long a client keeps a backend; 0 for not at all.
 	SessionSeconds uint32 `protobuf:"varint,9,opt,name=session_seconds,json=sessionSeconds,proto3" json:"session_seconds,omitempty"`
 	// Clients of frontends use backends on their own node alone.
-	NodeLocal     bool `protobuf:"varint,10,opt,name=node_local,json=nodeLocal,proto3" json:"node_local,omitempty"`
+	NodeLocal bool `protobuf:"varint,10,opt,name=node_local,json=nodeLocal,proto3" json:"node_local,omitempty"`
+	// How it stands with remote backends in this cluster's Kubernetes API; none
+	// where they are not written there.
+	Mirror        *Mirror `protobuf:"bytes,11,opt,name=mirror,proto3" json:"mirror,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1438,6 +1441,83 @@ func (x *Service) GetNodeLocal() bool {
 	return false
 }
 
+func (x *Service) GetMirror() *Mirror {
+	if x != nil {
+		return x.Mirror
+	}
+	return nil
+}
+
+type Mirror struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What stands there, in how many EndpointSlices.
+	Endpoints uint32 `protobuf:"varint,1,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Objects   uint32 `protobuf:"varint,2,opt,name=objects,proto3" json:"objects,omitempty"`
+	// How many endpoints are to stand there, and why that is not so.
+	Wanted        uint32 `protobuf:"varint,3,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mirror) Reset() {
+	*x = Mirror{}
+	mi := &file_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mirror) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mirror) ProtoMessage() {}
+
+func (x *Mirror) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
+func (*Mirror) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Mirror) GetEndpoints() uint32 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+func (x *Mirror) GetObjects() uint32 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *Mirror) GetWanted() uint32 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *Mirror) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Frontend struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ip            string                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
@@ -1448,7 +1528,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1540,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1553,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Frontend) GetIp() string {
@@ -1501,7 +1581,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1593,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1606,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Port) GetName() string {
@@ -1567,7 +1647,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1659,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1672,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ServiceCluster) GetCluster() string {
@@ -1650,7 +1730,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1742,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1755,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Backend) GetIp() string {
@@ -1731,7 +1811,7 @@ type AddressesRequest struct {
 
 func (x *AddressesRequest) Reset() {
 	*x = AddressesRequest{}
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +1823,7 @@ func (x *AddressesRequest) String() string {
 func (*AddressesRequest) ProtoMessage() {}
 
 func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +1836,7 @@ func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressesRequest.ProtoReflect.Descriptor instead.
 func (*AddressesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddressesRequest) GetWithin() string {
@@ -1817,7 +1897,7 @@ type AddressesResponse struct {
 
 func (x *AddressesResponse) Reset() {
 	*x = AddressesResponse{}
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1909,7 @@ func (x *AddressesResponse) String() string {
 func (*AddressesResponse) ProtoMessage() {}
 
 func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1922,7 @@ func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressesResponse.ProtoReflect.Descriptor instead.
 func (*AddressesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AddressesResponse) GetAddresses() []*Address {
@@ -1870,7 +1950,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +1962,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +1975,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Address) GetAddress() string {
@@ -1966,7 +2046,7 @@ type ObserveRequest struct {
 
 func (x *ObserveRequest) Reset() {
 	*x = ObserveRequest{}
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2058,7 @@ func (x *ObserveRequest) String() string {
 func (*ObserveRequest) ProtoMessage() {}
 
 func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2071,7 @@ func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
 func (*ObserveRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ObserveRequest) GetFollow() bool {
@@ -2058,7 +2138,7 @@ type ObserveResponse struct {
 
 func (x *ObserveResponse) Reset() {
 	*x = ObserveResponse{}
-	mi := &file_admin_proto_msgTypes[25]
+	mi := &file_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2150,7 @@ func (x *ObserveResponse) String() string {
 func (*ObserveResponse) ProtoMessage() {}
 
 func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[25]
+	mi := &file_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2163,7 @@ func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
 func (*ObserveResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ObserveResponse) GetItem() isObserveResponse_Item {
@@ -2170,7 +2250,7 @@ type Observed struct {
 
 func (x *Observed) Reset() {
 	*x = Observed{}
-	mi := &file_admin_proto_msgTypes[26]
+	mi := &file_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2262,7 @@ func (x *Observed) String() string {
 func (*Observed) ProtoMessage() {}
 
 func (x *Observed) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[26]
+	mi := &file_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2275,7 @@ func (x *Observed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observed.ProtoReflect.Descriptor instead.
 func (*Observed) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Observed) GetNodes() []string {
@@ -2245,7 +2325,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_admin_proto_msgTypes[27]
+	mi := &file_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2337,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[27]
+	mi := &file_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2350,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Drop) GetTime() *timestamppb.Timestamp {
@@ -2401,7 +2481,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_admin_proto_msgTypes[28]
+	mi := &file_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2493,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[28]
+	mi := &file_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2506,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Party) GetAddress() string {
@@ -2484,7 +2564,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_admin_proto_msgTypes[29]
+	mi := &file_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2576,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[29]
+	mi := &file_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2589,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Lost) GetNode() string {
@@ -2538,7 +2618,7 @@ type NodeChange struct {
 
 func (x *NodeChange) Reset() {
 	*x = NodeChange{}
-	mi := &file_admin_proto_msgTypes[30]
+	mi := &file_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2630,7 @@ func (x *NodeChange) String() string {
 func (*NodeChange) ProtoMessage() {}
 
 func (x *NodeChange) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[30]
+	mi := &file_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2643,7 @@ func (x *NodeChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeChange.ProtoReflect.Descriptor instead.
 func (*NodeChange) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NodeChange) GetNode() string {
@@ -2591,7 +2671,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_admin_proto_msgTypes[31]
+	mi := &file_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2683,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[31]
+	mi := &file_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2696,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DiagnoseRequest) GetNode() string {
@@ -2645,7 +2725,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_admin_proto_msgTypes[32]
+	mi := &file_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2737,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[32]
+	mi := &file_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2750,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DiagnoseResponse) GetOk() bool {
@@ -2709,7 +2789,7 @@ type NodeDiagnosis struct {
 
 func (x *NodeDiagnosis) Reset() {
 	*x = NodeDiagnosis{}
-	mi := &file_admin_proto_msgTypes[33]
+	mi := &file_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2801,7 @@ func (x *NodeDiagnosis) String() string {
 func (*NodeDiagnosis) ProtoMessage() {}
 
 func (x *NodeDiagnosis) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[33]
+	mi := &file_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2814,7 @@ func (x *NodeDiagnosis) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDiagnosis.ProtoReflect.Descriptor instead.
 func (*NodeDiagnosis) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodeDiagnosis) GetNode() string {
@@ -2836,7 +2916,7 @@ type PeerDiagnosis struct {
 
 func (x *PeerDiagnosis) Reset() {
 	*x = PeerDiagnosis{}
-	mi := &file_admin_proto_msgTypes[34]
+	mi := &file_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2848,7 +2928,7 @@ func (x *PeerDiagnosis) String() string {
 func (*PeerDiagnosis) ProtoMessage() {}
 
 func (x *PeerDiagnosis) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[34]
+	mi := &file_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2861,7 +2941,7 @@ func (x *PeerDiagnosis) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerDiagnosis.ProtoReflect.Descriptor instead.
 func (*PeerDiagnosis) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PeerDiagnosis) GetCluster() string {
@@ -2999,7 +3079,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_admin_proto_msgTypes[35]
+	mi := &file_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3011,7 +3091,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[35]
+	mi := &file_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3024,7 +3104,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{35}
+	return file_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Trouble) GetReason() string {
@@ -3079,7 +3159,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_admin_proto_msgTypes[36]
+	mi := &file_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3171,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[36]
+	mi := &file_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3184,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{36}
+	return file_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Item) GetKind() string {
@@ -3131,7 +3211,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_admin_proto_msgTypes[37]
+	mi := &file_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3223,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[37]
+	mi := &file_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3236,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{37}
+	return file_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PeersRequest) GetPeer() string {
@@ -3175,7 +3255,7 @@ type PeersResponse struct {
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_admin_proto_msgTypes[38]
+	mi := &file_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3187,7 +3267,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[38]
+	mi := &file_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3200,7 +3280,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{38}
+	return file_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PeersResponse) GetPeers() []*PeerTrust {
@@ -3235,7 +3315,7 @@ type PeerTrust struct {
 
 func (x *PeerTrust) Reset() {
 	*x = PeerTrust{}
-	mi := &file_admin_proto_msgTypes[39]
+	mi := &file_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3327,7 @@ func (x *PeerTrust) String() string {
 func (*PeerTrust) ProtoMessage() {}
 
 func (x *PeerTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[39]
+	mi := &file_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3340,7 @@ func (x *PeerTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerTrust.ProtoReflect.Descriptor instead.
 func (*PeerTrust) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{39}
+	return file_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PeerTrust) GetName() string {
@@ -3357,7 +3437,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_admin_proto_msgTypes[40]
+	mi := &file_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3449,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[40]
+	mi := &file_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3462,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{40}
+	return file_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Claim) GetClass() string {
@@ -3437,7 +3517,7 @@ type ImportRules struct {
 
 func (x *ImportRules) Reset() {
 	*x = ImportRules{}
-	mi := &file_admin_proto_msgTypes[41]
+	mi := &file_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3529,7 @@ func (x *ImportRules) String() string {
 func (*ImportRules) ProtoMessage() {}
 
 func (x *ImportRules) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[41]
+	mi := &file_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3542,7 @@ func (x *ImportRules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRules.ProtoReflect.Descriptor instead.
 func (*ImportRules) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{41}
+	return file_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ImportRules) GetNamespaces() []string {
@@ -3527,7 +3607,7 @@ type Offence struct {
 
 func (x *Offence) Reset() {
 	*x = Offence{}
-	mi := &file_admin_proto_msgTypes[42]
+	mi := &file_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3539,7 +3619,7 @@ func (x *Offence) String() string {
 func (*Offence) ProtoMessage() {}
 
 func (x *Offence) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[42]
+	mi := &file_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3552,7 +3632,7 @@ func (x *Offence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offence.ProtoReflect.Descriptor instead.
 func (*Offence) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{42}
+	return file_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Offence) GetTime() *timestamppb.Timestamp {
@@ -3594,7 +3674,7 @@ type ApprovePeerRequest struct {
 
 func (x *ApprovePeerRequest) Reset() {
 	*x = ApprovePeerRequest{}
-	mi := &file_admin_proto_msgTypes[43]
+	mi := &file_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3606,7 +3686,7 @@ func (x *ApprovePeerRequest) String() string {
 func (*ApprovePeerRequest) ProtoMessage() {}
 
 func (x *ApprovePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[43]
+	mi := &file_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3619,7 +3699,7 @@ func (x *ApprovePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePeerRequest.ProtoReflect.Descriptor instead.
 func (*ApprovePeerRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{43}
+	return file_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ApprovePeerRequest) GetPeer() string {
@@ -3645,7 +3725,7 @@ type ApprovePeerResponse struct {
 
 func (x *ApprovePeerResponse) Reset() {
 	*x = ApprovePeerResponse{}
-	mi := &file_admin_proto_msgTypes[44]
+	mi := &file_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3657,7 +3737,7 @@ func (x *ApprovePeerResponse) String() string {
 func (*ApprovePeerResponse) ProtoMessage() {}
 
 func (x *ApprovePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[44]
+	mi := &file_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3670,7 +3750,7 @@ func (x *ApprovePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePeerResponse.ProtoReflect.Descriptor instead.
 func (*ApprovePeerResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{44}
+	return file_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ApprovePeerResponse) GetClaims() []*Claim {
@@ -3804,7 +3884,7 @@ const file_admin_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"J\n" +
 	"\x10ServicesResponse\x126\n" +
-	"\bservices\x18\x01 \x03(\v2\x1a.causeway.admin.v1.ServiceR\bservices\"\xfe\x02\n" +
+	"\bservices\x18\x01 \x03(\v2\x1a.causeway.admin.v1.ServiceR\bservices\"\xb1\x03\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3817,7 +3897,13 @@ const file_admin_proto_rawDesc = "" +
 	"\x0fsession_seconds\x18\t \x01(\rR\x0esessionSeconds\x12\x1d\n" +
 	"\n" +
 	"node_local\x18\n" +
-	" \x01(\bR\tnodeLocal\"I\n" +
+	" \x01(\bR\tnodeLocal\x121\n" +
+	"\x06mirror\x18\v \x01(\v2\x19.causeway.admin.v1.MirrorR\x06mirror\"p\n" +
+	"\x06Mirror\x12\x1c\n" +
+	"\tendpoints\x18\x01 \x01(\rR\tendpoints\x12\x18\n" +
+	"\aobjects\x18\x02 \x01(\rR\aobjects\x12\x16\n" +
+	"\x06wanted\x18\x03 \x01(\rR\x06wanted\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"I\n" +
 	"\bFrontend\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\tR\x02ip\x12-\n" +
 	"\x05ports\x18\x02 \x03(\v2\x17.causeway.admin.v1.PortR\x05ports\"J\n" +
@@ -4021,7 +4107,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: causeway.admin.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: causeway.admin.v1.StatusResponse
@@ -4040,38 +4126,39 @@ var file_admin_proto_goTypes = []any{
 	(*ServicesRequest)(nil),       // 14: causeway.admin.v1.ServicesRequest
 	(*ServicesResponse)(nil),      // 15: causeway.admin.v1.ServicesResponse
 	(*Service)(nil),               // 16: causeway.admin.v1.Service
-	(*Frontend)(nil),              // 17: causeway.admin.v1.Frontend
-	(*Port)(nil),                  // 18: causeway.admin.v1.Port
-	(*ServiceCluster)(nil),        // 19: causeway.admin.v1.ServiceCluster
-	(*Backend)(nil),               // 20: causeway.admin.v1.Backend
-	(*AddressesRequest)(nil),      // 21: causeway.admin.v1.AddressesRequest
-	(*AddressesResponse)(nil),     // 22: causeway.admin.v1.AddressesResponse
-	(*Address)(nil),               // 23: causeway.admin.v1.Address
-	(*ObserveRequest)(nil),        // 24: causeway.admin.v1.ObserveRequest
-	(*ObserveResponse)(nil),       // 25: causeway.admin.v1.ObserveResponse
-	(*Observed)(nil),              // 26: causeway.admin.v1.Observed
-	(*Drop)(nil),                  // 27: causeway.admin.v1.Drop
-	(*Party)(nil),                 // 28: causeway.admin.v1.Party
-	(*Lost)(nil),                  // 29: causeway.admin.v1.Lost
-	(*NodeChange)(nil),            // 30: causeway.admin.v1.NodeChange
-	(*DiagnoseRequest)(nil),       // 31: causeway.admin.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),      // 32: causeway.admin.v1.DiagnoseResponse
-	(*NodeDiagnosis)(nil),         // 33: causeway.admin.v1.NodeDiagnosis
-	(*PeerDiagnosis)(nil),         // 34: causeway.admin.v1.PeerDiagnosis
-	(*Trouble)(nil),               // 35: causeway.admin.v1.Trouble
-	(*Item)(nil),                  // 36: causeway.admin.v1.Item
-	(*PeersRequest)(nil),          // 37: causeway.admin.v1.PeersRequest
-	(*PeersResponse)(nil),         // 38: causeway.admin.v1.PeersResponse
-	(*PeerTrust)(nil),             // 39: causeway.admin.v1.PeerTrust
-	(*Claim)(nil),                 // 40: causeway.admin.v1.Claim
-	(*ImportRules)(nil),           // 41: causeway.admin.v1.ImportRules
-	(*Offence)(nil),               // 42: causeway.admin.v1.Offence
-	(*ApprovePeerRequest)(nil),    // 43: causeway.admin.v1.ApprovePeerRequest
-	(*ApprovePeerResponse)(nil),   // 44: causeway.admin.v1.ApprovePeerResponse
-	nil,                           // 45: causeway.admin.v1.Peer.RefusedEntry
-	nil,                           // 46: causeway.admin.v1.PeerTrust.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
+	(*Mirror)(nil),                // 17: causeway.admin.v1.Mirror
+	(*Frontend)(nil),              // 18: causeway.admin.v1.Frontend
+	(*Port)(nil),                  // 19: causeway.admin.v1.Port
+	(*ServiceCluster)(nil),        // 20: causeway.admin.v1.ServiceCluster
+	(*Backend)(nil),               // 21: causeway.admin.v1.Backend
+	(*AddressesRequest)(nil),      // 22: causeway.admin.v1.AddressesRequest
+	(*AddressesResponse)(nil),     // 23: causeway.admin.v1.AddressesResponse
+	(*Address)(nil),               // 24: causeway.admin.v1.Address
+	(*ObserveRequest)(nil),        // 25: causeway.admin.v1.ObserveRequest
+	(*ObserveResponse)(nil),       // 26: causeway.admin.v1.ObserveResponse
+	(*Observed)(nil),              // 27: causeway.admin.v1.Observed
+	(*Drop)(nil),                  // 28: causeway.admin.v1.Drop
+	(*Party)(nil),                 // 29: causeway.admin.v1.Party
+	(*Lost)(nil),                  // 30: causeway.admin.v1.Lost
+	(*NodeChange)(nil),            // 31: causeway.admin.v1.NodeChange
+	(*DiagnoseRequest)(nil),       // 32: causeway.admin.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),      // 33: causeway.admin.v1.DiagnoseResponse
+	(*NodeDiagnosis)(nil),         // 34: causeway.admin.v1.NodeDiagnosis
+	(*PeerDiagnosis)(nil),         // 35: causeway.admin.v1.PeerDiagnosis
+	(*Trouble)(nil),               // 36: causeway.admin.v1.Trouble
+	(*Item)(nil),                  // 37: causeway.admin.v1.Item
+	(*PeersRequest)(nil),          // 38: causeway.admin.v1.PeersRequest
+	(*PeersResponse)(nil),         // 39: causeway.admin.v1.PeersResponse
+	(*PeerTrust)(nil),             // 40: causeway.admin.v1.PeerTrust
+	(*Claim)(nil),                 // 41: causeway.admin.v1.Claim
+	(*ImportRules)(nil),           // 42: causeway.admin.v1.ImportRules
+	(*Offence)(nil),               // 43: causeway.admin.v1.Offence
+	(*ApprovePeerRequest)(nil),    // 44: causeway.admin.v1.ApprovePeerRequest
+	(*ApprovePeerResponse)(nil),   // 45: causeway.admin.v1.ApprovePeerResponse
+	nil,                           // 46: causeway.admin.v1.Peer.RefusedEntry
+	nil,                           // 47: causeway.admin.v1.PeerTrust.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 49: google.protobuf.Duration
 }
 var file_admin_proto_depIdxs = []int32{
 	4,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
@@ -4083,69 +4170,70 @@ var file_admin_proto_depIdxs = []int32{
 	5,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
 	2,  // 7: causeway.admin.v1.StatusResponse.reaches:type_name -> causeway.admin.v1.Reach
 	3,  // 8: causeway.admin.v1.Reach.refused:type_name -> causeway.admin.v1.Refusal
-	47, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
+	48, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
 	7,  // 10: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
-	47, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
+	48, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
 	9,  // 12: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
-	47, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
-	47, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	47, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
-	47, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
+	48, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
+	48, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	48, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
+	48, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
 	7,  // 17: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
-	45, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
-	47, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
+	46, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
+	48, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
 	13, // 20: causeway.admin.v1.Agent.mesh:type_name -> causeway.admin.v1.AgentMesh
 	16, // 21: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
-	17, // 22: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
-	19, // 23: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
-	17, // 24: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
-	18, // 25: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
-	20, // 26: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
-	18, // 27: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
-	23, // 28: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
-	26, // 29: causeway.admin.v1.ObserveResponse.observed:type_name -> causeway.admin.v1.Observed
-	27, // 30: causeway.admin.v1.ObserveResponse.drop:type_name -> causeway.admin.v1.Drop
-	29, // 31: causeway.admin.v1.ObserveResponse.lost:type_name -> causeway.admin.v1.Lost
-	30, // 32: causeway.admin.v1.ObserveResponse.change:type_name -> causeway.admin.v1.NodeChange
-	47, // 33: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
-	28, // 34: causeway.admin.v1.Drop.source:type_name -> causeway.admin.v1.Party
-	28, // 35: causeway.admin.v1.Drop.destination:type_name -> causeway.admin.v1.Party
-	33, // 36: causeway.admin.v1.DiagnoseResponse.nodes:type_name -> causeway.admin.v1.NodeDiagnosis
-	47, // 37: causeway.admin.v1.NodeDiagnosis.reported:type_name -> google.protobuf.Timestamp
-	34, // 38: causeway.admin.v1.NodeDiagnosis.peers:type_name -> causeway.admin.v1.PeerDiagnosis
-	36, // 39: causeway.admin.v1.NodeDiagnosis.items:type_name -> causeway.admin.v1.Item
-	48, // 40: causeway.admin.v1.PeerDiagnosis.rtt_min:type_name -> google.protobuf.Duration
-	48, // 41: causeway.admin.v1.PeerDiagnosis.rtt_median:type_name -> google.protobuf.Duration
-	48, // 42: causeway.admin.v1.PeerDiagnosis.rtt_max:type_name -> google.protobuf.Duration
-	35, // 43: causeway.admin.v1.PeerDiagnosis.troubles:type_name -> causeway.admin.v1.Trouble
-	39, // 44: causeway.admin.v1.PeersResponse.peers:type_name -> causeway.admin.v1.PeerTrust
-	40, // 45: causeway.admin.v1.PeerTrust.claims:type_name -> causeway.admin.v1.Claim
-	40, // 46: causeway.admin.v1.PeerTrust.waiting:type_name -> causeway.admin.v1.Claim
-	41, // 47: causeway.admin.v1.PeerTrust.import:type_name -> causeway.admin.v1.ImportRules
-	46, // 48: causeway.admin.v1.PeerTrust.refused:type_name -> causeway.admin.v1.PeerTrust.RefusedEntry
-	42, // 49: causeway.admin.v1.PeerTrust.offences:type_name -> causeway.admin.v1.Offence
-	47, // 50: causeway.admin.v1.Claim.since:type_name -> google.protobuf.Timestamp
-	47, // 51: causeway.admin.v1.Offence.time:type_name -> google.protobuf.Timestamp
-	40, // 52: causeway.admin.v1.ApprovePeerResponse.claims:type_name -> causeway.admin.v1.Claim
-	0,  // 53: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	14, // 54: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	21, // 55: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
-	24, // 56: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
-	31, // 57: causeway.admin.v1.Admin.Diagnose:input_type -> causeway.admin.v1.DiagnoseRequest
-	37, // 58: causeway.admin.v1.Admin.Peers:input_type -> causeway.admin.v1.PeersRequest
-	43, // 59: causeway.admin.v1.Admin.ApprovePeer:input_type -> causeway.admin.v1.ApprovePeerRequest
-	1,  // 60: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	15, // 61: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	22, // 62: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
-	25, // 63: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
-	32, // 64: causeway.admin.v1.Admin.Diagnose:output_type -> causeway.admin.v1.DiagnoseResponse
-	38, // 65: causeway.admin.v1.Admin.Peers:output_type -> causeway.admin.v1.PeersResponse
-	44, // 66: causeway.admin.v1.Admin.ApprovePeer:output_type -> causeway.admin.v1.ApprovePeerResponse
-	60, // [60:67] is the sub-list for method output_type
-	53, // [53:60] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	18, // 22: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
+	20, // 23: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
+	18, // 24: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
+	17, // 25: causeway.admin.v1.Service.mirror:type_name -> causeway.admin.v1.Mirror
+	19, // 26: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
+	21, // 27: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
+	19, // 28: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
+	24, // 29: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
+	27, // 30: causeway.admin.v1.ObserveResponse.observed:type_name -> causeway.admin.v1.Observed
+	28, // 31: causeway.admin.v1.ObserveResponse.drop:type_name -> causeway.admin.v1.Drop
+	30, // 32: causeway.admin.v1.ObserveResponse.lost:type_name -> causeway.admin.v1.Lost
+	31, // 33: causeway.admin.v1.ObserveResponse.change:type_name -> causeway.admin.v1.NodeChange
+	48, // 34: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
+	29, // 35: causeway.admin.v1.Drop.source:type_name -> causeway.admin.v1.Party
+	29, // 36: causeway.admin.v1.Drop.destination:type_name -> causeway.admin.v1.Party
+	34, // 37: causeway.admin.v1.DiagnoseResponse.nodes:type_name -> causeway.admin.v1.NodeDiagnosis
+	48, // 38: causeway.admin.v1.NodeDiagnosis.reported:type_name -> google.protobuf.Timestamp
+	35, // 39: causeway.admin.v1.NodeDiagnosis.peers:type_name -> causeway.admin.v1.PeerDiagnosis
+	37, // 40: causeway.admin.v1.NodeDiagnosis.items:type_name -> causeway.admin.v1.Item
+	49, // 41: causeway.admin.v1.PeerDiagnosis.rtt_min:type_name -> google.protobuf.Duration
+	49, // 42: causeway.admin.v1.PeerDiagnosis.rtt_median:type_name -> google.protobuf.Duration
+	49, // 43: causeway.admin.v1.PeerDiagnosis.rtt_max:type_name -> google.protobuf.Duration
+	36, // 44: causeway.admin.v1.PeerDiagnosis.troubles:type_name -> causeway.admin.v1.Trouble
+	40, // 45: causeway.admin.v1.PeersResponse.peers:type_name -> causeway.admin.v1.PeerTrust
+	41, // 46: causeway.admin.v1.PeerTrust.claims:type_name -> causeway.admin.v1.Claim
+	41, // 47: causeway.admin.v1.PeerTrust.waiting:type_name -> causeway.admin.v1.Claim
+	42, // 48: causeway.admin.v1.PeerTrust.import:type_name -> causeway.admin.v1.ImportRules
+	47, // 49: causeway.admin.v1.PeerTrust.refused:type_name -> causeway.admin.v1.PeerTrust.RefusedEntry
+	43, // 50: causeway.admin.v1.PeerTrust.offences:type_name -> causeway.admin.v1.Offence
+	48, // 51: causeway.admin.v1.Claim.since:type_name -> google.protobuf.Timestamp
+	48, // 52: causeway.admin.v1.Offence.time:type_name -> google.protobuf.Timestamp
+	41, // 53: causeway.admin.v1.ApprovePeerResponse.claims:type_name -> causeway.admin.v1.Claim
+	0,  // 54: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	14, // 55: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	22, // 56: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	25, // 57: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
+	32, // 58: causeway.admin.v1.Admin.Diagnose:input_type -> causeway.admin.v1.DiagnoseRequest
+	38, // 59: causeway.admin.v1.Admin.Peers:input_type -> causeway.admin.v1.PeersRequest
+	44, // 60: causeway.admin.v1.Admin.ApprovePeer:input_type -> causeway.admin.v1.ApprovePeerRequest
+	1,  // 61: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	15, // 62: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	23, // 63: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	26, // 64: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
+	33, // 65: causeway.admin.v1.Admin.Diagnose:output_type -> causeway.admin.v1.DiagnoseResponse
+	39, // 66: causeway.admin.v1.Admin.Peers:output_type -> causeway.admin.v1.PeersResponse
+	45, // 67: causeway.admin.v1.Admin.ApprovePeer:output_type -> causeway.admin.v1.ApprovePeerResponse
+	61, // [61:68] is the sub-list for method output_type
+	54, // [54:61] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -4153,7 +4241,7 @@ func file_admin_proto_init() {
 	if File_admin_proto != nil {
 		return
 	}
-	file_admin_proto_msgTypes[25].OneofWrappers = []any{
+	file_admin_proto_msgTypes[26].OneofWrappers = []any{
 		(*ObserveResponse_Observed)(nil),
 		(*ObserveResponse_Drop)(nil),
 		(*ObserveResponse_Lost)(nil),
@@ -4165,7 +4253,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

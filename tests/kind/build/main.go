@@ -1,4 +1,5 @@
-// Build makes what tests/kind's clusters are made of, unless it is there.
+// Build makes what tests/kind's clusters are made of, unless it is there; with the
+// argument coredns, CoreDNS alone.
 package main
 
 import (
@@ -13,11 +14,19 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	parts, err := kind.Build(ctx, os.Stderr)
+	made, err := build(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(parts.Node)
+	fmt.Println(made)
+}
+
+func build(ctx context.Context) (string, error) {
+	if len(os.Args) > 1 && os.Args[1] == "coredns" {
+		return kind.CoreDNS(ctx, os.Stderr)
+	}
+	parts, err := kind.Build(ctx, os.Stderr)
+	return parts.Node, err
 }
