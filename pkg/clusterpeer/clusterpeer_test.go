@@ -108,8 +108,9 @@ func testStatus(ctx context.Context, t *testing.T, api API, w *world, apply func
 	w.set(func(s *session) {
 		s.peers = []peer.Status{{Name: "south", ID: 4, State: peer.Synced, File: "/joined/south", Bounds: "/x/south", Refused: map[string]int{"identity": 2}}}
 	})
-	if now := w.due(time.Now()); len(now) != 1 || len(w.due(time.Now())) != 0 {
-		t.Errorf("due are %+v, and then no object for a while", now)
+	now := time.Now()
+	if due := w.due(now); len(due) != 1 || len(w.due(now)) != 0 {
+		t.Errorf("due are %+v, and then no object for a while", due)
 	}
 	w.set(func(s *session) { s.standby = false })
 	until(t, "the status", func() bool {

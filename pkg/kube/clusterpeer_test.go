@@ -110,7 +110,7 @@ func TestClusterPeers(t *testing.T) {
 	t.Parallel()
 	plane := kubelab.Start(t, kubelab.Config{})
 	client := clientOf(t, plane.Kubeconfig())
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if _, _, err := client.ClusterPeers(ctx); !errors.Is(err, ErrNotServed) {
 		t.Fatalf("without the kind: %v", err)

@@ -74,7 +74,7 @@ func TestFindRanges(t *testing.T) {
 	t.Parallel()
 	plane := kubelab.Start(t, kubelab.Config{})
 	client := clientOf(t, plane.Kubeconfig())
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 
 	found, err := client.FindRanges(ctx)
