@@ -40,8 +40,11 @@ func newDoor(
 	claims, _ := cfg.claims() // validate has seen them
 	reserved, _ := parseRanges(cfg.reservedCIDR)
 	exclusions := gateway.NewExclusions(log)
-	authorities := newRotation(cfg, authority, etcd, exclusions, func() <-chan struct{} { return door.Listening() }, log, registry)
-	members, err := join.New(join.Config{
+	var members *join.Manager
+	authorities := newRotation(cfg, authority, etcd, exclusions, func() <-chan struct{} { return door.Listening() },
+		func() []join.Issued { return members.Issued() }, log, registry)
+	var err error
+	members, err = join.New(join.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Dir: cfg.joined(), Resources: cfg.resources(), Authority: authority, PeerTTL: cfg.peerTTL, Etcd: etcd,
 		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
 		Ranges:    func() []netip.Prefix { return cfg.ownRanges(engine) },

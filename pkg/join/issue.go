@@ -2,6 +2,7 @@ package join
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -57,7 +58,8 @@ func (s *membership) Issue(ctx context.Context, r *joinpb.IssueRequest) (*joinpb
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	err = s.keepReader(ctx, name, known.Out, reader{Ends: ends, ID: id})
+	_, root, _ := s.cfg.Authority.SignerOf(out.Cert) // it has signed it a moment ago
+	err = s.keepReader(ctx, name, known.Out, reader{Ends: ends, ID: id, Root: root[:]})
 	if errors.Is(err, errTaken) || errors.Is(err, errPutOut) {
 		return nil, status.Errorf(codes.FailedPrecondition, "%s gets no certificate: %v", name, err)
 	}
@@ -67,6 +69,26 @@ func (s *membership) Issue(ctx context.Context, r *joinpb.IssueRequest) (*joinpb
 	out.Ends = timestamppb.New(ends)
 	s.log.Info("certificate with its key is issued", "cluster", name, "ends", ends)
 	return out, nil
+}
+
+// Issued is a pair that was made for a cluster which can not ask for one.
+type Issued struct {
+	Name        string
+	Since, Ends time.Time
+	Root        [sha256.Size]byte // its authority's fingerprint, zero where that was not kept
+}
+
+// Issued returns those that have not ended, the last one of each cluster.
+func (m *Manager) Issued() (out []Issued) {
+	for name, known := range m.book.all() {
+		if !known.Reader.issued() || time.Now().After(known.Reader.Ends) {
+			continue
+		}
+		one := Issued{Name: name, Since: known.Reader.Since, Ends: known.Reader.Ends}
+		copy(one.Root[:], known.Reader.Root)
+		out = append(out, one)
+	}
+	return out
 }
 
 // issuable returns why a cluster can not have a certificate with its key.

@@ -108,3 +108,26 @@ func TestReaderKeepsItsName(t *testing.T) {
 		t.Errorf("it is a reader still: %+v", m.Reader)
 	}
 }
+
+// What was issued is known with its authority, until the cluster is put out.
+func TestIssuedIsKnown(t *testing.T) {
+	t.Parallel()
+	east := newCluster(t, "east", 1)
+	_, err := east.membership.Issue(east.ctx(), &joinpb.IssueRequest{Name: "west", Id: 2})
+	check(t, err)
+	first := east.Issued()
+	if len(first) != 1 || first[0].Name != "west" || first[0].Root != [32]byte(east.fingerprint()) || first[0].Ends.IsZero() {
+		t.Fatalf("issued: %+v", first)
+	}
+	check(t, east.authority.Begin(), east.authority.Replace())
+	_, err = east.membership.Issue(east.ctx(), &joinpb.IssueRequest{Name: "west", Renew: true})
+	check(t, err)
+	if again := east.Issued(); len(again) != 1 || again[0].Root == first[0].Root || again[0].Root != [32]byte(east.fingerprint()) {
+		t.Errorf("issued again: %+v", again)
+	}
+	_, err = east.disconnect("west")
+	check(t, err)
+	if left := east.Issued(); len(left) != 0 {
+		t.Errorf("left: %+v", left)
+	}
+}

@@ -49,6 +49,9 @@ type reader struct {
 	// for a cluster with that ID, which can not renew it.
 	Invitation string     `json:"invitation,omitempty"`
 	ID         cluster.ID `json:"id,omitempty"`
+	// Root is the fingerprint of the authority that an issued one is of; none in records
+	// of before that was kept.
+	Root []byte `json:"root,omitempty"`
 }
 
 func (r *reader) issued() bool { return r != nil && r.Invitation == "" }

@@ -52,11 +52,18 @@ func (k *Keeper) follow(ctx context.Context, holder rotationpb.HolderClient, cli
 	}
 }
 
+// maxTrusted is how many certificates a gateway lets itself be told.
+const maxTrusted = 64
+
 // followOnce says whether anything has changed.
 func (k *Keeper) followOnce(ctx context.Context, holder rotationpb.HolderClient, client renewalpb.RenewalClient) (bool, error) {
 	trusted, _, err := k.cfg.Files.Trusted()
 	if err != nil {
 		return false, err
+	}
+	if len(trusted) > maxTrusted {
+		return false, fmt.Errorf("%s holds %d certificates, more than %d: give a file with those of cluster %s alone, into which its next one is written",
+			k.cfg.Files.CAFile, len(trusted), maxTrusted, k.cfg.Cluster)
 	}
 	chain, err := os.ReadFile(k.cfg.Files.CertFile)
 	if err != nil {

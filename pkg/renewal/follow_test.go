@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,5 +139,18 @@ func TestRenewForThoseWhoDoNotFollow(t *testing.T) {
 	}
 	if _, err := b.files.Trust("west", b.authority.Bundle()); !errors.Is(err, pki.ErrWrongCluster) {
 		t.Error(err)
+	}
+}
+
+// Who trusts more than can be told is told so here, and nobody is asked.
+func TestFollowTooMany(t *testing.T) {
+	dir := t.TempDir()
+	b := newBed(t, dir, agent(), time.Hour)
+	b.away(dir)
+	must(t, os.WriteFile(b.files.CAFile, bytes.Repeat(b.authority.CertPEM(), maxTrusted+1), 0o644))
+	k := NewKeeper(KeeperConfig{Files: b.files, Cluster: "east", Metrics: b.metrics})
+	_, err := k.followOnce(t.Context(), nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "holds 65 certificates, more than 64") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -52,7 +52,15 @@ type Connections interface {
 	Out(subject pki.Subject, begins time.Time) bool
 }
 
-// Config is what New needs. All fields are required but Shared.
+// Issued is a pair that was made for a peer.
+type Issued struct {
+	Name        string
+	Since, Ends time.Time
+	// Root is the fingerprint of its authority, zero where that was not kept.
+	Root [sha256.Size]byte
+}
+
+// Config is what New needs. All fields are required but Issued and Shared.
 type Config struct {
 	Authority *pki.Authority
 	// File is where it is kept who has certificates.
@@ -64,6 +72,10 @@ type Config struct {
 	Moved       func(ctx context.Context, root [sha256.Size]byte)
 	// Listening returns what is closed when the gateway listens. It is called by Run.
 	Listening func() <-chan struct{}
+	// Issued returns the pairs that were made here for peers that can not ask for one, as
+	// those that run Cilium, and that have not ended: nobody may have shown them yet. Nil
+	// for none.
+	Issued func() []Issued
 	// Shared says that other replicas may sign with a copy of the authority.
 	Shared bool
 	// Replaced is told of each end, to make it known to the replicas, until it returns
@@ -183,7 +195,7 @@ func (m *Manager) advance(ctx context.Context) error {
 	case stage == pki.Single:
 		return nil
 	case stage == pki.Spreading:
-		if !m.cfg.Authority.Smooth() && len(m.lacking()) > 0 {
+		if !m.cfg.Authority.Smooth() && len(m.lacking())+len(m.unshown()) > 0 {
 			return nil
 		}
 		return m.replace()
@@ -292,7 +304,8 @@ type Behind struct {
 	follows bool
 }
 
-// behind returns them, one for each certificate of the old authority.
+// behind returns them, each once, whatever number of its certificates are of the old
+// authority.
 func (m *Manager) behind() []Behind {
 	if stage, _ := m.cfg.Authority.Stage(); stage == pki.Single {
 		return nil
@@ -310,9 +323,63 @@ func (m *Manager) behind() []Behind {
 			out = append(out, Behind{Role: s.Role, Name: s.Name, Reason: "a connection of it shows a certificate of the old authority"})
 		}
 	}
+	out = append(out, m.unshown()...)
 	slices.SortFunc(out, func(a, b Behind) int {
-		return cmp.Or(strings.Compare(string(a.Role), string(b.Role)), strings.Compare(a.Name, b.Name), a.Seen.Compare(b.Seen))
+		return cmp.Or(strings.Compare(string(a.Role), string(b.Role)), strings.Compare(a.Name, b.Name), b.Seen.Compare(a.Seen))
 	})
+	return byHolder(out)
+}
+
+// byHolder makes one of those that follow each other and are of one holder. What is said
+// of it is about one that does not follow, if there is one.
+func byHolder(sorted []Behind) (out []Behind) {
+	for begin, end := 0, 0; begin < len(sorted); begin = end {
+		for end = begin; end < len(sorted) && sorted[end].Role == sorted[begin].Role && sorted[end].Name == sorted[begin].Name; end++ {
+		}
+		of := sorted[begin:end]
+		one := of[max(0, slices.IndexFunc(of, func(b Behind) bool { return !b.follows }))]
+		for _, b := range of {
+			if one.Seen.Before(b.Seen) {
+				one.Seen = b.Seen
+			}
+			if one.Ends.Before(b.Ends) {
+				one.Ends = b.Ends
+			}
+		}
+		if len(of) > 1 {
+			one.Reason += fmt.Sprintf(" (%d certificates)", len(of))
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// unshown returns the peers that have a pair of the old authority that was made for them
+// here and that nobody has shown: they may begin with it at any time. Whoever has shown
+// one is known by that.
+func (m *Manager) unshown() (out []Behind) {
+	if m.cfg.Issued == nil {
+		return nil
+	}
+	newest, shown := m.newest(), map[string]bool{}
+	for _, h := range m.ledger.list() {
+		shown[h.Name] = shown[h.Name] || h.Role == pki.RolePeer
+	}
+	_, started := m.cfg.Authority.Stage()
+	roots := m.cfg.Authority.Roots()
+	for _, i := range m.cfg.Issued() {
+		// One of an authority that was replaced before is of no use already.
+		old := slices.ContainsFunc(roots, func(r pki.Root) bool { return r.Fingerprint == i.Root && i.Root != newest })
+		if i.Root == [sha256.Size]byte{} {
+			old = i.Since.Before(started)
+		}
+		if old && !shown[i.Name] {
+			out = append(out, Behind{
+				Role: pki.RolePeer, Name: i.Name, Ends: i.Ends,
+				Reason: "was issued a pair that it has not shown yet; give it another one: causeway peers renew " + i.Name,
+			})
+		}
+	}
 	return out
 }
 

@@ -50,6 +50,7 @@ type bed struct {
 	cut   []pki.Subject
 
 	listening chan struct{}
+	issued    []Issued
 }
 
 func newBed(t *testing.T, dir string) *bed {
@@ -90,6 +91,7 @@ func (b *bed) manager(shared bool) *Manager {
 			b.replaced++
 			return nil
 		},
+		Issued: func() []Issued { return b.issued },
 		Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})
 }

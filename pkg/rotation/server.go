@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -28,13 +30,53 @@ const maxTrusted = 64
 type holders struct {
 	rotationpb.UnimplementedHolderServer
 	*Manager
+
+	turns turns
+}
+
+// Each holder's certificate is looked at so often a second, and so often at once: as
+// often as all replicas of a peer need to follow.
+const (
+	turnsPerSecond = 2
+	turnsAtOnce    = 64
+	// maxTurns bounds the memory: all are forgotten when there are more holders.
+	maxTurns = 1 << 15
+)
+
+// turns spaces the questions of each holder: who does not wait for an answer, or asks
+// with what is never right, waits for its turn. Safe for concurrent use.
+type turns struct {
+	mu  sync.Mutex
+	all map[pki.Subject]*rate.Limiter
+}
+
+// take waits until it is s's turn, or ctx ends.
+func (t *turns) take(ctx context.Context, s pki.Subject) error {
+	t.mu.Lock()
+	of := t.all[s]
+	if of == nil {
+		if t.all == nil || len(t.all) >= maxTurns {
+			t.all = map[pki.Subject]*rate.Limiter{}
+		}
+		of = rate.NewLimiter(turnsPerSecond, turnsAtOnce)
+		t.all[s] = of
+	}
+	t.mu.Unlock()
+	return of.Wait(ctx)
 }
 
 // Trust implements the service.
 func (s *holders) Trust(ctx context.Context, r *rotationpb.TrustRequest) (*rotationpb.TrustResponse, error) {
 	subject, ok := pki.SubjectFromContext(ctx)
-	if !ok || len(r.GetTrusted()) > maxTrusted {
-		return nil, status.Error(codes.InvalidArgument, "nobody asks, or one who trusts too many")
+	if !ok {
+		return nil, status.Error(codes.InvalidArgument, "nobody asks")
+	}
+	if n := len(r.GetTrusted()); n > maxTrusted {
+		return nil, status.Errorf(codes.InvalidArgument,
+			"%s trusts %d certificates, more than %d, and is told of no new authority: leave those of this cluster alone in its trust file", subject, n, maxTrusted)
+	}
+	if err := s.turns.take(ctx, subject); err != nil {
+		return nil, status.FromContextError(err).Err()
 	}
 	changed := s.cfg.Authority.Changed() // before it is looked at
 	trusted := make([]sum, 0, len(r.GetTrusted()))
@@ -119,7 +161,7 @@ func (s *operator) Start(_ context.Context, r *rotationpb.StartRequest) (*rotati
 	}
 	err := s.cfg.Authority.Begin()
 	if errors.Is(err, pki.ErrStage) {
-		return nil, status.Error(codes.FailedPrecondition, "the authority is being replaced already: causeway ca status")
+		return nil, status.Error(codes.FailedPrecondition, s.underWay())
 	}
 	if err != nil {
 		s.log.Error("authority is not replaced", "error", err)
@@ -127,6 +169,20 @@ func (s *operator) Start(_ context.Context, r *rotationpb.StartRequest) (*rotati
 	}
 	s.log.Info("the authority is being replaced: a new one is made and trusted besides")
 	return s.status(), nil
+}
+
+// underWay says how far a replacement is, and what to do.
+func (m *Manager) underWay() string {
+	stage, started := m.cfg.Authority.Stage()
+	text := fmt.Sprintf("the authority is being replaced already, since %s (%s), and one replacement has to end before the next: ", started.UTC().Format(time.RFC3339), stage)
+	behind, byHand := m.behind(), m.byHand()
+	switch {
+	case len(behind) > 0:
+		return text + fmt.Sprintf("%s still need the old authority; wait for them, or cut them off: causeway ca rotate --finish --force; causeway ca status says what each lacks", names(behind))
+	case byHand != "":
+		return text + fmt.Sprintf("it does not end by itself (%s), but by: causeway ca rotate --finish", byHand)
+	}
+	return text + fmt.Sprintf("nobody needs the old authority; it ends by itself %s after the start, or now: causeway ca rotate --finish", settle)
 }
 
 // Finish ends the old authority.
@@ -167,13 +223,19 @@ func (s *operator) Finish(ctx context.Context, r *rotationpb.FinishRequest) (*ro
 	return &rotationpb.FinishResponse{Status: s.status(), Cut: protoBehind(behind)}, nil
 }
 
-// names says who is behind, each once.
+// shownNames is how many holders a line names.
+const shownNames = 20
+
+// names says who is behind.
 func names(all []Behind) string {
 	var out []string
-	for _, b := range all {
+	for _, b := range all[:min(len(all), shownNames)] {
 		out = append(out, fmt.Sprintf("%s %s", b.Role, b.Name))
 	}
-	return strings.Join(slices.Compact(out), ", ")
+	if more := len(all) - shownNames; more > 0 {
+		out = append(out, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(out, ", ")
 }
 
 func (m *Manager) status() *rotationpb.StatusResponse {
