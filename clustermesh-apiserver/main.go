@@ -126,17 +126,17 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	peers := peer.New(peer.Config{
 		Cluster: cfg.cluster(), Dir: cfg.peers(), Resources: cfg.resources(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
 	})
-	handed := newHandout(cfg, kubernetes, func() bool { term, _ := election.Term(); return term.Writes() }, log, registry)
 	if err := told.connect(kubernetes, cfg, election, peers, log, registry); err != nil {
 		return err
 	}
+	handed := newHandout(cfg, kubernetes, func() bool { term, _ := election.Term(); return term.Writes() }, log, registry)
 	found := &finder{cfg: cfg, client: kubernetes, log: log}
 	declared := newResources(cfg, kubernetes, election, peers, log, registry)
 	renewals := newRenewals(cfg, authority, log, registry)
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: serverOf(kubernetes),
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
-		SourceProblems: objects.Problems, RangeNotes: found.Notes, ClusterPeers: declared.problem, PublishProblems: func() []string { return slices.Concat(publisher.Problems(), handed.Problems()) }, Writes: publisher.Err,
+		SourceProblems: objects.Problems, RangeNotes: found.Notes, ClusterPeers: declared.problem, PublishProblems: func() []string { return slices.Concat(publisher.Problems(), told.Problems(), handed.Problems()) }, Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Mirror: told.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
 	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, log, registry, nodes, drops, paths, renewals, adminServer)
@@ -144,15 +144,12 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		return err
 	}
 
-	g.Go(func() error { return modes.Run(ctx) })
-	g.Go(func() error { return publisher.Run(ctx) })
-	g.Go(func() error { return objects.Run(ctx) })
-	g.Go(func() error { return found.Run(ctx) })
+	for _, run := range []func(context.Context) error{
+		modes.Run, publisher.Run, objects.Run, found.Run, handed.Run, members.Run, authorities.Run, declared.run,
+	} {
+		g.Go(func() error { return run(ctx) })
+	}
 	g.Go(func() error { return told.Run(ctx, publisher.Listed(), peers.Seeded()) })
-	g.Go(func() error { return handed.Run(ctx) })
-	g.Go(func() error { return members.Run(ctx) })
-	g.Go(func() error { return authorities.Run(ctx) })
-	g.Go(func() error { return declared.run(ctx) })
 	g.Go(func() error { return runAfter(ctx, declared.loaded(ctx, members.Loaded()), peers.Run) })
 	g.Go(func() error { return runAfter(ctx, members.Loaded(), door.Run) })
 	g.Go(func() error { return openFeed(ctx, cfg, nodes, publisher, peers, listed, seeded) })
