@@ -36,6 +36,7 @@ gateway: {type: LoadBalancer, nodePort: 30474, annotations: {example.com/interna
 apiServer: {replicas: 0, nodeSelector: {a: b}, tolerations: [{key: a, operator: Exists}], podAnnotations: {a: b}, podLabels: {c: d}, serviceAccount: {annotations: {a: b}},
   affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: a, operator: Exists}]}}]}}}
 nodeAgent: {endDeadSockets: true, podAnnotations: {a: b}, podLabels: {c: d}, resources: {limits: {memory: 1Gi}}, updateStrategy: {type: OnDelete, rollingUpdate: null}}
+clusterPeers: {secrets: [west, north.example]}
 probePods: {enabled: true}
 serviceMonitor: {enabled: true, labels: {release: prometheus}}
 dashboard: {enabled: true, annotations: {folder: mesh}}

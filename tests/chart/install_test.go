@@ -3,6 +3,8 @@ package chart
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,9 +14,13 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"sigs.k8s.io/yaml"
 
 	"github.com/causeway-mesh/causeway/deploy/oci"
+	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
+	"github.com/causeway-mesh/causeway/pkg/pki"
 	"github.com/causeway-mesh/causeway/tests/kubelab"
 )
 
@@ -130,7 +136,42 @@ func TestInstall(t *testing.T) {
 		t.Errorf("the agent does not go on with what was there: %v\n%s", err, text)
 	}
 	i.ready(t, "daemonset/node-agent")
+	i.checkStatus(t)
 	i.checkRights(t)
+}
+
+// checkStatus asks the API server as an operator does, by the Secret that it wrote.
+func (i *installed) checkStatus(t *testing.T) {
+	t.Helper()
+	text, err := i.plane.Kubectl(t.Context(), "", "get", "secret", "causeway-admin", "--namespace="+namespace, "--output", `go-template={{index .data "admin.yaml" | base64decode}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := pki.ParseAdmin("the Secret", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := admin.ClientConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := i.plane.Kubectl(t.Context(), "", "get", "service", "clustermesh-apiserver", "--namespace="+namespace, "--output=jsonpath={.spec.clusterIP}:{.spec.ports[0].port}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return i.node.Dial(ctx, "tcp", address) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	until(t, "the status", func(ctx context.Context) error {
+		answer, err := adminpb.NewAdminClient(conn).Status(ctx, &adminpb.StatusRequest{})
+		if err == nil && !answer.GetReady() {
+			err = fmt.Errorf("not ready: %s", answer)
+		}
+		return err
+	})
 }
 
 // says waits until a log has these texts.

@@ -82,7 +82,7 @@ func TestDefaults(t *testing.T) {
 func TestNotes(t *testing.T) {
 	t.Parallel()
 	notes := mustRender(t).notes
-	for _, want := range []string{"east", "id 1 of 255", namespace} {
+	for _, want := range []string{"cluster east, id 1 of 255", "--namespace " + namespace + " rollout status", `'{{index .data "admin.yaml" | base64decode}}' >east.yaml`} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no %q in\n%s", want, notes)
 		}
