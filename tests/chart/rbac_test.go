@@ -1,0 +1,64 @@
+package chart
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+)
+
+// rights returns what the ClusterRoles among the objects let do, one by one.
+func rights(t *testing.T, objects []map[string]any) map[string]bool {
+	t.Helper()
+	all := map[string]bool{}
+	for _, object := range objects {
+		if object["kind"] != "ClusterRole" {
+			continue
+		}
+		for _, r := range rulesOf(t, object) {
+			for _, group := range r.APIGroups {
+				for _, resource := range r.Resources {
+					for _, verb := range r.Verbs {
+						all[strings.Join([]string{verb, group, resource, strings.Join(r.ResourceNames, ",")}, " ")] = true
+					}
+				}
+			}
+		}
+	}
+	return all
+}
+
+// TestByHand: who runs the API server by hand gives it the rights that the chart
+// gives it in the whole cluster, by a manifest without Helm.
+func TestByHand(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../deploy/rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byHand := rendered{manifest: "\n" + string(text)}.objects(t)
+	in := rights(t, mustRender(t).objects(t))
+	if len(in) < 10 {
+		t.Errorf("%d rights in the chart", len(in))
+	}
+	if diff := cmp.Diff(in, rights(t, byHand)); diff != "" {
+		t.Errorf("deploy/rbac.yaml differs from the chart (-chart +rbac.yaml):\n%s", diff)
+	}
+}
+
+// TestNothingByWildcard: each right is named.
+func TestNothingByWildcard(t *testing.T) {
+	t.Parallel()
+	for name, text := range sets {
+		for _, object := range mustRender(t, text).objects(t) {
+			if kind, _ := object["kind"].(string); !strings.HasSuffix(kind, "Role") {
+				continue
+			}
+			if rules, err := yaml.Marshal(object["rules"]); err != nil || strings.Contains(string(rules), "*") {
+				t.Errorf("%s: %v: %v\n%s", name, object["metadata"], err, rules)
+			}
+		}
+	}
+}
