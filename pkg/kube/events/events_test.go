@@ -97,13 +97,60 @@ func untilEvents(t *testing.T, plane *kubelab.ControlPlane, namespace string, wa
 	}
 }
 
+// role is all that writing events needs.
+const role = `apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: recorder}
+rules: [{apiGroups: [events.k8s.io], resources: [events], verbs: [create, get, patch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: recorder}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: recorder}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: recorder}]
+`
+
+// kubeconfigOf returns a file by which the control plane knows a client as user.
+func kubeconfigOf(t *testing.T, plane *kubelab.ControlPlane, user string) string {
+	t.Helper()
+	text, err := os.ReadFile(plane.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	as := strings.Replace(string(text), "user: {client-certificate-data", "user: {as: "+user+", client-certificate-data", 1)
+	if err := os.WriteFile(file, []byte(as), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// until waits until a user may write events: authorizers learn of a role a moment later.
+func until(t *testing.T, plane *kubelab.ControlPlane, user string) {
+	t.Helper()
+	for deadline := time.Now().Add(timeout); ; time.Sleep(50 * time.Millisecond) {
+		_, err := plane.Kubectl(t.Context(), "", "auth", "can-i", "patch", "events.events.k8s.io", "--as", user)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestEvents says what is wrong, again, otherwise, no more, and anew: two events come
 // of it, and the one that came again says so, also when another run tells of it.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	plane := planes.Start(t)
 	name, uid := newService(t, plane)
-	r, stop := start(t, plane.Kubeconfig())
+	if err := plane.Apply(t.Context(), role); err != nil {
+		t.Fatal(err)
+	}
+	file := kubeconfigOf(t, plane, "recorder")
+	until(t, plane, "recorder")
+	r, stop := start(t, file)
 	for range 10 {
 		r.Report(name, uid, WrongAnnotation, "affinity is wrong")
 	}
@@ -114,7 +161,7 @@ func TestEvents(t *testing.T) {
 	r.Report(name, uid, WrongAnnotation, "affinity is wrong")
 	untilEvents(t, plane, name.Namespace, "Warning WrongAnnotation Service/shop 2 affinity is wrong\n", "Warning WrongAnnotation Service/shop  shared is wrong\n")
 	stop()
-	again, _ := start(t, plane.Kubeconfig())
+	again, _ := start(t, file)
 	again.Report(name, uid, WrongAnnotation, "affinity is wrong")
 	untilEvents(t, plane, name.Namespace, "Warning WrongAnnotation Service/shop 3 affinity is wrong\n", "Warning WrongAnnotation Service/shop  shared is wrong\n")
 	if problems := again.Problems(); problems != nil {
@@ -139,16 +186,7 @@ func TestEventsPermission(t *testing.T) {
 	t.Parallel()
 	plane := planes.Start(t)
 	name, uid := newService(t, plane)
-	text, err := os.ReadFile(plane.Kubeconfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	as := strings.Replace(string(text), "user: {client-certificate-data", "user: {as: nobody, client-certificate-data", 1)
-	if err := os.WriteFile(file, []byte(as), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r, _ := start(t, file)
+	r, _ := start(t, kubeconfigOf(t, plane, "nobody"))
 	r.Report(name, uid, WrongAnnotation, "affinity is wrong")
 	for deadline := time.Now().Add(timeout); ; time.Sleep(50 * time.Millisecond) {
 		problems := r.Problems()

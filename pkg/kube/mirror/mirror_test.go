@@ -227,6 +227,8 @@ func TestMirrorPermission(t *testing.T) {
 	}
 	apply(t, plane, strings.NewReplacer("NAME", namespace, "VERBS", "["+Verbs+"]").Replace(role))
 	untilAddresses(t, plane, namespace, "web-19", "10.9.0.1")
+	x.set(service.Mirrored{Name: service.Name{Namespace: namespace, Name: "web-19"}})
+	untilAddresses(t, plane, namespace, "web-19")
 	x.idle()
 	until(t, "no problem is left", func() (string, bool) { return fmt.Sprint(x.mirror.Problems()), len(x.mirror.Problems()) == 0 })
 }
