@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -80,7 +79,7 @@ func ask[Q, R any](ctx context.Context, call func(context.Context, Q, ...grpc.Ca
 	defer cancel()
 	answer, err := call(ctx, request)
 	if err != nil {
-		return answer, fmt.Errorf("ask the API server: %s", status.Convert(err).Message())
+		return answer, answered(err)
 	}
 	return answer, nil
 }

@@ -63,5 +63,6 @@ func newCommand(out io.Writer) *cobra.Command {
 	root.AddCommand(newStatusCommand(&opts), newServicesCommand(&opts), newObserveCommand(&opts), newDiagnoseCommand(&opts), newPeersCommand(&opts), newBPFCommand(&opts))
 	root.AddCommand(newInviteCommand(&opts), newJoinCommand(&opts), newConnectCommand(&opts), newDisconnectCommand(&opts), newAgentCommand(&opts), newCACommand(&opts))
 	root.CompletionOptions.HiddenDefaultCmd = true
+	tidy(root)
 	return root
 }

@@ -65,6 +65,22 @@ func writeReaders(w io.Writer, members map[string]*joinpb.Member, now time.Time)
 	return any
 }
 
+// writeOut shows those that were put out and have not come back, and says whether there
+// are any.
+func writeOut(w io.Writer, members map[string]*joinpb.Member, now time.Time) bool {
+	any := false
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if m := members[name]; m.Out != nil && m.Reader == nil && m.Origin == "" {
+			if !any {
+				fmt.Fprintln(w, "\nPUT OUT\tSINCE\tCOMES BACK BY")
+			}
+			any = true
+			fmt.Fprintf(w, "%s\t%s\tcauseway invite --peer %s\n", name, ago(m.Out, now), name)
+		}
+	}
+	return any
+}
+
 // readerText says how a cluster reads this one.
 func readerText(m *joinpb.Member, now time.Time) string {
 	if !m.Reader.Issued {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -44,7 +45,7 @@ func TestWriteMembers(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
-	if strings.Contains(out.String(), "out ") {
+	if !strings.Contains(out.String(), "\nout       1h0m ago   causeway invite --peer out\n") || strings.Count(out.String(), "\nout ") != 1 {
 		t.Errorf("a cluster that is out:\n%s", out.String())
 	}
 	for name, want := range map[string]bool{"south": true, "north": true, "west": false, "out": false, "nobody": false} {
@@ -78,5 +79,25 @@ func TestPrintTrust(t *testing.T) {
 	}
 	if len(got.Peers) != 1 || len(got.Members) != 4 || !got.Members[3].OneWay || !got.Members[3].Reader.Issued || got.Members[1].Reader != nil {
 		t.Errorf("%+v", got)
+	}
+}
+
+// Those that were put out are shown until they come back.
+func TestWriteOut(t *testing.T) {
+	now := time.Now()
+	out := timestamppb.New(now.Add(-time.Minute))
+	members := map[string]*joinpb.Member{
+		"west":  {Name: "west", Out: out},
+		"north": {Name: "north", Out: out, Origin: "joined"},
+		"south": {Name: "south", Out: out, Reader: &joinpb.Reader{}},
+		"far":   {Name: "far", Origin: "joined"},
+	}
+	var text bytes.Buffer
+	if !writeOut(&text, members, now) || !strings.Contains(text.String(), "west\t1m0s ago\tcauseway invite --peer west\n") || strings.Count(text.String(), "\n") != 3 {
+		t.Errorf("shown:\n%s", text.String())
+	}
+	delete(members, "west")
+	if text.Reset(); writeOut(&text, members, now) || text.Len() > 0 {
+		t.Errorf("shown:\n%s", text.String())
 	}
 }

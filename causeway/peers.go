@@ -81,7 +81,8 @@ func newApproveCommand(opts *options) *cobra.Command {
 func writeTrust(out io.Writer, r *adminpb.PeersResponse, members map[string]*joinpb.Member, offences bool, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	if len(r.Peers) == 0 {
-		if !writeReaders(w, members, now) {
+		readers, out := writeReaders(w, members, now), writeOut(w, members, now)
+		if !readers && !out {
 			fmt.Fprintln(w, "No peers.")
 		}
 		return w.Flush()
@@ -107,6 +108,7 @@ func writeTrust(out io.Writer, r *adminpb.PeersResponse, members map[string]*joi
 		}
 	}
 	writeReaders(w, members, now)
+	writeOut(w, members, now)
 	return w.Flush()
 }
 

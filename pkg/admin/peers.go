@@ -43,7 +43,7 @@ func (s *Server) ApprovePeer(_ context.Context, r *adminpb.ApprovePeerRequest) (
 	}
 	added, err := s.cfg.Peers.Approve(r.Peer, ranges)
 	switch {
-	case errors.Is(err, peer.ErrNoPeer), errors.Is(err, peer.ErrNothingWaits):
+	case errors.Is(err, peer.ErrNoPeer), errors.Is(err, peer.ErrNothingWaits), errors.Is(err, peer.ErrNotWaiting):
 		return nil, status.Error(codes.NotFound, err.Error())
 	case err != nil:
 		return nil, status.Error(codes.FailedPrecondition, err.Error())

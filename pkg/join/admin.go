@@ -255,7 +255,7 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 	step(fmt.Sprintf("certificates of %s from before now are refused, its connections are cut", name), false)
 	if !ok {
 		if before.Reads == nil && before.Reader == nil && before.Out.IsZero() {
-			step(fmt.Sprintf("%s is not known here by a join or a file: look whether that is its name", name), true)
+			return fmt.Errorf("there is no peer %s here by a join or a file: look whether that is its name (`causeway peers`); certificates of that name are refused from now on all the same", name)
 		}
 		step(fmt.Sprintf("%s is not read", name), false)
 		return nil

@@ -101,16 +101,20 @@ func TestRefusedBeforeWork(t *testing.T) {
 	}
 }
 
-// A name that nobody has is put out all the same, and said to be unknown.
+// A name that nobody has is put out all the same, and is an error.
 func TestDisconnectUnknown(t *testing.T) {
 	t.Parallel()
 	east := newCluster(t, "east", 1)
-	for _, want := range []bool{true, false} { // known from then on
-		said, err := east.disconnect("wset")
-		check(t, err)
-		if got := strings.Contains(strings.Join(said, " "), "wset is not known here"); got != want {
-			t.Errorf("said %q", said)
-		}
+	said, err := east.disconnect("wset")
+	if err == nil || !strings.Contains(err.Error(), "there is no peer wset here") || len(said) != 1 {
+		t.Errorf("said %q, %v", said, err)
+	}
+	if east.book.member("wset").Out.IsZero() {
+		t.Error("it is not out")
+	}
+	said, err = east.disconnect("wset") // known from then on
+	if err != nil || !strings.Contains(strings.Join(said, " "), "wset is not read") {
+		t.Errorf("said %q, %v", said, err)
 	}
 }
 

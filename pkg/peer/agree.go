@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
@@ -16,6 +17,8 @@ var (
 	ErrNoPeer = errors.New("not a peer of this cluster")
 	// ErrNothingWaits is returned when a peer names nothing outside of its claims.
 	ErrNothingWaits = errors.New("nothing of it waits for approval")
+	// ErrNotWaiting is returned when others of its ranges wait than those that are named.
+	ErrNotWaiting = errors.New("no such range waits for approval")
 	// ErrDeclared is returned for a peer whose file says what it may claim.
 	ErrDeclared = errors.New("its file says what it may claim: add the range there")
 	// ErrNotWriter is returned by a replica that does not write.
@@ -172,12 +175,15 @@ func (s *session) approve(ranges []netip.Prefix) ([]trust.Claim, error) {
 	}
 	claims, _ := s.agreed()
 	var added []trust.Claim
-	now := time.Now().UTC()
-	for _, c := range s.judge.Growth() {
+	now, waiting := time.Now().UTC(), s.judge.Growth()
+	for _, c := range waiting {
 		if ranges == nil || slices.Contains(ranges, c.Range) {
 			c.Origin, c.Since = trust.Approved, now
 			added = append(added, c)
 		}
+	}
+	if len(added) == 0 && len(waiting) > 0 {
+		return nil, fmt.Errorf("%w: what waits is %s", ErrNotWaiting, rangesOf(waiting))
 	}
 	if len(added) == 0 {
 		return nil, ErrNothingWaits
@@ -187,6 +193,20 @@ func (s *session) approve(ranges []netip.Prefix) ([]trust.Claim, error) {
 	s.book.Claims(s.name, claims, openClasses(claims), s.doubt)
 	s.doubt()
 	return added, nil
+}
+
+// shownRanges is how many ranges an error names.
+const shownRanges = 8
+
+func rangesOf(claims []trust.Claim) string {
+	var out []string
+	for _, c := range claims[:min(len(claims), shownRanges)] {
+		out = append(out, fmt.Sprintf("%s (%s)", c.Range, c.Class))
+	}
+	if more := len(claims) - shownRanges; more > 0 {
+		out = append(out, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(out, ", ")
 }
 
 // Approve agrees to what a peer names outside of its claims, or to those ranges of

@@ -85,7 +85,7 @@ func TestGrowthWaits(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := l.Approve("west", []netip.Prefix{netip.MustParsePrefix("10.31.0.0/16")}); !errors.Is(err, ErrNothingWaits) {
+	if _, err := l.Approve("west", []netip.Prefix{netip.MustParsePrefix("10.31.0.0/16")}); !errors.Is(err, ErrNotWaiting) || !strings.Contains(err.Error(), "what waits is "+waiting[0].Range.String()) {
 		t.Errorf("a range that does not wait: %v", err)
 	}
 	if _, err := l.Approve("north", nil); !errors.Is(err, ErrNoPeer) {
