@@ -34,6 +34,7 @@ func (p *ControlPlane) apiserverArgs() []string {
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + p.path("sa.pub"),
 		"--service-account-signing-key-file=" + p.path("sa.key"),
 		"--egress-selector-config-file=" + p.path("egress.yaml"),
+		"--kubelet-preferred-address-types=InternalIP",
 		"--kubelet-client-certificate=" + p.path("kubelet-client.crt"), "--kubelet-client-key=" + p.path("kubelet-client.key"),
 	}
 	if !slices.Contains(p.config.Controllers, "serviceaccount-controller") {

@@ -70,6 +70,10 @@ func TestNode(t *testing.T) {
 	if got := ask(t, n, net.JoinHostPort(address, "80")); !strings.Contains(got, "web") || !strings.Contains(got, "east") {
 		t.Errorf("the pod answers %q, want its name and cluster", got)
 	}
+	// By way of kube-apiserver and the node's kubelet.
+	if _, err := p.Kubectl(t.Context(), "", "logs", "pod/web"); err != nil {
+		t.Error(err)
+	}
 	if after := machineSettings(t); after != before {
 		t.Errorf("settings of the machine: %s, before the node: %s", after, before)
 	}

@@ -43,7 +43,7 @@ failCgroupV1: false
 cgroupDriver: cgroupfs
 cgroupRoot: /GROUP
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: CA}}
+authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: AUTHORITY}}
 authorization: {mode: Webhook}
 resolvConf: ""
 failSwapOn: false
@@ -66,7 +66,7 @@ ports: [{name: https, port: PORT, protocol: TCP}]
 // writeFiles writes what node.sh and its programs read into the node's folder.
 func (n *Node) writeFiles() error {
 	fill := strings.NewReplacer("PAUSE", PauseImage, "PLUGINS", pluginDir, "PODS", n.podRange,
-		"DIR", n.dir.path, "GROUP", filepath.Base(n.dir.path), "CA", n.plane.path("ca.crt"))
+		"DIR", n.dir.path, "GROUP", filepath.Base(n.dir.path), "AUTHORITY", n.plane.path("ca.crt"))
 	if err := os.Mkdir(n.path("cni"), 0o700); err != nil {
 		return err
 	}

@@ -93,16 +93,12 @@ func (s *Space) SetMTU(name string, mtu int) error {
 	})
 }
 
-// Give moves device name to another namespace, under a new name there. It is down
-// then, and the other end of a pair stays where it is.
+// Give moves device name to another namespace, under a name that is new in both. It
+// is down then, and the other end of a pair stays where it is.
 func (s *Space) Give(name string, to *Space, newName string) error {
-	err := s.withLink(name, "move to "+to.path+" the", func(link netlink.Link) error {
-		return s.links.LinkSetNsFd(link, int(to.file.Fd()))
+	return s.withLink(name, "move to "+to.path+" the", func(link netlink.Link) error {
+		return errors.Join(s.links.LinkSetDown(link), s.links.LinkSetName(link, newName), s.links.LinkSetNsFd(link, int(to.file.Fd())))
 	})
-	if err != nil {
-		return err
-	}
-	return to.withLink(name, "rename", func(link netlink.Link) error { return to.links.LinkSetName(link, newName) })
 }
 
 // Delete removes device name, and with it the other end of a pair.
