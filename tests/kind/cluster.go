@@ -22,7 +22,7 @@ var westConfig string
 var flannelManifest string
 
 // readyTimeout bounds what a cluster takes to come up on a machine that does much else.
-const readyTimeout = 10 * time.Minute
+const readyTimeout = 15 * time.Minute
 
 // Cluster is one of a bed. Its methods may be called from many goroutines.
 type Cluster struct {
@@ -107,6 +107,12 @@ func (c *Cluster) create(ctx context.Context, image string) error {
 func (c *Cluster) prepare(ctx context.Context) error {
 	if _, err := c.Kubectl(ctx, "taint", "node", c.Name+"-control-plane", "node-role.kubernetes.io/control-plane-"); err != nil {
 		return err
+	}
+	// systemd mounts it on machines, but not in containers.
+	for _, node := range []string{c.Name + "-control-plane", c.Name + "-worker"} {
+		if _, err := c.OnNode(ctx, node, "mount", "-t", "bpf", "bpf", "/sys/fs/bpf"); err != nil {
+			return err
+		}
 	}
 	if err := c.wire(ctx); err != nil {
 		return err
