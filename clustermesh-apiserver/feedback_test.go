@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -276,8 +277,9 @@ func startCoreDNS(t *testing.T, plane *kubelab.ControlPlane) *net.Resolver {
 	case err != nil:
 		t.Fatal(err)
 	}
-	// The port is free until CoreDNS takes it, as nobody else is given it meanwhile.
-	taken, err := net.ListenPacket("udp", "127.0.0.1:0")
+	// At an address of its own, nobody else is given the port until CoreDNS takes it.
+	own := netip.AddrFrom4([4]byte{127, 78, byte(1 + rand.IntN(250)), byte(1 + rand.IntN(250))}).String()
+	taken, err := net.ListenPacket("udp", net.JoinHostPort(own, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +289,7 @@ func startCoreDNS(t *testing.T, plane *kubelab.ControlPlane) *net.Resolver {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "Corefile")
-	text := fmt.Sprintf(".:%s {\n  bind 127.0.0.1\n  errors\n  kubernetes cluster.local {\n    kubeconfig %s\n  }\n}\n", port, plane.Kubeconfig())
+	text := fmt.Sprintf(".:%s {\n  bind %s\n  errors\n  kubernetes cluster.local {\n    kubeconfig %s\n  }\n}\n", port, own, plane.Kubeconfig())
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
