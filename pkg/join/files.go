@@ -120,20 +120,21 @@ func (f files) savePeer(name, file string, m member) error {
 		return fmt.Errorf("encode the peer file of %s: %w", name, err)
 	}
 	pair := pki.Pair{CertPEM: []byte(m.Reads.Cert), KeyPEM: []byte(m.Reads.Key)}
-	trusted, same := f.trusted(name, file, m.Reads)
-	kept := false
+	followed := false // what is trusted on disk stays
 	err = paths(file).Replace(pair, func(there pki.Pair) bool {
-		kept = renewed(there, m.Reads, trusted, same)
+		// Now that nobody renews the pair: a new authority is trusted before it signs.
+		trusted, same := f.trusted(name, file, m.Reads)
+		kept := renewed(there, m.Reads, trusted, same)
+		followed = kept && same
 		return kept
 	})
 	if err != nil {
 		return err
 	}
-	if !kept {
-		trusted = []byte(m.Reads.CA)
-	}
-	if err := pki.WriteFile(file+".ca.crt", trusted, 0o644); err != nil {
-		return err
+	if !followed {
+		if err := pki.WriteFile(file+".ca.crt", []byte(m.Reads.CA), 0o644); err != nil {
+			return err
+		}
 	}
 	if err := pki.WriteFile(file, text, 0o600); err != nil {
 		return err

@@ -72,3 +72,39 @@ func TestSaveAnotherJoinAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// Records are saved while the pair is renewed by an authority that was not known when
+// that began: neither the pair nor the authority is taken for a stranger's.
+func TestSaveDuringRotation(t *testing.T) {
+	s := newShelf(t)
+	from := time.Now().Add(-time.Minute).Truncate(time.Second)
+	joined := s.member(s.issue(time.Hour, from))
+	s.must(s.files.save("east", joined))
+	s.must(s.authority.Begin())
+	s.must(s.authority.Replace())
+	s.must(os.Remove(s.files.member("east"))) // is written first by each save
+
+	saved := make(chan error, 1)
+	_, err := paths(s.path("")).RenewEarly(time.Now(), func(csrPEM []byte) ([]byte, error) {
+		go func() { saved <- s.files.save("east", joined) }()
+		for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(time.Millisecond) {
+			if _, err := os.Stat(s.files.member("east")); err == nil {
+				break
+			}
+		}
+		if _, err := paths(s.path("")).Trust("east", s.authority.Bundle()); err != nil {
+			return nil, err
+		}
+		return s.authority.Sign(pki.Request{Role: pki.RolePeer, Name: "west", TTL: 2 * time.Hour, NotBefore: from}, csrPEM)
+	})
+	s.must(err)
+	renewed, err := os.ReadFile(s.path(".crt"))
+	s.must(err)
+	s.must(<-saved)
+	if now, err := os.ReadFile(s.path(".crt")); err != nil || !bytes.Equal(now, renewed) || string(now) == joined.Reads.Cert {
+		t.Errorf("the renewed pair is not there any more: %v", err)
+	}
+	if now, err := os.ReadFile(s.path(".ca.crt")); err != nil || !bytes.Equal(now, s.authority.Bundle()) {
+		t.Errorf("the new authority is not trusted any more: %v", err)
+	}
+}
