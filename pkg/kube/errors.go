@@ -38,6 +38,8 @@ func (c *Client) describe(err error, verb string, r *Resource) error {
 			statusOf(err), group, plural, verb)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%s does not accept the credentials of %s: have they ended, or are they another cluster's?", c.server, c.who)
+	case errors.Is(err, errCut):
+		return fmt.Errorf("list %s at %s: %w; is there something between that ends long answers?", plural, c.server, err)
 	case apierrors.IsTooManyRequests(err):
 		return fmt.Errorf("%s has us wait: too many requests", c.server)
 	case errors.As(err, &request) && errors.Is(request.Err, context.DeadlineExceeded):

@@ -23,7 +23,15 @@ import (
 const (
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = 5 * time.Second
+	// outage is how long an API server may be away before all is listed anew: an etcd
+	// that was restored meanwhile may have come to the same revisions by other changes.
+	// None is restored and serves again in less.
+	outage = time.Second
 )
+
+// errCut is a streamed listing of which only a part came. The library begins anew at
+// once, and says nothing.
+var errCut = errors.New("the connection ended before the listing was whole")
 
 // Resource is a kind of object as the API names it.
 type Resource struct {
@@ -67,7 +75,7 @@ func (c *Client) Follow(ctx context.Context, cfg FollowConfig) {
 	silent := logr.Discard()
 	reflector := cache.NewReflectorWithOptions(
 		&cache.ListWatch{ListWithContextFunc: f.list, WatchFuncWithContext: f.watch},
-		cfg.Resource.Object, mirror{cfg},
+		cfg.Resource.Object, mirror{f},
 		cache.ReflectorOptions{
 			Name: cfg.Resource.Plural, Logger: &silent,
 			Backoff: &wait.Backoff{Duration: firstRetry, Cap: lastRetry, Factor: 2, Jitter: 0.5, Steps: 10},
@@ -75,13 +83,17 @@ func (c *Client) Follow(ctx context.Context, cfg FollowConfig) {
 	reflector.RunWithContext(klog.NewContext(ctx, silent))
 }
 
-// follower makes the requests of one Follow.
+// follower makes the requests of one Follow. One goroutine uses it.
 type follower struct {
 	FollowConfig
 	// ctx is kept since the library gives listings one that never ends.
 	ctx    context.Context
 	client *Client
 	rest   *rest.RESTClient
+
+	away    time.Time // since when the API server does not answer; zero when it does
+	arrives bool      // a streamed listing was begun and is not whole yet
+	cut     retry.Backoff
 }
 
 // list returns one page of a listing. It is asked only of API servers that cannot
@@ -117,13 +129,20 @@ func (f *follower) watch(_ context.Context, o metav1.ListOptions) (watch.Interfa
 	listing := o.SendInitialEvents != nil && *o.SendInitialEvents
 	if listing {
 		o.ResourceVersion = "" // as in list
+		if f.arrives && !f.waitAfterCut() {
+			return nil, f.ctx.Err()
+		}
 	}
+	f.arrives = listing
 	var stream watch.Interface
 	err := f.attempt("watch", func() (err error) {
 		if err := f.client.checkCluster(f.ctx); err != nil {
 			return err
 		}
 		if !listing {
+			if f.wasAway(time.Now()) {
+				return apierrors.NewResourceExpired("the API server was away")
+			}
 			if err := f.checkHistory(o.ResourceVersion); err != nil {
 				return err
 			}
@@ -137,6 +156,29 @@ func (f *follower) watch(_ context.Context, o metav1.ListOptions) (watch.Interfa
 	return stream, nil
 }
 
+// wasAway says whether the API server did not answer for so long that its history
+// may be another one.
+func (f *follower) wasAway(now time.Time) bool {
+	return !f.away.IsZero() && now.Sub(f.away) > outage
+}
+
+// waitAfterCut tells of a listing that was cut and waits for the next one's turn: a
+// listing costs the API server something. It says whether ctx goes on.
+func (f *follower) waitAfterCut() bool {
+	f.Report(f.client.describe(errCut, "watch", &f.Resource))
+	f.cut.First, f.cut.Limit = firstRetry, lastRetry
+	return retry.Sleep(f.ctx, f.cut.Next())
+}
+
+// whole notes that a listing has come to its end.
+func (f *follower) whole() {
+	f.arrives = false
+	if f.cut.Attempts() > 0 {
+		f.cut.Reset()
+		f.Report(nil)
+	}
+}
+
 // attempt makes a request until it is answered, and returns errors only that lead
 // to another one.
 func (f *follower) attempt(verb string, request func() error) error {
@@ -147,10 +189,16 @@ func (f *follower) attempt(verb string, request func() error) error {
 		case f.ctx.Err() != nil:
 			return f.ctx.Err()
 		case err == nil:
-			f.Report(nil)
+			f.away = time.Time{}
+			if f.cut.Attempts() == 0 { // else when all has come
+				f.Report(nil)
+			}
 			return nil
 		case leadsOn(err):
+			f.away = time.Time{}
 			return err
+		case f.away.IsZero() && !apierrors.IsTooManyRequests(err):
+			f.away = time.Now()
 		}
 		f.Report(f.client.describe(err, verb, &f.Resource))
 		delay := pause.Next()
@@ -171,7 +219,7 @@ func leadsOn(err error) bool {
 
 // mirror is a Store as the library sees it. What a listing consists of has been
 // reduced when it comes.
-type mirror struct{ FollowConfig }
+type mirror struct{ *follower }
 
 var errNoObject = errors.New("the API server sent what is no object")
 
@@ -185,6 +233,7 @@ func (m mirror) Replace(list []any, _ string) error {
 		objects = append(objects, o)
 	}
 	m.Store.Replace(objects)
+	m.whole()
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -81,6 +82,28 @@ func TestKubernetesSurvives(t *testing.T) {
 		t.Errorf("a new listing took away %v, want the pod that is gone", gone)
 	}
 	r.untilIn("shop", "Pod shop/b", "Pod shop/c", "Pod shop/d")
+
+	t.Log("an earlier state is put back, and has come to later revisions when it is seen again")
+	if saved, err = plane.Save(); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, plane, podIn("shop", "e"))
+	late.untilIn("shop", "Pod shop/b", "Pod shop/c", "Pod shop/d", "Pod shop/e")
+	cut.close()
+	late.untilAllFail("cannot be reached")
+	since := time.Now()
+	if err := plane.Restore(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	var later strings.Builder // more changes than there were after it was saved
+	for i := range 30 {
+		later.WriteString("---\n" + namespace(fmt.Sprintf("later-%d", i)))
+	}
+	apply(t, plane, later.String())
+	late.until("that it is away for more than a moment", func() bool { return time.Since(since) > 10*time.Second })
+	cut.open()
+	late.untilIn("shop", "Pod shop/b", "Pod shop/c", "Pod shop/d")
+	late.untilNoProblem()
 }
 
 func restart(t *testing.T, plane *kubelab.ControlPlane) {
@@ -124,8 +147,10 @@ type proxy struct {
 	// unstreamed has listings come in pages of two, as from an API server that
 	// cannot stream them.
 	unstreamed bool
-	refused    int // requests that were answered with 429
-	pages      int
+	// cut has streamed listings of namespaces end after their first object.
+	cut     bool
+	refused int // requests that were answered with 429
+	pages   int
 }
 
 // startProxy puts one in front of a control plane, with its administrator's rights.
@@ -152,7 +177,7 @@ func startProxy(t *testing.T, plane *kubelab.ControlPlane) *proxy {
 	p := &proxy{kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
 	p.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		if p.answer(w, request) {
-			forward.ServeHTTP(w, request)
+			forward.ServeHTTP(p.writer(w, request), request)
 		}
 	}))
 	t.Cleanup(func() {
@@ -195,6 +220,40 @@ func (p *proxy) answer(w http.ResponseWriter, request *http.Request) (forward bo
 	}
 	return true
 }
+
+// writer returns what the API server's answer is written to.
+func (p *proxy) writer(w http.ResponseWriter, request *http.Request) http.ResponseWriter {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut && request.URL.Path == "/api/v1/namespaces" && request.URL.Query().Get("sendInitialEvents") == "true" {
+		return &firstFrame{ResponseWriter: w}
+	}
+	return w
+}
+
+// firstFrame lets the first event of a watch through, four bytes of length and then
+// the event, and cuts the connection.
+type firstFrame struct {
+	http.ResponseWriter
+	held []byte
+}
+
+func (f *firstFrame) Write(b []byte) (int, error) {
+	f.held = append(f.held, b...)
+	if len(f.held) < 4 {
+		return len(b), nil
+	}
+	end := 4 + int(binary.BigEndian.Uint32(f.held))
+	if len(f.held) < end {
+		return len(b), nil
+	}
+	if _, err := f.ResponseWriter.Write(f.held[:end]); err == nil {
+		_ = http.NewResponseController(f.ResponseWriter).Flush()
+	}
+	panic(http.ErrAbortHandler)
+}
+
+func (f *firstFrame) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
 // set changes how requests are answered from now on.
 func (p *proxy) set(change func()) {
@@ -250,6 +309,26 @@ func TestKubernetesThrottled(t *testing.T) {
 	p.set(func() { p.throttle = false })
 	r.untilIn(ns, "Pod "+ns+"/a", "Pod "+ns+"/b")
 	r.untilNoProblem()
+}
+
+// TestKubernetesCutListing checks that a person is told of listings that always end
+// half-way, and that nothing is made of the half.
+func TestKubernetesCutListing(t *testing.T) {
+	t.Parallel()
+	plane := planes.Start(t)
+	ns := newNamespace(t, plane, "cut")
+	apply(t, plane, podIn(ns, "a"))
+	p := startProxy(t, plane)
+	p.set(func() { p.cut = true })
+	r := startKubernetes(t, apiSource{kubeconfig: p.kubeconfig})
+	r.untilProblem("namespaces", "the connection ended before the listing was whole", "nothing is published or withdrawn before all kinds have been read")
+	if r.isComplete() || len(r.names()) > 0 {
+		t.Errorf("the sink was given %v, complete %v", r.names(), r.isComplete())
+	}
+	p.set(func() { p.cut = false })
+	r.untilComplete()
+	r.untilNoProblem()
+	r.untilIn(ns, "Pod "+ns+"/a")
 }
 
 // TestKubernetesUnstreamed checks that an API server that streams no listings is
