@@ -70,7 +70,11 @@ func (c *config) newReader(sink source.Sink, log *slog.Logger, registry promethe
 		Component: name, Version: process.Version(), Logger: log,
 	})
 	if err != nil {
-		return nil, nil, err
+		flag := "--kubeconfig"
+		if c.inCluster {
+			flag = "--in-cluster"
+		}
+		return nil, nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	return source.NewKubernetes(source.KubernetesConfig{Client: client, Sink: sink, Logger: log, Registerer: registry}), client, nil
 }

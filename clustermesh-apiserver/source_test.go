@@ -22,7 +22,7 @@ func TestNewReader(t *testing.T) {
 	if err := c.validate(); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := c.newReader(nil, log, prometheus.NewRegistry()); err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(c.unread(), "Kubernetes") {
+	if _, _, err := c.newReader(nil, log, prometheus.NewRegistry()); err == nil || !strings.HasPrefix(err.Error(), "--kubeconfig: ") || !strings.Contains(err.Error(), file) || !strings.Contains(c.unread(), "Kubernetes") {
 		t.Errorf("a kubeconfig that is not there: %v; %s", err, c.unread())
 	}
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
@@ -30,7 +30,7 @@ func TestNewReader(t *testing.T) {
 	if err := c.validate(); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := c.newReader(nil, log, prometheus.NewRegistry()); err == nil || !strings.Contains(err.Error(), "pod") {
+	if _, _, err := c.newReader(nil, log, prometheus.NewRegistry()); err == nil || !strings.HasPrefix(err.Error(), "--in-cluster: ") || !strings.Contains(err.Error(), "pod") {
 		t.Errorf("in no pod: %v", err)
 	}
 }
