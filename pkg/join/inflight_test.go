@@ -31,8 +31,7 @@ func TestPutOutInFlight(t *testing.T) {
 	stream, answer, err := open(east.ctx(), conn, offer)
 	check(t, err)
 
-	_, err = east.disconnect("west")
-	check(t, err)
+	unknownIsOut(t, east, "west")
 	back, err := west.sign(west.ctx(), "east", time.Time{}, answer.GetRequest())
 	check(t, err, stream.Send(&joinpb.JoinRequest{Step: &joinpb.JoinRequest_Certificate{Certificate: &joinpb.Certificate{Chain: back}}}))
 	if _, err := stream.Recv(); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "put out meanwhile") {
@@ -67,13 +66,12 @@ func TestOlderInvitation(t *testing.T) {
 	t.Parallel()
 	east := newCluster(t, "east", 1)
 	text := east.invite(&joinpb.InviteRequest{})
-	_, err := east.disconnect("west")
-	check(t, err)
+	unknownIsOut(t, east, "west")
 	request, _ := asked(t, "causeway://east/peer/west")
 	if _, err := east.send(east.offer(text, request)); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "put out after the invitation was made") {
 		t.Errorf("by one of before: %v", err)
 	}
-	_, err = east.send(east.offer(east.invite(&joinpb.InviteRequest{}), request))
+	_, err := east.send(east.offer(east.invite(&joinpb.InviteRequest{}), request))
 	check(t, err)
 }
 
@@ -98,6 +96,14 @@ func TestRefusedBeforeWork(t *testing.T) {
 		if _, err := east.send(offer); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "authority that was sent") {
 			t.Errorf("got %v, want %q", err, want)
 		}
+	}
+}
+
+// unknownIsOut puts a cluster out that is not known yet, which is an error besides.
+func unknownIsOut(t *testing.T, r *replica, name string) {
+	t.Helper()
+	if _, err := r.disconnect(name); err == nil || !strings.Contains(err.Error(), "there is no peer "+name) {
+		t.Fatalf("put out: %v", err)
 	}
 }
 
