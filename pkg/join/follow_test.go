@@ -2,6 +2,7 @@ package join
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -100,7 +101,11 @@ func TestSaveDuringRotation(t *testing.T) {
 	s.must(err)
 	renewed, err := os.ReadFile(s.path(".crt"))
 	s.must(err)
-	s.must(<-saved)
+	err = <-saved
+	if errors.Is(err, pki.ErrBusy) { // the renewal took long; the book saves again, too
+		err = s.files.save("east", joined)
+	}
+	s.must(err)
 	if now, err := os.ReadFile(s.path(".crt")); err != nil || !bytes.Equal(now, renewed) || string(now) == joined.Reads.Cert {
 		t.Errorf("the renewed pair is not there any more: %v", err)
 	}
