@@ -147,7 +147,11 @@ func (i *installed) checkStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	admin, err := pki.ParseAdmin("the Secret", []byte(text))
+	file := filepath.Join(t.TempDir(), "admin.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	admin, err := pki.ReadAdmin(file)
 	if err != nil {
 		t.Fatal(err)
 	}
