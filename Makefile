@@ -45,7 +45,7 @@ test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 test-rest:
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"
 	@[ "$$(id -u)" = 0 ] || echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"
-	@$(SUMMARY) $(RACE) -timeout 20m ./tests/scenarios $$(go list ./... | grep -vE '/($(subst $(SPACE),|,$(KUBE) tests/kind))$$')
+	@$(SUMMARY) $(RACE) -timeout 20m ./tests/scenarios $$(go list ./... | grep -vE '/($(subst $(SPACE),|,$(KUBE) tests/kind tests/kernels))$$')
 	@[ -z "$(RACE)" ] || echo "without the race detector, which would slow it down:"
 	@[ -z "$(RACE)" ] || $(SUMMARY) -run '^TestChurn$$' ./pkg/datapath
 
@@ -64,6 +64,11 @@ test-kube: kubernetes ## what follows the Kubernetes API against real control pl
 test-kind: ## two real kind clusters, made here without a registry (root; built once, 10 minutes; KEEP=1 leaves them up)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kind" docker.io debootstrap jq containerd runc iproute2 iptables nftables util-linux gcc libc6-dev; fi
 	@KEEP=$(KEEP) $(SUMMARY) -timeout 60m ./tests/kind
+
+.PHONY: test-kernels
+test-kernels: ## the eBPF programs on Linux 5.10, 6.1 and 6.12, in emulated machines (root, Debian; kernels are downloaded once)
+	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kernels" qemu-system-x86 iproute2 iptables nftables xz-utils; fi
+	@$(SUMMARY) -timeout 70m ./tests/kernels
 
 .PHONY: test-conformance
 test-conformance: ## hold what we publish and read against Cilium itself (built once, minutes)
@@ -95,8 +100,9 @@ test-churn: ## let 1,000 pods come and go in a minute (root; 5 s of it in make t
 	go test -count=1 -v -run TestCarriedChurn ./tests/scenarios -churn 60s
 
 .PHONY: lint
-lint: $(TOOLS)/golangci-lint ## gofumpt, go vet, staticcheck and a short list more
+lint: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## gofumpt, go vet, staticcheck and a short list more; actionlint
 	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/actionlint
 
 .PHONY: format
 format: $(TOOLS)/golangci-lint ## put the Go files into gofumpt's form
@@ -163,6 +169,7 @@ clean: ## remove what was built
 
 # Tools come from a module of their own, so that the product's stays small.
 $(TOOLS)/golangci-lint: PACKAGE := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/actionlint: PACKAGE := github.com/rhysd/actionlint/cmd/actionlint
 $(TOOLS)/protoc-gen-go: PACKAGE := google.golang.org/protobuf/cmd/protoc-gen-go
 $(TOOLS)/protoc-gen-go-grpc: PACKAGE := google.golang.org/grpc/cmd/protoc-gen-go-grpc
 $(TOOLS)/%: tools/go.mod

@@ -180,6 +180,10 @@ func TestSessionTimeout(t *testing.T) {
 
 func TestRefuse(t *testing.T) {
 	d := open(t)
+	refused := unix.ECONNREFUSED
+	if d.features.Retval == No {
+		refused = unix.EPERM
+	}
 	before, ubefore := echo(t, "10.1.0.1:80"), udpEcho(t, "10.1.0.1:53")
 	tcp, u := one(before.String()), udp(ubefore.String())
 	tcp.Refuse, u.Refuse = true, true
@@ -187,17 +191,17 @@ func TestRefuse(t *testing.T) {
 	v6.Refuse = true
 	update(t, d, tcp, u, v6)
 	for network, addr := range map[string]netip.AddrPort{"tcp4": before, "tcp6": v6.Addr, "udp4": ubefore} {
-		if conn, err := net.Dial(network, addr.String()); !errors.Is(err, unix.ECONNREFUSED) {
+		if conn, err := net.Dial(network, addr.String()); !errors.Is(err, refused) {
 			t.Errorf("%s: %v", network, err)
 			if err == nil {
 				conn.Close()
 			}
 		}
 	}
-	if _, err := dialMapped(before); !errors.Is(err, unix.ECONNREFUSED) {
+	if _, err := dialMapped(before); !errors.Is(err, refused) {
 		t.Errorf("mapped: %v", err)
 	}
-	if _, _, err := newClient(t, false).ask(ubefore); !errors.Is(err, unix.ECONNREFUSED) {
+	if _, _, err := newClient(t, false).ask(ubefore); !errors.Is(err, refused) {
 		t.Errorf("send: %v", err)
 	}
 	want := echo(t, "10.1.0.2:80")

@@ -142,6 +142,18 @@ func wantNone(t *testing.T, network, addr string) {
 	}
 }
 
+// awaitNone waits for nobody to answer: some kernels detach a program a moment after
+// nothing holds it any more.
+func awaitNone(t *testing.T, network, addr string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if _, err := dial(network, addr); err != nil {
+			return
+		}
+	}
+	wantNone(t, network, addr)
+}
+
 func TestConnect(t *testing.T) {
 	d := open(t)
 	v4, v6 := echo(t, "10.1.0.1:8080"), echo(t, "[fd00:1::1]:8080")

@@ -50,6 +50,9 @@ func TestDecide(t *testing.T) {
 func TestProbe(t *testing.T) {
 	sandbox.Require(t)
 	want := Features{Connect4: Yes, Connect6: Yes, Datagram: Yes, Release: Yes, PeerName: Yes, Retval: Yes, Link: Yes, Batch: Yes}
+	if !sandbox.Since(t, 5, 18) {
+		want.Retval = No
+	}
 	if got := Probe(); got != want {
 		t.Errorf("got %+v", got)
 	}

@@ -323,7 +323,7 @@ func TestCgroupChanges(t *testing.T) {
 
 	// The cgroup is removed with our links on it, and made again.
 	d = reopen(t, d, func(c *Config) { c.Cgroup = other })
-	wantNone(t, "tcp4", "10.96.0.1:80")
+	awaitNone(t, "tcp4", "10.96.0.1:80")
 	if err := os.Remove(other); err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +368,7 @@ func TestRemove(t *testing.T) {
 	if err := errors.Join(d.Remove(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	wantNone(t, "tcp4", "10.96.0.1:80")
+	awaitNone(t, "tcp4", "10.96.0.1:80")
 	left, err := os.ReadDir(d.config.BPFFS)
 	if err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -101,9 +102,36 @@ func start() (status int, err error) {
 	return 0, err
 }
 
+// kill kills all processes below a cgroup. Before Linux 5.14 they are told one by
+// one, which is as good where none of them starts others.
+func kill(dir string) error {
+	all := filepath.Join(dir, "cgroup.kill")
+	if _, err := os.Stat(all); err == nil {
+		return os.WriteFile(all, []byte("1"), 0)
+	}
+	return filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil || entry.Name() != "cgroup.procs" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, field := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone
+			}
+		}
+		return nil
+	})
+}
+
 // remove deletes a cgroup and those beneath it, and kills what is left in them.
 func remove(dir string) error {
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := kill(dir); err != nil {
 		return fmt.Errorf("kill what is left: %w", err)
 	}
 	var dirs []string
@@ -233,4 +261,18 @@ func cgroupRoot() (string, error) {
 		}
 	}
 	return "", errors.Join(errors.New("no cgroup v2 hierarchy is mounted"), lines.Err())
+}
+
+// Since reports whether this kernel is of a version of Linux, or of a later one.
+func Since(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var first, second int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &first, &second); err != nil {
+		t.Fatalf("the kernel's version: %v", err)
+	}
+	return first > major || first == major && second >= minor
 }

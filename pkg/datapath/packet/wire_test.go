@@ -48,6 +48,9 @@ func (s *site) do(t testing.TB, what string, fn func() error) {
 func wired(t testing.TB, m Method) (near, far *site) {
 	t.Helper()
 	sandbox.Require(t)
+	if m == TCX && !sandbox.Since(t, 6, 6) {
+		t.Skip("needs Linux 6.6, which has tcx")
+	}
 	dir := t.TempDir()
 	sites := make([]*site, 2)
 	for i := range sites {
