@@ -93,7 +93,7 @@ func addressOf(e merge.Entry) address {
 
 // askAddresses collects all messages of an answer.
 func askAddresses(ctx context.Context, opts *options, request *adminpb.AddressesRequest) (*adminpb.AddressesResponse, error) {
-	client, conn, err := dial(opts)
+	client, conn, err := dial(ctx, opts)
 	if err != nil {
 		return nil, err
 	}

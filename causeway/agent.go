@@ -37,7 +37,7 @@ the agent's certificate for it, for a key that it makes itself.`,
 			if (list || revoke != "") != (len(args) == 0) {
 				return errors.New("give the NODE that the token is for, or --list, or --revoke NODE")
 			}
-			conn, err := dialGateway(opts.adminFile)
+			conn, err := dialGateway(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,8 +25,8 @@ func newCACommand(opts *options) *cobra.Command {
 }
 
 // withRotation makes one call to the service of the cluster that the admin file names.
-func withRotation(opts *options, fn func(rotationpb.RotationClient) error) error {
-	conn, err := dialGateway(opts.adminFile)
+func withRotation(ctx context.Context, opts *options, fn func(rotationpb.RotationClient) error) error {
+	conn, err := dialGateway(ctx, opts)
 	if err != nil {
 		return err
 	}
@@ -39,7 +40,7 @@ func newCAStatusCommand(opts *options) *cobra.Command {
 		Short: "Show the authority, the one that replaces it, and who does not have that yet",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withRotation(opts, func(client rotationpb.RotationClient) error {
+			return withRotation(cmd.Context(), opts, func(client rotationpb.RotationClient) error {
 				answer, err := ask(cmd.Context(), client.Status, &rotationpb.StatusRequest{})
 				if err != nil {
 					return err
@@ -68,7 +69,7 @@ once. "causeway ca status" says who needs it.`,
 			if force && !finish {
 				return errors.New("--force goes with --finish")
 			}
-			return withRotation(opts, func(client rotationpb.RotationClient) error {
+			return withRotation(cmd.Context(), opts, func(client rotationpb.RotationClient) error {
 				if finish {
 					return finishRotation(cmd, opts, client, force)
 				}

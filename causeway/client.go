@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -31,35 +32,58 @@ const (
 // maxAnswer is in bytes; all services of a large mesh are tens of megabytes.
 const maxAnswer = 256 << 20
 
-// dial connects to the admin service of the cluster that the admin file names. The
+// dial connects to the admin service of the cluster that the flags name. The
 // caller closes the connection.
-func dial(opts *options) (adminpb.AdminClient, io.Closer, error) {
-	conn, err := dialGateway(opts.adminFile)
+func dial(ctx context.Context, opts *options) (adminpb.AdminClient, io.Closer, error) {
+	conn, err := dialGateway(ctx, opts)
 	if err != nil {
 		return nil, nil, err
 	}
 	return adminpb.NewAdminClient(conn), conn, nil
 }
 
-// dialGateway connects to the gateway that an admin file names. The caller closes
-// the connection.
-func dialGateway(adminFile string) (*grpc.ClientConn, error) {
+// dialGateway connects to the gateway of the cluster that the flags name: by a
+// Kubernetes context, else by an admin file. The caller closes the connection.
+func dialGateway(ctx context.Context, opts *options) (*grpc.ClientConn, error) {
+	if opts.adminFileGiven && opts.contextGiven {
+		return nil, errors.New("--admin-file and --context or --kubeconfig each name a cluster: give one of them")
+	}
+	if opts.kubernetes.given() && !opts.adminFileGiven {
+		return opts.kubernetes.dial(ctx)
+	}
+	return dialFile(opts.adminFile)
+}
+
+// dialFile connects to the gateway that an admin file names.
+func dialFile(adminFile string) (*grpc.ClientConn, error) {
 	if adminFile == "" {
-		return nil, errors.New("no cluster is named: give --admin-file, or set CAUSEWAY_ADMIN_FILE, to <data-dir>/admin.yaml of an API server")
+		return nil, errors.New("no cluster is named: give --admin-file, or set CAUSEWAY_ADMIN_FILE, to <data-dir>/admin.yaml of an API server" + orContext)
 	}
 	file, err := pki.ReadAdmin(adminFile)
 	if err != nil {
 		return nil, err
 	}
+	return dialAdmin(adminFile, file)
+}
+
+// dialAdmin connects with what an admin file holds; from is where it came from.
+// The dialers are how the endpoint is reached, TCP when there is none.
+func dialAdmin(from string, file pki.Admin, dialers ...func(context.Context, string) (net.Conn, error)) (*grpc.ClientConn, error) {
 	tls, err := file.ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", adminFile, err)
+		return nil, fmt.Errorf("%s: %w", from, err)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+file.Endpoint, grpc.WithTransportCredentials(credentials.NewTLS(tls)),
+	how := []grpc.DialOption{
+		grpc.WithTransportCredentials(credentials.NewTLS(tls)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+	}
+	for _, dialer := range dialers {
+		how = append(how, grpc.WithContextDialer(dialer))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+file.Endpoint, how...)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", adminFile, err)
+		return nil, fmt.Errorf("%s: %w", from, err)
 	}
 	return conn, nil
 }

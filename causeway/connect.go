@@ -38,25 +38,47 @@ const (
 const reachCallTimeout = 20 * time.Second
 
 func newConnectCommand(opts *options) *cobra.Command {
-	return &cobra.Command{
-		Use:   "connect ADMIN-FILE ADMIN-FILE...",
+	var contexts []string
+	cmd := &cobra.Command{
+		Use:   "connect ADMIN-FILE ADMIN-FILE... | --contexts NAME,NAME...",
 		Short: "Join all of several clusters with each other, where you have the admin file of each",
 		Long: `Join all of several clusters with each other: each reads every other. A cluster is
 named by its admin file, <data-dir>/admin.yaml of its API server, or by the directory
-that this is in. All that speaks against it is said at once, before anything changes.
-Several pairs are joined at a time, and one that fails keeps no other up. What is joined
-already stays as it is; what broke off half-way is finished by doing it again.`,
-		Args: cobra.MinimumNArgs(2),
+that this is in; or, in Kubernetes, by its context (--contexts). All that speaks against
+it is said at once, before anything changes. Several pairs are joined at a time, and one
+that fails keeps no other up. What is joined already stays as it is; what broke off
+half-way is finished by doing it again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), joinTimeout+time.Duration(len(args)*len(args)/2)*pairTime)
+			ways := waysOf(args)
+			for _, name := range contexts {
+				ways = append(ways, opts.kubernetes.way(name))
+			}
+			if len(ways) < 2 {
+				return errors.New("give at least two clusters, by their admin files or --contexts")
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), connectTime(len(ways)))
 			defer cancel()
-			err := connect(ctx, args, inTurn(func(s step) { showStep(cmd.OutOrStdout(), opts, s) }))
+			err := connect(ctx, ways, inTurn(func(s step) { showStep(cmd.OutOrStdout(), opts, s) }))
 			if err != nil && opts.output == "json" {
 				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(step{Error: err.Error()})
 			}
 			return err
 		},
 	}
+	opts.kubernetes.contextsFlag(cmd.Flags(), &contexts)
+	return cmd
+}
+
+// connectTime is what joining n clusters may take.
+func connectTime(n int) time.Duration { return joinTimeout + time.Duration(n*n/2)*pairTime }
+
+// way is how one cluster is reached.
+type way struct {
+	name string // in messages
+	dial func(context.Context) (*grpc.ClientConn, error)
+	// addresses returns host:port by which others reach the gateway, none where its
+	// API server knows best; nil for the same.
+	addresses func(context.Context) ([]string, error)
 }
 
 // side is a cluster that is to be joined with others.
@@ -67,10 +89,21 @@ type side struct {
 	said    *joinpb.Facts // what facts were read from
 	print   []byte
 	members map[string]*joinpb.Member
+	// addresses are what others are told to dial, none where its API server says that.
+	addresses []string
 }
 
-func connect(ctx context.Context, files []string, show func(step)) error {
-	sides, err := openSides(ctx, files)
+// waysOf are the ways by admin files, or the directories that these are in.
+func waysOf(files []string) []way {
+	var ways []way
+	for _, file := range files {
+		ways = append(ways, way{name: file, dial: func(context.Context) (*grpc.ClientConn, error) { return dialFile(adminFileOf(file)) }})
+	}
+	return ways
+}
+
+func connect(ctx context.Context, ways []way, show func(step)) error {
+	sides, err := openSides(ctx, ways)
 	defer func() {
 		for _, s := range sides {
 			_ = s.conn.Close()
@@ -114,19 +147,26 @@ func inTurn(show func(step)) func(step) {
 }
 
 // openSides asks all clusters at the same time, as their clocks are compared.
-func openSides(ctx context.Context, files []string) ([]*side, error) {
+func openSides(ctx context.Context, ways []way) ([]*side, error) {
 	var sides []*side
 	var asked errgroup.Group
-	for _, file := range files {
-		conn, err := dialGateway(adminFileOf(file))
+	for _, w := range ways {
+		conn, err := w.dial(ctx)
 		if err != nil {
 			return sides, err
 		}
 		s := &side{client: joinpb.NewMembershipClient(conn), conn: conn}
 		sides = append(sides, s)
 		asked.Go(func() error {
-			if err := s.describe(ctx); err != nil {
-				return fmt.Errorf("%s: %w", file, err)
+			err := s.describe(ctx)
+			if err == nil && w.addresses != nil {
+				s.addresses, err = w.addresses(ctx)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", w.name, err)
+			}
+			if len(s.addresses) > 0 {
+				s.facts.Addresses = s.addresses
 			}
 			return nil
 		})
@@ -241,12 +281,12 @@ func connectPair(ctx context.Context, a, b *side, show func(step)) error {
 		show(step{Step: fmt.Sprintf("%s and %s read each other already", a.facts.Name, b.facts.Name)})
 		return nil
 	}
-	invitation, err := ask(ctx, a.client.Invite, &joinpb.InviteRequest{Ttl: durationpb.New(connectTTL), Peer: b.facts.Name})
+	invitation, err := ask(ctx, a.client.Invite, &joinpb.InviteRequest{Ttl: durationpb.New(connectTTL), Peer: b.facts.Name, Addresses: a.addresses})
 	if err != nil {
 		return fmt.Errorf("%s: %w", a.facts.Name, err)
 	}
 	accept := func(ctx context.Context, client joinpb.MembershipClient) (grpc.ServerStreamingClient[joinpb.Step], error) {
-		return client.Accept(ctx, &joinpb.AcceptRequest{Invitation: invitation.Invitation})
+		return client.Accept(ctx, &joinpb.AcceptRequest{Invitation: invitation.Invitation, Addresses: b.addresses})
 	}
 	err = follow(ctx, b.client, accept, func(s step) {
 		s.Cluster = b.facts.Name + " with " + a.facts.Name

@@ -210,7 +210,7 @@ func TestConnect(t *testing.T) {
 	for after := range 3 {
 		ctx, kill := context.WithCancel(t.Context())
 		var steps record
-		err := connect(ctx, all, func(s step) {
+		err := connect(ctx, waysOf(all), func(s step) {
 			if steps.show(s); strings.Count(steps.String(), "\n") >= 3*after {
 				kill()
 			}
@@ -224,7 +224,7 @@ func TestConnect(t *testing.T) {
 		t.Error("it was never killed before its end")
 	}
 	var steps record
-	if err := connect(t.Context(), all, steps.show); err != nil {
+	if err := connect(t.Context(), waysOf(all), steps.show); err != nil {
 		t.Fatalf("%v\n%s", err, &steps)
 	}
 	for _, s := range []*site{east, west, north} {
@@ -234,7 +234,7 @@ func TestConnect(t *testing.T) {
 	deadline := time.Now().Add(patience)
 	for {
 		var again record
-		err := connect(t.Context(), all, again.show)
+		err := connect(t.Context(), waysOf(all), again.show)
 		if err == nil && strings.Count(again.String(), "read each other already") == 3 {
 			return
 		}
@@ -265,7 +265,7 @@ func TestConnectRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			other := newSite(t, tc.name, tc.id, tc.change)
-			err := connect(t.Context(), dirs(east, other), func(s step) { t.Errorf("it did: %v", s) })
+			err := connect(t.Context(), waysOf(dirs(east, other)), func(s step) { t.Errorf("it did: %v", s) })
 			if err == nil || !strings.Contains(err.Error(), "nothing was changed") || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
@@ -278,7 +278,7 @@ func TestConnectRefuses(t *testing.T) {
 		t.Parallel()
 		west := newSite(t, "west", 2, func(s *site) { s.ranges, s.version = nil, "v1.3.0" })
 		north := newSite(t, "north", 2, func(s *site) { s.config.Size, s.address = 511, "127.0.0.1:1" })
-		err := connect(t.Context(), dirs(east, west, north), func(s step) { t.Errorf("it did: %v", s) })
+		err := connect(t.Context(), waysOf(dirs(east, west, north)), func(s step) { t.Errorf("it did: %v", s) })
 		for _, want := range []string{"west and north both have the id 2", "east runs version v1.0.0 and west runs v1.3.0", "east is of a mesh of 255", "west does not reach north", "east does not reach north"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("no %q in %v", want, err)
@@ -308,13 +308,13 @@ func TestConnectAsksWhatWouldBeRefused(t *testing.T) {
 		return func(s *site) { s.ranges = []netip.Prefix{netip.MustParsePrefix(text)} }
 	}
 	east, west := newSite(t, "east", 1, nil), newSite(t, "west", 2, nil)
-	if err := connect(t.Context(), dirs(east, west), func(step) {}); err != nil {
+	if err := connect(t.Context(), waysOf(dirs(east, west)), func(step) {}); err != nil {
 		t.Fatal(err)
 	}
 	east.awaitPeers(t, 1)
 	refused := func(other *site, want ...string) {
 		t.Helper()
-		err := connect(t.Context(), dirs(east, other), func(s step) { t.Errorf("it did: %v", s) })
+		err := connect(t.Context(), waysOf(dirs(east, other)), func(s step) { t.Errorf("it did: %v", s) })
 		for _, w := range want {
 			if err == nil || !strings.Contains(err.Error(), "nothing was changed") || !strings.Contains(err.Error(), w) {
 				t.Errorf("got %v, want %q", err, w)

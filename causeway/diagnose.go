@@ -19,7 +19,7 @@ func newDiagnoseCommand(opts *options) *cobra.Command {
 		Short: "Show whether packets to other clusters arrive, and what to do; exit status 1 when something is wrong",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, conn, err := dial(opts)
+			client, conn, err := dial(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -32,11 +33,14 @@ entries of its Secret cilium-clustermesh, or files, with a certificate of 365 da
 private key. "causeway peers renew" makes the next one.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("allow-cidr") && len(allow) == 0 { // as of a variable that is not set: it would allow all
+				return errors.New("--allow-cidr names no range: give one, or leave it out to allow what nobody else has")
+			}
 			if forCilium {
 				other.request.Addresses = request.Addresses
 				return other.issue(cmd, opts)
 			}
-			conn, err := dialGateway(opts.adminFile)
+			conn, err := dialGateway(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}
@@ -53,6 +57,9 @@ private key. "causeway peers renew" makes the next one.`,
 			request.Allow = allow
 			answer, err := ask(cmd.Context(), client.Invite, &request)
 			if err != nil {
+				return err
+			}
+			if err := bounded(allow, answer.Allow); err != nil {
 				return err
 			}
 			if opts.output == "json" {
@@ -87,6 +94,14 @@ private key. "causeway peers renew" makes the next one.`,
 	cmd.MarkFlagsMutuallyExclusive("list", "address")
 	cmd.MarkFlagsMutuallyExclusive("list", "ttl")
 	return cmd
+}
+
+// bounded refuses an invitation of an API server that has passed over what it may allow.
+func bounded(asked, allowed []string) error {
+	if len(asked) > 0 && len(allowed) == 0 {
+		return errors.New("the API server is of a version that does not know --allow-cidr, and would let any ranges be claimed: the invitation is not shown; upgrade the API server")
+	}
+	return nil
 }
 
 // showInvitations shows those of a cluster, without the secrets, which nobody has.

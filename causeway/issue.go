@@ -47,7 +47,7 @@ func (i *issuing) issue(cmd *cobra.Command, opts *options) error {
 			return err
 		}
 	}
-	conn, err := dialGateway(opts.adminFile)
+	conn, err := dialGateway(cmd.Context(), opts)
 	if err != nil {
 		return err
 	}

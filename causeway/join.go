@@ -107,14 +107,16 @@ type step struct {
 	Cluster string `json:"cluster,omitempty"`
 	Step    string `json:"step,omitempty"`
 	// Warning says that something is left to a person.
-	Warning bool   `json:"warning"`
-	Error   string `json:"error,omitempty"`
+	Warning bool `json:"warning"`
+	// Kind tells lines of one command apart where it has several kinds.
+	Kind  string `json:"kind,omitempty"`
+	Error string `json:"error,omitempty"`
 }
 
 // change asks for what takes several steps and shows each when it was done. What
 // went wrong is the error, in JSON a line of its own besides.
 func change(cmd *cobra.Command, opts *options, call func(context.Context, joinpb.MembershipClient) (stepStream, error)) error {
-	conn, err := dialGateway(opts.adminFile)
+	conn, err := dialGateway(cmd.Context(), opts)
 	if err != nil {
 		return err
 	}

@@ -68,3 +68,25 @@ func TestShowInvitations(t *testing.T) {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 }
+
+// A list of ranges that is empty, as of a variable that is not set, is not taken for none.
+func TestInviteAllowsNothing(t *testing.T) {
+	cmd := newCommand(&bytes.Buffer{})
+	cmd.SetArgs([]string{"invite", "--allow-cidr", ""})
+	if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "--allow-cidr names no range") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// An API server that does not bound what is claimed gives no invitation for one that does.
+func TestInvitationBounded(t *testing.T) {
+	if err := bounded([]string{"10.2.0.0/16"}, nil); err == nil || !strings.Contains(err.Error(), "does not know --allow-cidr") {
+		t.Errorf("got %v", err)
+	}
+	if err := bounded([]string{"10.2.0.0/16"}, []string{"10.2.0.0/16"}); err != nil {
+		t.Error(err)
+	}
+	if err := bounded(nil, nil); err != nil {
+		t.Error(err)
+	}
+}

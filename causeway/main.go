@@ -37,8 +37,11 @@ func main() {
 
 // options are the flags of every command.
 type options struct {
-	adminFile string
-	output    string
+	adminFile  string
+	kubernetes kubernetesFlags
+	// Which of them are flags, and not from the environment.
+	adminFileGiven, contextGiven bool
+	output                       string
 }
 
 func newCommand(out io.Writer) *cobra.Command {
@@ -49,7 +52,9 @@ func newCommand(out io.Writer) *cobra.Command {
 		Version:       process.Version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			opts.adminFileGiven = cmd.Flags().Changed("admin-file")
+			opts.contextGiven = cmd.Flags().Changed("context") || cmd.Flags().Changed("kubeconfig")
 			if opts.output != "table" && opts.output != "json" {
 				return fmt.Errorf(`--output %q: give "table" or "json"`, opts.output)
 			}
@@ -62,6 +67,8 @@ func newCommand(out io.Writer) *cobra.Command {
 	root.PersistentFlags().StringVarP(&opts.output, "output", "o", "table", `"table" or "json"`)
 	root.AddCommand(newStatusCommand(&opts), newServicesCommand(&opts), newObserveCommand(&opts), newDiagnoseCommand(&opts), newPeersCommand(&opts), newBPFCommand(&opts))
 	root.AddCommand(newInviteCommand(&opts), newJoinCommand(&opts), newConnectCommand(&opts), newDisconnectCommand(&opts), newAgentCommand(&opts), newCACommand(&opts))
+	opts.kubernetes.flags(root.PersistentFlags())
+	addKubernetesCommands(root, &opts)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	tidy(root)
 	return root

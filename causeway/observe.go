@@ -86,7 +86,7 @@ func showDrops(cmd *cobra.Command, opts *options, socket string, request *adminp
 	}); err != nil {
 		return err
 	}
-	who, open := "API server", func() (adminpb.AdminClient, io.Closer, error) { return dial(opts) }
+	who, open := "API server", func() (adminpb.AdminClient, io.Closer, error) { return dial(cmd.Context(), opts) }
 	if socket != "" {
 		who, open = "agent", func() (adminpb.AdminClient, io.Closer, error) { return dialAgent(socket) }
 	}

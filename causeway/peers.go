@@ -22,7 +22,7 @@ func newPeersCommand(opts *options) *cobra.Command {
 		Short: "Show what is believed of peers: what they may claim, what is imported, what was refused",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := dialGateway(opts.adminFile)
+			conn, err := dialGateway(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ func newApproveCommand(opts *options) *cobra.Command {
 		Short: "Agree to the ranges that a peer names outside of its claims, or to some of them",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, conn, err := dial(opts)
+			client, conn, err := dial(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}

@@ -28,7 +28,7 @@ func newServicesCommand(opts *options) *cobra.Command {
 				}
 				request.Namespace, request.Name = namespace, name
 			}
-			client, conn, err := dial(opts)
+			client, conn, err := dial(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}

@@ -91,7 +91,7 @@ func waitStatus(ctx context.Context, opts *options, wait bool, timeout time.Dura
 }
 
 func askStatus(ctx context.Context, opts *options) (*adminpb.StatusResponse, error) {
-	client, conn, err := dial(opts)
+	client, conn, err := dial(ctx, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -35,22 +36,26 @@ func WriteAdmin(path string, admin Admin) error {
 // ReadAdmin reads what WriteAdmin wrote. Certificates are checked when they are
 // used, by ClientConfig.
 func ReadAdmin(path string) (Admin, error) {
-	f, err := os.Open(path)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return Admin{}, fmt.Errorf("read admin file: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	return ParseAdmin("admin file "+path, text)
+}
+
+// ParseAdmin is ReadAdmin for what is no file; where says in errors what it is.
+func ParseAdmin(where string, text []byte) (Admin, error) {
 	var admin Admin
-	decoder := yaml.NewDecoder(f)
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&admin); err != nil {
-		return Admin{}, fmt.Errorf("parse admin file %s: %w", path, err)
+		return Admin{}, fmt.Errorf("parse %s: %w", where, err)
 	}
 	if admin.Endpoint == "" {
-		return Admin{}, fmt.Errorf("admin file %s: %w", path, errors.New("endpoint is empty"))
+		return Admin{}, fmt.Errorf("%s: %w", where, errors.New("endpoint is empty"))
 	}
 	if err := cluster.ValidateName(admin.ClusterName); err != nil {
-		return Admin{}, fmt.Errorf("admin file %s: %w", path, err)
+		return Admin{}, fmt.Errorf("%s: %w", where, err)
 	}
 	return admin, nil
 }

@@ -94,7 +94,7 @@ func TestRefuse(t *testing.T) {
 		{"pkg/gateway", "go.etcd.io/etcd/client/v3", "only pkg/kvstore may"},
 		{"pkg/peer", "go.etcd.io/etcd/api/v3/etcdserverpb", "only pkg/kvstore, pkg/gateway may"},
 		{"pkg/source", "k8s.io/api/core/v1", ""},
-		{"pkg/merge", "k8s.io/api/core/v1", "only pkg/kube, pkg/source, pkg/publish may"},
+		{"pkg/merge", "k8s.io/api/core/v1", "only pkg/kube, pkg/source, pkg/publish, causeway/access, causeway/install, causeway/release may"},
 		{"bpf", "github.com/cilium/ebpf", ""},
 		{"pkg/agent", "github.com/cilium/ebpf/link", "only pkg/datapath, bpf may"},
 		{"pkg/agent", "github.com/cilium/ebpfother", ""},

@@ -25,5 +25,5 @@ if [ ! -x "$binary" ]; then
 fi
 
 mkdir -p "$programs"
-(cd ../.. && CGO_ENABLED=0 go build -trimpath -o "$programs/" ./clustermesh-apiserver ./causeway)
+(cd ../.. && CGO_ENABLED=0 go build -trimpath -tags nokubernetes -o "$programs/" ./clustermesh-apiserver ./causeway)
 CAUSEWAY_BIN=$programs exec "$binary" -test.timeout 5m "$@"

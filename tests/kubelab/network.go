@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"github.com/causeway-mesh/causeway/tests/lab/netspace"
@@ -26,23 +27,31 @@ func (n *Node) Address() string { return n.address }
 // PodRange returns where the node's pods have their addresses.
 func (n *Node) PodRange() string { return n.podRange }
 
-// JoinNodes puts nodes of one or several control planes into one network, as long as
-// the first lives, in whose namespace the switch is: the nodes reach each other; pods
-// of one do not reach those of another.
-func JoinNodes(t testing.TB, first *Node, others ...*Node) {
+// JoinNodes puts nodes of one or several control planes into one network for the rest
+// of the test: the nodes reach each other; pods of one do not reach those of another.
+// The switch is in a namespace of its own, as a node's own rules would see what
+// passes.
+func JoinNodes(t testing.TB, nodes ...*Node) {
 	t.Helper()
 	const bridge, wire = "middle", "wire"
-	err := first.space.AddBridge(bridge)
-	if err == nil {
-		err = first.space.Enslave(wire, bridge)
+	path := filepath.Join(t.TempDir(), bridge)
+	middle, err := netspace.New(path)
+	if err != nil {
+		t.Fatalf("join nodes: %v", err)
 	}
-	for i, n := range others {
+	t.Cleanup(func() {
+		if err := errors.Join(middle.Close(), netspace.Remove(path)); err != nil {
+			t.Error(err)
+		}
+	})
+	err = middle.AddBridge(bridge)
+	for i, n := range nodes {
 		port := fmt.Sprintf("%s%d", wire, i)
 		if err == nil {
-			err = n.space.Give(wire, first.space, port)
+			err = n.space.Give(wire, middle, port)
 		}
 		if err == nil {
-			err = errors.Join(first.space.Enslave(port, bridge), first.space.SetUp(port))
+			err = errors.Join(middle.Enslave(port, bridge), middle.SetUp(port))
 		}
 	}
 	if err != nil {

@@ -36,6 +36,9 @@ type NodeConfig struct {
 	// Number gives the node its address and its pods theirs; those of nodes that
 	// JoinNodes joins differ.
 	Number int
+	// Masquerade has what pods send elsewhere come from the node, as most CNIs do, so
+	// that pods reach nodes that know no way back to them.
+	Masquerade bool
 }
 
 // NodeControllers are the controllers that pods on nodes need, with those of
@@ -53,6 +56,7 @@ type Node struct {
 	name  string
 	// address is the node's, podRange its pods'.
 	address, podRange string
+	masquerade        bool
 
 	dir   folder
 	init  *process
@@ -110,7 +114,7 @@ func (p *ControlPlane) StartNode(t testing.TB, config NodeConfig) *Node {
 
 // startNode returns what it made together with an error, too.
 func (p *ControlPlane) startNode(ctx context.Context, config NodeConfig) (*Node, error) {
-	n := &Node{plane: p, name: config.Name, address: nodeAddressOf(config.Number), podRange: podRangeOf(config.Number)}
+	n := &Node{plane: p, name: config.Name, address: nodeAddressOf(config.Number), podRange: podRangeOf(config.Number), masquerade: config.Masquerade}
 	var err error
 	if n.dir, err = newFolder(os.TempDir()); err != nil {
 		return n, err

@@ -3,6 +3,7 @@ package kubelab
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -31,7 +32,7 @@ const containerdConfig = `version = 2
 `
 
 const networkConfig = `{"cniVersion": "0.4.0", "name": "node", "plugins": [
-  {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
+  {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "ipMasq": MASQUERADE,
    "ipam": {"type": "host-local", "dataDir": "/run/ipam", "ranges": [[{"subnet": "PODS"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 `
@@ -65,7 +66,7 @@ ports: [{name: https, port: PORT, protocol: TCP}]
 
 // writeFiles writes what node.sh and its programs read into the node's folder.
 func (n *Node) writeFiles() error {
-	fill := strings.NewReplacer("PAUSE", PauseImage, "PLUGINS", pluginDir, "PODS", n.podRange,
+	fill := strings.NewReplacer("PAUSE", PauseImage, "PLUGINS", pluginDir, "PODS", n.podRange, "MASQUERADE", strconv.FormatBool(n.masquerade),
 		"DIR", n.dir.path, "GROUP", filepath.Base(n.dir.path), "AUTHORITY", n.plane.path("ca.crt"))
 	if err := os.Mkdir(n.path("cni"), 0o700); err != nil {
 		return err
