@@ -63,7 +63,7 @@ func (m *Manager) accept(ctx context.Context, text string, addresses []string, o
 		return err
 	}
 	got.Endpoints, got.Invitation = endpoints(reached), inv.Name()
-	if err := m.keep(ctx, inv.Cluster, known.Out, got); err != nil {
+	if err := m.keep(ctx, inv.Cluster, known, got); err != nil {
 		return err
 	}
 	step(fmt.Sprintf("%s is a peer of %s", inv.Cluster, m.cfg.Cluster.Name), false)

@@ -111,7 +111,7 @@ func (m *Manager) declare(ctx context.Context, d declaration, step func(string, 
 	}
 	d.ID = config.ID
 	step(heldTo(d.name, d.claims), false)
-	if err := m.keep(ctx, d.name, known.Out, d.reading); err != nil {
+	if err := m.keep(ctx, d.name, known, d.reading); err != nil {
 		return err
 	}
 	step(fmt.Sprintf("%s is a peer of %s, one way: its certificate is good until %s (%d days), and is not renewed; give another one by the same command before that",

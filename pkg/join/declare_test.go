@@ -131,7 +131,7 @@ func TestDeclareMeanwhile(t *testing.T) {
 	_, err = west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{Peer: "west"})})
 	check(t, err)
 	known := east.book.member("west")
-	err = east.keep(east.ctx(), "west", known.Out, reading{OneWay: true})
+	err = east.keep(east.ctx(), "west", known, reading{OneWay: true})
 	if err == nil || !strings.Contains(err.Error(), "peer that joined by an invitation") {
 		t.Errorf("declared over a join: %v", err)
 	}

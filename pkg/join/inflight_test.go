@@ -46,6 +46,48 @@ func TestPutOutInFlight(t *testing.T) {
 	}
 }
 
+// Who holds an exchange open does not get the name of a cluster that joins meanwhile.
+func TestOvertakenInFlight(t *testing.T) {
+	t.Parallel()
+	east, west, other := newCluster(t, "east", 1), newCluster(t, "west", 2), newCluster(t, "west", 2)
+	request, _ := asked(t, "causeway://east/peer/west")
+	offer := east.offer(east.invite(&joinpb.InviteRequest{}), request)
+	offer.Authority, offer.Facts.Addresses = other.authority.CertPEM(), []string{other.door.Addr().String()}
+	conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
+	check(t, err)
+	defer func() { _ = conn.Close() }()
+	stream, answer, err := open(east.ctx(), conn, offer)
+	check(t, err)
+
+	_, err = west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
+	check(t, err)
+	back, err := other.sign(other.ctx(), "east", time.Time{}, answer.GetRequest())
+	check(t, err, stream.Send(&joinpb.JoinRequest{Step: &joinpb.JoinRequest_Certificate{Certificate: &joinpb.Certificate{Chain: back}}}))
+	if _, err := stream.Recv(); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "of that name joined meanwhile") {
+		t.Errorf("it is kept: %v", err)
+	}
+	if reads := east.book.member("west").Reads; reads == nil || reads.CA != string(west.authority.CertPEM()) {
+		t.Error("west is not who joined")
+	}
+}
+
+// Of two that get a certificate to read by at the same moment one is kept, and the other
+// hears that it is not.
+func TestReaderOvertaken(t *testing.T) {
+	t.Parallel()
+	east := newCluster(t, "east", 1)
+	ends := time.Now().Add(time.Hour)
+	check(t, east.keepReader(east.ctx(), "north", member{}, reader{ID: 3, Ends: ends}))
+	for _, r := range []reader{{ID: 3, Ends: ends}, {Invitation: "aa", Ends: ends}} {
+		if err := east.keepReader(east.ctx(), "north", member{}, r); !errors.Is(err, errOvertaken) {
+			t.Errorf("kept in the place of another one: %v", err)
+		}
+	}
+	known := east.book.member("north")
+	check(t, east.keepReader(east.ctx(), "north", known, reader{Invitation: "aa", Ends: ends.Add(time.Hour)}))
+	check(t, east.keepReader(east.ctx(), "north", known, reader{Invitation: "aa", Ends: ends.Add(2 * time.Hour)})) // again
+}
+
 // What was taken back after it was proven is not used.
 func TestTakenBackInFlight(t *testing.T) {
 	t.Parallel()

@@ -59,8 +59,8 @@ func (s *membership) Issue(ctx context.Context, r *joinpb.IssueRequest) (*joinpb
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	_, root, _ := s.cfg.Authority.SignerOf(out.Cert) // it has signed it a moment ago
-	err = s.keepReader(ctx, name, known.Out, reader{Ends: ends, ID: id, Root: root[:]})
-	if errors.Is(err, errTaken) || errors.Is(err, errPutOut) {
+	err = s.keepReader(ctx, name, known, reader{Ends: ends, ID: id, Root: root[:]})
+	if errors.Is(err, errTaken) || errors.Is(err, errPutOut) || errors.Is(err, errOvertaken) {
 		return nil, status.Errorf(codes.FailedPrecondition, "%s gets no certificate: %v", name, err)
 	}
 	if err != nil {
@@ -125,13 +125,17 @@ func (m *Manager) idTaken(name string, id cluster.ID) error {
 	return nil
 }
 
-// keepReader keeps that another cluster may read this one, unless it was put out since
-// out was read.
-func (m *Manager) keepReader(ctx context.Context, name string, out time.Time, r reader) error {
+// keepReader keeps that another cluster may read this one, unless since known was read it
+// was put out, or another one got its name.
+func (m *Manager) keepReader(ctx context.Context, name string, known member, r reader) error {
 	r.Since = time.Now().UTC().Truncate(time.Second)
 	return m.book.admit(ctx, name, m.judge(Facts{Name: name, ID: r.ID}), func(old member) (member, error) {
-		if !old.Out.Equal(out) {
+		if !old.Out.Equal(known.Out) {
 			return old, errPutOut
+		}
+		if has, had := old.Reader, known.Reader; has != nil && (r.Invitation == "" || has.Invitation != r.Invitation) &&
+			(had == nil || !had.Ends.Equal(has.Ends) || had.Invitation != has.Invitation) {
+			return old, errOvertaken
 		}
 		old.Reader = &r
 		return old, nil

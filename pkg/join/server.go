@@ -164,9 +164,9 @@ func (s *inviter) admit(ctx context.Context, stream stream, g guest) error {
 func (s *inviter) admitReader(ctx context.Context, g guest, chain []byte) error {
 	ends, err := endOf(chain)
 	if err == nil {
-		err = s.keepReader(ctx, g.facts.Name, g.known.Out, reader{Ends: ends, Invitation: hex.EncodeToString(g.offer.GetId())})
+		err = s.keepReader(ctx, g.facts.Name, g.known, reader{Ends: ends, Invitation: hex.EncodeToString(g.offer.GetId())})
 	}
-	if errors.Is(err, errPutOut) {
+	if errors.Is(err, errPutOut) || errors.Is(err, errOvertaken) {
 		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%s may not read this cluster: %v", g.facts.Name, err)
 	}
 	if err != nil {
@@ -185,15 +185,15 @@ func (s *inviter) check(ctx context.Context, g guest) error {
 	wrong := s.unfit(theirs)
 	add := func(format string, args ...any) { wrong = append(wrong, problem{text: fmt.Sprintf(format, args...)}) }
 	known := g.known.Reads
-	session, isPeer := s.peer(theirs.Name)
+	_, isPeer := s.peer(theirs.Name)
 	again := known != nil && known.Invitation == hex.EncodeToString(offer.GetId())
 	if reads := g.known.Reader; reads != nil && known == nil && inv.Peer == "" && reads.Invitation != hex.EncodeToString(offer.GetId()) {
 		add("a cluster %s reads %s already, since %s; if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
 			theirs.Name, s.cfg.Cluster.Name, reads.Since.Format(time.RFC3339), theirs.Name)
 	}
 	if (isPeer || known != nil) && inv.Peer == "" && !again {
-		add("%s has a peer %s already (%s); if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
-			s.cfg.Cluster.Name, theirs.Name, session.State, theirs.Name)
+		add("%s has a peer %s already; if it is to join anew, make an invitation for it: `causeway invite --peer %s`",
+			s.cfg.Cluster.Name, theirs.Name, theirs.Name)
 	}
 	if len(offer.GetAuthority()) > 0 {
 		for _, text := range inv.exceeds(theirs) {
@@ -264,11 +264,11 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 	if len(reached) == 0 {
 		reached = theirs.Addresses // it was reached a moment ago
 	}
-	err = s.keep(ctx, theirs.Name, g.known.Out, reading{
+	err = s.keep(ctx, theirs.Name, g.known, reading{
 		Endpoints: endpoints(reached), CA: string(offer.GetAuthority()), Cert: string(chain), Key: string(key),
 		Invitation: hex.EncodeToString(offer.GetId()), ID: theirs.ID, Claims: theirs.Claims,
 	})
-	if errors.Is(err, errPutOut) {
+	if errors.Is(err, errPutOut) || errors.Is(err, errOvertaken) {
 		return s.refuse(reasonInvitation, codes.FailedPrecondition, "%s is not kept as a peer: %v", theirs.Name, err)
 	}
 	if taken, ok := errors.AsType[takenError](err); ok {
@@ -284,13 +284,34 @@ func (s *inviter) readBack(ctx context.Context, stream stream, g guest, answer *
 // errPutOut is for a cluster that was put out while it joined.
 var errPutOut = errors.New("it was put out meanwhile, and needs a new invitation to come back")
 
-// keep makes another cluster a peer, unless it was put out since out was read, or its id
-// or what it claims has become another one's: that is a takenError.
-func (m *Manager) keep(ctx context.Context, name string, out time.Time, r reading) error {
+// errOvertaken is for a cluster whose name another one got while it joined.
+var errOvertaken = errors.New("another cluster of that name joined meanwhile, and nobody takes a name over that way")
+
+// overtaken refuses to put a cluster in the place of one that has the name since known was
+// read. The other side decides how long that is: it may hold the exchange open. The same
+// cluster, by another exchange at the same time, is no other one.
+func (m *Manager) overtaken(name string, known, now member, ca string) error {
+	has, had := now.Reads, known.Reads
+	if has == nil || had != nil && had.Since.Equal(has.Since) && had.Invitation == has.Invitation {
+		return nil
+	}
+	if sum, _, err := stranger.Fingerprint([]byte(ca)); err == nil && m.book.knows(name, has, sum) {
+		return nil
+	}
+	return errOvertaken
+}
+
+// keep makes another cluster a peer, unless since known was read it was put out, another
+// one got its name, or its id or what it claims has become another one's: that is a
+// takenError.
+func (m *Manager) keep(ctx context.Context, name string, known member, r reading) error {
 	r.Since = time.Now().UTC().Truncate(time.Second)
 	return m.book.admit(ctx, name, m.judge(Facts{Name: name, ID: r.ID, Claims: r.Claims}), func(old member) (member, error) {
-		if !old.Out.Equal(out) {
+		if !old.Out.Equal(known.Out) {
 			return old, errPutOut
+		}
+		if err := m.overtaken(name, known, old, r.CA); err != nil {
+			return old, err
 		}
 		if r.OneWay { // it may have joined since it was looked at
 			if err := old.declarable(name); err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/gateway"
@@ -59,7 +58,7 @@ func TestReplicasAdmitOne(t *testing.T) {
 		begin := make(chan struct{})
 		admit := func(m *Manager, name string, r reading) {
 			<-begin
-			ended <- m.keep(east.ctx(), name, time.Time{}, r)
+			ended <- m.keep(east.ctx(), name, member{}, r)
 		}
 		go admit(east.Manager, c.names[0], c.first)
 		go admit(second, c.names[1], c.second)
@@ -85,7 +84,7 @@ func TestAdmissionIsJudgedAgain(t *testing.T) {
 	judged := 0
 	err := east.book.admit(east.ctx(), "north", func(all map[string]member) error {
 		if judged++; judged == 1 { // another one comes between the look and the change
-			check(t, east.beside().keep(east.ctx(), "west", time.Time{}, reads(east, 2)))
+			check(t, east.beside().keep(east.ctx(), "west", member{}, reads(east, 2)))
 		}
 		if _, there := all["west"]; there != (judged == 2) {
 			t.Errorf("look %d: west is there: %v", judged, there)
@@ -112,7 +111,7 @@ func TestAdmissionEndsWithItsCaller(t *testing.T) {
 		}, func(m member) (member, error) { return m, nil })
 	}()
 	<-held
-	check(t, east.keep(east.ctx(), "north", time.Time{}, reads(east, 3)))
+	check(t, east.keep(east.ctx(), "north", member{}, reads(east, 3)))
 	cancel()
 	if err := <-ended; err == nil {
 		t.Error("it did not end with an error")
@@ -192,7 +191,7 @@ func TestKnownAuthorities(t *testing.T) {
 func TestFits(t *testing.T) {
 	t.Parallel()
 	east, west := newCluster(t, "east", 1), newCluster(t, "west", 2)
-	check(t, east.keep(east.ctx(), "north", time.Time{}, reads(east, 3, claims(t, "pods 10.3.0.0/16")...)))
+	check(t, east.keep(east.ctx(), "north", member{}, reads(east, 3, claims(t, "pods 10.3.0.0/16")...)))
 	facts := west.facts()
 	facts.ID, facts.Claims = 3, claims(t, "pods 10.3.1.0/24", "mesh 10.96.7.0/24")
 	request := &joinpb.FitsRequest{Facts: protoFacts(facts), Fingerprint: west.fingerprint()}
@@ -207,7 +206,7 @@ func TestFits(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, all)
 		}
 	}
-	check(t, east.keep(east.ctx(), "west", time.Time{}, reads(east, 2))) // by another authority than it has
+	check(t, east.keep(east.ctx(), "west", member{}, reads(east, 2))) // by another authority than it has
 	request.Facts = protoFacts(west.facts())
 	answer, err = east.membership.Fits(east.ctx(), request)
 	check(t, err)

@@ -68,6 +68,31 @@ func TestIssuedPairsAreWaitedFor(t *testing.T) {
 	}
 }
 
+// A pair that was taken back is no sign that the one has come that was made after it; and
+// what is advised does help at that stage.
+func TestIssuedAnewAfterOut(t *testing.T) {
+	b := newBed(t, t.TempDir())
+	before := b.holder(pki.RolePeer, "cilium") // shows the first
+	b.conns = map[pki.Subject][sha256.Size]byte{}
+	b.out[before.subject] = true
+	now := time.Now()
+	b.issued = []Issued{{Name: "cilium", Since: now, Ends: now.Add(time.Hour), Root: b.newest()}}
+	must(t, b.authority.Begin())
+	look := func(want string) {
+		t.Helper()
+		if behind := b.behind(); len(behind) != 1 || !strings.Contains(behind[0].Reason, want) {
+			t.Errorf("behind: %+v, want %q", behind, want)
+		}
+	}
+	look("take it back: causeway disconnect cilium, or let the new authority sign")
+	must(t, b.authority.Replace())
+	look("give it another one: causeway peers renew cilium, or take it back: causeway disconnect cilium")
+	b.issued = nil // it was
+	if behind := b.behind(); len(behind) != 0 {
+		t.Errorf("behind: %+v", behind)
+	}
+}
+
 // A second start says how far the first one is.
 func TestStartSaysWhatIsUnderWay(t *testing.T) {
 	b := newBed(t, t.TempDir())

@@ -363,10 +363,15 @@ func (m *Manager) unshown() (out []Behind) {
 	}
 	newest, shown := m.newest(), map[string]bool{}
 	for _, h := range m.ledger.list() {
-		shown[h.Name] = shown[h.Name] || h.Role == pki.RolePeer
+		// One that was taken back is no word on another pair that was made since.
+		shown[h.Name] = shown[h.Name] || h.Role == pki.RolePeer && !m.out(h)
 	}
-	_, started := m.cfg.Authority.Stage()
+	stage, started := m.cfg.Authority.Stage()
 	roots := m.cfg.Authority.Roots()
+	remedy := "give it another one: causeway peers renew %s, or take it back: causeway disconnect %[1]s"
+	if stage == pki.Spreading { // another one would be of the old authority
+		remedy = "take it back: causeway disconnect %s, or let the new authority sign before it can: causeway ca rotate --finish --force, and give it another one then: causeway peers renew %[1]s"
+	}
 	for _, i := range m.cfg.Issued() {
 		// One of an authority that was replaced before is of no use already.
 		old := slices.ContainsFunc(roots, func(r pki.Root) bool { return r.Fingerprint == i.Root && i.Root != newest })
@@ -376,7 +381,7 @@ func (m *Manager) unshown() (out []Behind) {
 		if old && !shown[i.Name] {
 			out = append(out, Behind{
 				Role: pki.RolePeer, Name: i.Name, Ends: i.Ends,
-				Reason: "was issued a pair that it has not shown yet; give it another one: causeway peers renew " + i.Name,
+				Reason: "was issued a pair that it has not shown yet; " + fmt.Sprintf(remedy, i.Name),
 			})
 		}
 	}
