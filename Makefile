@@ -12,6 +12,8 @@ GENERATED := bpf pkg \( -name '*_bpfel*' -o -name '*.pb.go' \)
 FUZZTIME ?= 1m
 # The packages whose tests start Kubernetes control planes.
 KUBE = $(sort tests/kubelab $(patsubst %/,%,$(dir $(shell grep -rl --include='*_test.go' '/tests/kubelab"' pkg tests clustermesh-apiserver causeway))))
+# The packages that link Helm beside the command line's own; tag nokubernetes leaves it out there.
+HELM = causeway/install causeway/release
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 SUMMARY = go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) --
 
@@ -45,7 +47,9 @@ test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 test-rest:
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector (make test INSTALL=1 installs gcc)"
 	@[ "$$(id -u)" = 0 ] || echo "not root: tests of namespaces, cgroups and eBPF will not run; they are listed at the end"
-	@$(SUMMARY) $(RACE) -timeout 20m ./tests/scenarios $$(go list ./... | grep -vE '/($(subst $(SPACE),|,$(KUBE) tests/kind tests/kernels))$$')
+	@$(SUMMARY) $(RACE) -tags nokubernetes -timeout 20m ./tests/scenarios $$(go list ./... | grep -vE '/($(subst $(SPACE),|,$(KUBE) tests/kind tests/kernels $(HELM)))$$')
+	@[ -z "$(RACE)" ] || echo "without the race detector, for which Helm takes minutes to compile:"
+	@$(SUMMARY) ./causeway $(addprefix ./,$(HELM))
 	@[ -z "$(RACE)" ] || echo "without the race detector, which would slow it down:"
 	@[ -z "$(RACE)" ] || $(SUMMARY) -run '^TestChurn$$' ./pkg/datapath
 
