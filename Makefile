@@ -173,9 +173,13 @@ clean: ## remove what was built
 
 # Tools come from a module of their own, so that the product's stays small.
 $(TOOLS)/golangci-lint: PACKAGE := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
-$(TOOLS)/actionlint: PACKAGE := github.com/rhysd/actionlint/cmd/actionlint
 $(TOOLS)/protoc-gen-go: PACKAGE := google.golang.org/protobuf/cmd/protoc-gen-go
 $(TOOLS)/protoc-gen-go-grpc: PACKAGE := google.golang.org/grpc/cmd/protoc-gen-go-grpc
+# A module of its own: it does not build with what golangci-lint brings.
+$(TOOLS)/actionlint: tools/actionlint/go.mod
+	@mkdir -p $(TOOLS)
+	CGO_ENABLED=0 go build -C tools/actionlint -trimpath -o $@ github.com/rhysd/actionlint/cmd/actionlint
+	@touch $@
 $(TOOLS)/%: tools/go.mod
 	@mkdir -p $(TOOLS)
 	CGO_ENABLED=0 go build -C tools -trimpath -o $@ $(PACKAGE)
