@@ -37,6 +37,7 @@ func TestMirror(t *testing.T) {
 	x.idle()
 	before := versions(t, plane, namespace)
 
+	list = slices.Clone(list) // the mirror may still read what it was given
 	list[100].Condition = service.Condition{Serving: true, Terminating: true}
 	x.set(wanted(namespace, "web", uid, list))
 	untilAddresses(t, plane, namespace, "web", texts(slices.Delete(slices.Clone(list), 100, 101))...)
