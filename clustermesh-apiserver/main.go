@@ -21,6 +21,7 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/feed"
 	"github.com/causeway-mesh/causeway/pkg/gateway"
 	"github.com/causeway-mesh/causeway/pkg/identity"
+	"github.com/causeway-mesh/causeway/pkg/join"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
 	"github.com/causeway-mesh/causeway/pkg/merge"
 	"github.com/causeway-mesh/causeway/pkg/observe"
@@ -123,8 +124,10 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	if err != nil {
 		return err
 	}
+	var members *join.Manager // peers run after it was made
 	peers := peer.New(peer.Config{
-		Cluster: cfg.cluster(), Dir: cfg.peers(), Resources: cfg.resources(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book, Logger: log, Registerer: registry,
+		Cluster: cfg.cluster(), Dir: cfg.peers(), Resources: cfg.resources(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book,
+		Renewed: func(name string) { members.Renewed(name) }, Logger: log, Registerer: registry,
 	})
 	if err := told.connect(kubernetes, cfg, election, peers, log, registry); err != nil {
 		return err

@@ -126,11 +126,8 @@ func (m *Manager) keep(name, file string, c *credentials) error {
 			return nil
 		}
 	}
-	if err := pki.WriteFile(files.CAFile, []byte(c.ca), 0o644); err != nil {
-		return err
-	}
-	pair := pki.Pair{CertPEM: []byte(c.cert), KeyPEM: []byte(c.key)}
-	if err := files.Replace(pair, func(pki.Pair) bool { return false }); err != nil {
+	said := pki.Held{CA: []byte(c.ca), Pair: pki.Pair{CertPEM: []byte(c.cert), KeyPEM: []byte(c.key)}}
+	if err := files.Replace(func(pki.Held) pki.Held { return said }); err != nil {
 		return err
 	}
 	return pki.WriteFile(m.secretMark(name), mark, 0o600)

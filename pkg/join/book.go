@@ -46,18 +46,20 @@ type book struct {
 	stored  map[string][]byte // in etcd, as far as it was followed
 	behind  map[string]bool   // whose record etcd lacks
 	unsaved map[string]bool   // whose record the disk lacks
+	ahead   map[string]bool   // whose files may be newer than the record
 	changed chan struct{}     // closed and replaced when members changes
 
 	loaded  chan struct{} // closed when etcd was read once
 	restore chan struct{} // wakes the loop that puts back
 	resave  chan struct{} // wakes the loop that saves again
+	writes  chan struct{} // wakes the loop that writes renewed pairs back
 }
 
 func newBook(etcd *kvstore.Client, dir string, log *slog.Logger, exclude, readmit func(string, time.Time)) *book {
 	return &book{
 		etcd: etcd, files: files{dir: dir}, log: log, exclude: exclude, readmit: readmit,
-		members: map[string]member{}, stored: map[string][]byte{}, behind: map[string]bool{}, unsaved: map[string]bool{},
-		changed: make(chan struct{}), loaded: make(chan struct{}), restore: make(chan struct{}, 1), resave: make(chan struct{}, 1),
+		members: map[string]member{}, stored: map[string][]byte{}, behind: map[string]bool{}, unsaved: map[string]bool{}, ahead: map[string]bool{},
+		changed: make(chan struct{}), loaded: make(chan struct{}), restore: make(chan struct{}, 1), resave: make(chan struct{}, 1), writes: make(chan struct{}, 1),
 	}
 }
 
@@ -90,6 +92,14 @@ func (b *book) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		repeat(ctx, b.resave, b.saveAll)
+		return nil
+	})
+	g.Go(func() error {
+		repeat(ctx, b.writes, b.writeAll)
+		return nil
+	})
+	g.Go(func() error {
+		b.reviseAll(ctx)
 		return nil
 	})
 	return g.Wait()
@@ -138,6 +148,7 @@ func (f *followed) Complete(context.Context) error {
 		if !there {
 			b.lost(name)
 		}
+		b.renewed(name) // an earlier run may have ended before it was written
 	}
 	select {
 	case <-b.loaded:

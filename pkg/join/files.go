@@ -1,11 +1,6 @@
 package join
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"crypto/tls"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,7 +28,7 @@ func (f files) membersDir() string { return filepath.Join(f.dir, ".members") }
 
 func (f files) member(name string) string { return filepath.Join(f.membersDir(), name+".json") }
 
-// origin is where it stands which record the peer's files were written from. They
+// origin is where it stands which join the peer's files are of. They
 // change by themselves after that: certificates are renewed, authorities replaced.
 func (f files) origin(name string) string { return filepath.Join(f.membersDir(), name+".origin") }
 
@@ -119,75 +114,27 @@ func (f files) savePeer(name, file string, m member) error {
 	if err != nil {
 		return fmt.Errorf("encode the peer file of %s: %w", name, err)
 	}
-	pair := pki.Pair{CertPEM: []byte(m.Reads.Cert), KeyPEM: []byte(m.Reads.Key)}
-	followed := false // what is trusted on disk stays
-	err = paths(file).Replace(pair, func(there pki.Pair) bool {
-		// Now that nobody renews the pair: a new authority is trusted before it signs.
-		trusted, same := f.trusted(name, file, m.Reads)
-		kept := renewed(there, m.Reads, trusted, same)
-		followed = kept && same
-		return kept
-	})
+	same, known := f.of(name, m.Reads)
+	err = paths(file).Replace(func(there pki.Held) pki.Held { return better(there, m.Reads, same, known) })
 	if err != nil {
 		return err
-	}
-	if !followed {
-		if err := pki.WriteFile(file+".ca.crt", []byte(m.Reads.CA), 0o644); err != nil {
-			return err
-		}
 	}
 	if err := pki.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
-	return pki.WriteFile(f.origin(name), originOf(m.Reads), 0o600)
+	return pki.WriteFile(f.origin(name), []byte(m.Reads.origin()), 0o600)
 }
 
-// trusted are the peer's authorities: those on disk, which the peer may have replaced
-// since, if what is there was written from this record, which same says.
-func (f files) trusted(name, file string, r *reading) (authorities []byte, same bool) {
+// of reports whether the files of a peer are of the join that a record is of, and whether
+// it is known of which they are.
+func (f files) of(name string, r *reading) (same, known bool) {
 	from, err := os.ReadFile(f.origin(name))
-	if err == nil && bytes.Equal(from, originOf(r)) {
-		if there, err := os.ReadFile(file + ".ca.crt"); err == nil {
-			return there, true
-		}
-	}
-	return []byte(r.CA), false
-}
-
-func originOf(r *reading) []byte {
-	sum := sha256.Sum256([]byte(r.CA + r.Cert))
-	return []byte(hex.EncodeToString(sum[:]))
+	return err == nil && string(from) == r.origin(), err == nil
 }
 
 // paths are the files that a peer file names.
 func paths(file string) pki.ClientFiles {
 	return pki.ClientFiles{CAFile: file + ".ca.crt", CertFile: file + ".crt", KeyFile: file + ".key"}
-}
-
-// renewed reports whether the pair on disk comes of the one of the join by renewal
-// in place: one of the trusted authorities signed it for the same subject, it begins
-// no earlier, since what begins earlier may have been taken back, and it ends later;
-// or at the same time, where what is there was written from the same record: a new
-// authority of the peer has it renewed early, and another join brings another key.
-func renewed(there pki.Pair, r *reading, trusted []byte, same bool) bool {
-	joined, err := tls.X509KeyPair([]byte(r.Cert), []byte(r.Key))
-	if err != nil {
-		return false
-	}
-	subject, err := pki.SubjectOf(joined.Leaf)
-	if err != nil {
-		return false
-	}
-	signed := false
-	for block, rest := pem.Decode(trusted); block != nil && !signed; block, rest = pem.Decode(rest) {
-		_, err := pki.CheckClient(pem.EncodeToMemory(block), there.CertPEM, there.KeyPEM, subject)
-		signed = err == nil
-	}
-	if !signed {
-		return false
-	}
-	on, err := tls.X509KeyPair(there.CertPEM, there.KeyPEM)
-	return err == nil && !on.Leaf.NotBefore.Before(joined.Leaf.NotBefore) && (joined.Leaf.NotAfter.Before(on.Leaf.NotAfter) || same && joined.Leaf.NotAfter.Equal(on.Leaf.NotAfter))
 }
 
 // remove goes on after one that can not be removed.

@@ -74,8 +74,8 @@ func TestSaveAnotherJoinAtOnce(t *testing.T) {
 	}
 }
 
-// Records are saved while the pair is renewed by an authority that was not known when
-// that began: neither the pair nor the authority is taken for a stranger's.
+// Records are saved while the pair is renewed by an authority that the record does not
+// know: neither the pair nor the authority is taken for a stranger's.
 func TestSaveDuringRotation(t *testing.T) {
 	s := newShelf(t)
 	from := time.Now().Add(-time.Minute).Truncate(time.Second)
@@ -86,15 +86,14 @@ func TestSaveDuringRotation(t *testing.T) {
 	s.must(os.Remove(s.files.member("east"))) // is written first by each save
 
 	saved := make(chan error, 1)
-	_, err := paths(s.path("")).RenewEarly(time.Now(), func(csrPEM []byte) ([]byte, error) {
+	_, err := paths(s.path("")).Trust("east", s.authority.Bundle())
+	s.must(err)
+	_, err = paths(s.path("")).RenewEarly(time.Now(), func(csrPEM []byte) ([]byte, error) {
 		go func() { saved <- s.files.save("east", joined) }()
 		for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(time.Millisecond) {
 			if _, err := os.Stat(s.files.member("east")); err == nil {
 				break
 			}
-		}
-		if _, err := paths(s.path("")).Trust("east", s.authority.Bundle()); err != nil {
-			return nil, err
 		}
 		return s.authority.Sign(pki.Request{Role: pki.RolePeer, Name: "west", TTL: 2 * time.Hour, NotBefore: from}, csrPEM)
 	})

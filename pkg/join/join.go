@@ -103,6 +103,10 @@ func (m *Manager) Register(r grpc.ServiceRegistrar) {
 // Run follows what all replicas know until ctx ends, and returns nil then.
 func (m *Manager) Run(ctx context.Context) error { return m.book.run(ctx) }
 
+// Renewed has the pair by which a peer is read, and what is trusted of it, written to
+// its record, for all replicas. It does not wait; what is no joined peer is passed over.
+func (m *Manager) Renewed(name string) { m.book.renewed(name) }
+
 // Loaded is closed when what all replicas know was read once.
 func (m *Manager) Loaded() <-chan struct{} { return m.book.loaded }
 

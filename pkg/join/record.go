@@ -2,6 +2,7 @@ package join
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -68,6 +69,9 @@ type reading struct {
 	CA   string `json:"ca"`
 	Cert string `json:"cert"`
 	Key  string `json:"key"`
+	// Origin says which join the record is of, once CA and pair are others than those of
+	// the join: see origin.
+	Origin string `json:"origin,omitempty"`
 	// Since is when it joined, Invitation which one was used.
 	Since      time.Time `json:"since"`
 	Invitation string    `json:"invitation"`
@@ -78,6 +82,16 @@ type reading struct {
 	// OneWay says that it did not join: it was declared by an etcd client's
 	// configuration, and the key was made there. Claims are the operator's.
 	OneWay bool `json:"one_way,omitempty"`
+}
+
+// origin says which join the record is of, whatever was renewed since: each join makes a
+// key of its own.
+func (r *reading) origin() string {
+	if r.Origin != "" {
+		return r.Origin
+	}
+	sum := sha256.Sum256([]byte(r.CA + r.Cert))
+	return hex.EncodeToString(sum[:])
 }
 
 type pending struct {

@@ -292,7 +292,7 @@ var errOvertaken = errors.New("another cluster of that name joined meanwhile, an
 // cluster, by another exchange at the same time, is no other one.
 func (m *Manager) overtaken(name string, known, now member, ca string) error {
 	has, had := now.Reads, known.Reads
-	if has == nil || had != nil && had.Since.Equal(has.Since) && had.Invitation == has.Invitation {
+	if has == nil || had != nil && had.origin() == has.origin() {
 		return nil
 	}
 	if sum, _, err := stranger.Fingerprint([]byte(ca)); err == nil && m.book.knows(name, has, sum) {

@@ -50,6 +50,9 @@ type Config struct {
 	// it; nil when no other process may.
 	Election *kvstore.Election
 	Engine   Engine
+	// Renewed is told of a peer that the certificate by which it is read, or what is
+	// trusted of it, is another one; nil for nobody. It must not wait.
+	Renewed func(name string)
 	// Book knows what is ours and what peers claim; New makes one if it is nil.
 	Book       *trust.Book
 	Logger     *slog.Logger
@@ -84,6 +87,9 @@ type peer struct {
 func New(cfg Config) *Manager {
 	if cfg.Book == nil {
 		cfg.Book = trust.NewBook(nil, nil)
+	}
+	if cfg.Renewed == nil {
+		cfg.Renewed = func(string) {}
 	}
 	m := &Manager{
 		cfg: cfg, registry: newRegistry(), metrics: newMetrics(cfg.Registerer),

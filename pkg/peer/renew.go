@@ -10,7 +10,7 @@ import (
 // keepCertificate renews the certificate that file names, over the connection by
 // which the peer is read, until ctx ends.
 func (s *session) keepCertificate(ctx context.Context, file File, client *kvstore.Client) {
-	k := renewal.NewKeeper(renewal.KeeperConfig{Files: file.TLS, Cluster: s.name, Logger: s.log, Metrics: s.metrics.renewal})
+	k := renewal.NewKeeper(renewal.KeeperConfig{Files: file.TLS, Cluster: s.name, Logger: s.log, Metrics: s.metrics.renewal, Changed: s.renewed})
 	s.mu.Lock()
 	s.keeper = k
 	s.mu.Unlock()

@@ -36,6 +36,7 @@ type session struct {
 	log      *slog.Logger
 	metrics  *metrics
 	progress chan<- struct{} // poked at every change
+	renewed  func()          // see Config.Renewed
 
 	// known are the keys in use, in the cache's layout, with the number of the
 	// attempt that saw each last. Only the one goroutine that seeds, follows or
@@ -85,7 +86,7 @@ type session struct {
 func newSession(name string, m *Manager, file File) *session {
 	s := &session{
 		name: name, ours: m.cfg.Cluster, engine: m.cfg.Engine, registry: m.registry, book: m.cfg.Book, ledger: m.ledger,
-		cache: newCache(name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger), log: m.cfg.Logger.With("cluster", name), metrics: m.metrics, progress: m.progress,
+		cache: newCache(name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger), log: m.cfg.Logger.With("cluster", name), metrics: m.metrics, progress: m.progress, renewed: func() { m.cfg.Renewed(name) },
 		known: map[string]entry{}, special: map[netip.Addr]kvstore.Change{}, nudge: make(chan struct{}, 1),
 		since: time.Now(), lastState: Connecting, refused: map[string]int{},
 	}

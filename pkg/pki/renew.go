@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -14,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockWait is for how long Replace waits; a renewal is one call over a network.
+// lockWait is for how long others are waited for; a renewal is one call over a network.
 const lockWait = 5 * time.Second
 
 // RenewAt is when a certificate is to be renewed: at two thirds of the time from
@@ -22,6 +23,11 @@ const lockWait = 5 * time.Second
 // clocks of others or since it follows another certificate, is no part of that.
 // One that does not say when it was signed was so after its beginning.
 func RenewAt(cert *x509.Certificate) time.Time {
+	return cert.NotAfter.Add(-cert.NotAfter.Sub(signedFrom(cert)) / 3)
+}
+
+// signedFrom is when a certificate was signed, as far as it says so.
+func signedFrom(cert *x509.Certificate) time.Time {
 	from, told := signedAt(cert)
 	if !told {
 		from = cert.NotBefore
@@ -29,7 +35,7 @@ func RenewAt(cert *x509.Certificate) time.Time {
 			from = from.Add(backdate)
 		}
 	}
-	return cert.NotAfter.Add(-cert.NotAfter.Sub(from) / 3)
+	return from
 }
 
 // Certificate returns the client's own certificate, whatever its time.
@@ -55,8 +61,8 @@ func (f ClientFiles) hidden(suffix string) string {
 // Renew replaces certificate and key with a new pair for the same subject when
 // their time has come by now, and says whether it did. sign answers a PEM signing
 // request with a PEM chain; it is not asked when the answer could not be kept.
-// Whenever this is broken off, the files hold a pair that load finds. One process
-// does so at a time; others get ErrBusy.
+// Whenever this is broken off, the files hold a pair that load finds. One at a time
+// changes them: who has it is waited for a while, and ErrBusy returned in the end.
 func (f ClientFiles) Renew(now time.Time, sign func(csrPEM []byte) (chainPEM []byte, err error)) (bool, error) {
 	return f.renew(now, RenewAt, sign)
 }
@@ -68,16 +74,17 @@ func (f ClientFiles) RenewEarly(now time.Time, sign func(csrPEM []byte) (chainPE
 }
 
 func (f ClientFiles) renew(now time.Time, at func(*x509.Certificate) time.Time, sign func(csrPEM []byte) (chainPEM []byte, err error)) (bool, error) {
-	if old, err := f.due(now, at); old == nil {
+	before, err := f.due(now, at)
+	if before == nil {
 		return false, err
 	}
-	unlock, err := f.lock()
+	unlock, err := f.await()
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	old, err := f.due(now, at) // another process may have been quicker
-	if old == nil {
+	old, err := f.due(now, at)
+	if old == nil || !old.Equal(before) { // somebody was quicker
 		return false, err
 	}
 	mode, err := f.keyMode()
@@ -104,14 +111,31 @@ func (f ClientFiles) renew(now time.Time, at func(*x509.Certificate) time.Time, 
 	return true, f.finish()
 }
 
-// Replace puts pair in the place of certificate and key, unless keep says that what
-// is there, a renewal that was broken off being finished, is to stay. It waits a
-// while for another process that renews them, and returns ErrBusy in the end.
-func (f ClientFiles) Replace(pair Pair, keep func(there Pair) bool) error {
-	unlock, err := f.lock()
-	for until := time.Now().Add(lockWait); errors.Is(err, ErrBusy) && time.Now().Before(until); unlock, err = f.lock() {
-		<-time.After(lockWait / 50)
+// Held is what the files of a client hold at one moment: CA is empty where it can not
+// be read, Pair where certificate and key are not there or do not belong together.
+type Held struct {
+	CA   []byte
+	Pair Pair
+}
+
+// Held returns what the files hold. It does not wait for who changes them: where that is
+// so, the pair may be empty, or other than the authorities are for.
+func (f ClientFiles) Held() (held Held) {
+	if text, err := os.ReadFile(f.CAFile); err == nil {
+		held.CA = text
 	}
+	if pair, ok := f.pair(); ok {
+		held.Pair = pair
+	}
+	return held
+}
+
+// Replace makes the files hold what decide returns for what they hold, a renewal that
+// was broken off being finished; nobody else changes them meanwhile. Where decide
+// returns what is there, nothing is written. It waits a while for who renews the
+// pair, and returns ErrBusy in the end.
+func (f ClientFiles) Replace(decide func(there Held) Held) error {
+	unlock, err := f.await()
 	if err != nil {
 		return err
 	}
@@ -119,10 +143,26 @@ func (f ClientFiles) Replace(pair Pair, keep func(there Pair) bool) error {
 	if err := f.finish(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if there, ok := f.pair(); ok && keep(there) {
+	there := f.Held()
+	next := decide(there)
+	if !bytes.Equal(next.CA, there.CA) {
+		if err := writeFile(f.CAFile, next.CA, 0o644); err != nil {
+			return err
+		}
+	}
+	if bytes.Equal(next.Pair.CertPEM, there.Pair.CertPEM) && bytes.Equal(next.Pair.KeyPEM, there.Pair.KeyPEM) {
 		return nil
 	}
-	return pair.Save(f.CertFile, f.KeyFile)
+	return next.Pair.Save(f.CertFile, f.KeyFile)
+}
+
+// Newer reports whether a was signed later than b, which one follows from the other by
+// renewal; of two that were signed at the same time the one that ends later is newer.
+func Newer(a, b *x509.Certificate) bool {
+	if of, than := signedFrom(a), signedFrom(b); !of.Equal(than) {
+		return of.After(than)
+	}
+	return a.NotAfter.After(b.NotAfter)
 }
 
 // pair returns certificate and key when they belong together.
@@ -150,6 +190,15 @@ func (f ClientFiles) due(now time.Time, at func(*x509.Certificate) time.Time) (*
 		return nil, err
 	}
 	return cert, nil
+}
+
+// await is lock that waits a while for who has it.
+func (f ClientFiles) await() (unlock func(), err error) {
+	unlock, err = f.lock()
+	for until := time.Now().Add(lockWait); errors.Is(err, ErrBusy) && time.Now().Before(until); unlock, err = f.lock() {
+		<-time.After(lockWait / 50)
+	}
+	return unlock, err
 }
 
 // lock does not wait: who has it asks somebody over a network.

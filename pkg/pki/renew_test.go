@@ -236,7 +236,7 @@ func TestReplace(t *testing.T) {
 	request := Request{Role: RoleAgent, Name: "n1", TTL: time.Hour}
 	files := clientFiles(t, a, request)
 	was, next := read(t, files.CertFile), issue(t, a, request)
-	if err := files.Replace(*next, func(there Pair) bool { return bytes.Equal(there.CertPEM, was) }); err != nil || !bytes.Equal(read(t, files.CertFile), was) {
+	if err := files.Replace(func(there Held) Held { return there }); err != nil || !bytes.Equal(read(t, files.CertFile), was) {
 		t.Errorf("replaced what was to stay: %v", err)
 	}
 	unlock, err := files.lock()
@@ -244,7 +244,7 @@ func TestReplace(t *testing.T) {
 		t.Fatal(err)
 	}
 	replaced := make(chan error, 1)
-	go func() { replaced <- files.Replace(*next, func(Pair) bool { return false }) }()
+	go func() { replaced <- files.Replace(func(there Held) Held { return Held{CA: there.CA, Pair: *next} }) }()
 	unlock()
 	if err := <-replaced; err != nil || !bytes.Equal(read(t, files.CertFile), next.CertPEM) || !bytes.Equal(read(t, files.KeyFile), next.KeyPEM) {
 		t.Errorf("not replaced: %v", err)

@@ -53,8 +53,9 @@ func signerOf(chainPEM []byte, authorities []*x509.Certificate) *x509.Certificat
 // that is a change. The caller has them over a connection that was verified against
 // what is trusted till now. Refused are texts without the authority that signed the
 // client's own certificate, or with anything but authorities of the cluster. What
-// else the file trusts, of other makers, stays. An error wraps ErrCertificate,
-// ErrUntrusted or ErrWrongCluster, or comes from the file system.
+// else the file trusts, of other makers, stays. The file is not changed while the
+// pair is renewed or replaced, which is waited for. An error wraps ErrCertificate,
+// ErrUntrusted, ErrWrongCluster or ErrBusy, or comes from the file system.
 func (f ClientFiles) Trust(clusterName string, authoritiesPEM []byte) (changed bool, err error) {
 	said := parseAll(authoritiesPEM)
 	if len(said) == 0 || len(said) > maxAuthorities {
@@ -66,26 +67,17 @@ func (f ClientFiles) Trust(clusterName string, authoritiesPEM []byte) (changed b
 			return false, fmt.Errorf("certificate %q is not the authority of cluster %s: %w", cert.Subject, clusterName, ErrWrongCluster)
 		}
 	}
-	chain, err := os.ReadFile(f.CertFile)
+	if next, err := f.trusting(want, said); err != nil || next == nil {
+		return false, err
+	}
+	unlock, err := f.await()
 	if err != nil {
-		return false, fmt.Errorf("read client certificate: %w", err)
+		return false, err
 	}
-	if signerOf(chain, said) == nil {
-		return false, fmt.Errorf("the authority that signed %s is not among those of cluster %s: %w", f.CertFile, clusterName, ErrUntrusted)
-	}
-	text, err := os.ReadFile(f.CAFile)
-	if err != nil {
-		return false, fmt.Errorf("read trusted certificates: %w", err)
-	}
-	old := parseAll(text)
-	next := slices.Clone(said)
-	for _, cert := range old {
-		if s, err := subjectOf(cert); err != nil || s != want {
-			next = append(next, cert)
-		}
-	}
-	if sameCertificates(old, next) {
-		return false, nil
+	defer unlock()
+	next, err := f.trusting(want, said) // the pair may be another one now
+	if err != nil || next == nil {
+		return false, err
 	}
 	info, err := os.Stat(f.CAFile)
 	if err != nil {
@@ -96,6 +88,33 @@ func (f ClientFiles) Trust(clusterName string, authoritiesPEM []byte) (changed b
 		out = append(out, encodeCertificate(cert)...)
 	}
 	return true, writeFile(f.CAFile, out, info.Mode().Perm())
+}
+
+// trusting returns what the file is to trust where said are the authorities of a
+// cluster, nil when it does.
+func (f ClientFiles) trusting(want Subject, said []*x509.Certificate) ([]*x509.Certificate, error) {
+	chain, err := os.ReadFile(f.CertFile)
+	if err != nil {
+		return nil, fmt.Errorf("read client certificate: %w", err)
+	}
+	if signerOf(chain, said) == nil {
+		return nil, fmt.Errorf("the authority that signed %s is not among those of cluster %s: %w", f.CertFile, want.Cluster, ErrUntrusted)
+	}
+	text, err := os.ReadFile(f.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("read trusted certificates: %w", err)
+	}
+	old := parseAll(text)
+	next := slices.Clone(said)
+	for _, cert := range old {
+		if s, err := subjectOf(cert); err != nil || s != want {
+			next = append(next, cert)
+		}
+	}
+	if sameCertificates(old, next) {
+		return nil, nil
+	}
+	return next, nil
 }
 
 func sameCertificates(a, b []*x509.Certificate) bool {

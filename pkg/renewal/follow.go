@@ -79,6 +79,7 @@ func (k *Keeper) followOnce(ctx context.Context, holder rotationpb.HolderClient,
 	}
 	if changed {
 		k.cfg.Logger.Info("authorities of the cluster have changed, the new ones are trusted", "file", k.cfg.Files.CAFile)
+		k.cfg.Changed()
 	}
 	if !answer.GetRenew() {
 		return changed, nil
@@ -103,6 +104,7 @@ func (k *Keeper) askTrust(ctx context.Context, holder rotationpb.HolderClient, r
 func (k *Keeper) tellRenewed() {
 	k.cfg.Metrics.attempts.WithLabelValues(k.cfg.Cluster, "ok").Inc()
 	k.cfg.Logger.Info("certificate renewed", "ends", k.Standing().Ends)
+	k.cfg.Changed()
 }
 
 func texts(prints [][sha256.Size]byte) [][]byte {

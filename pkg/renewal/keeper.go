@@ -73,6 +73,9 @@ type KeeperConfig struct {
 	Cluster string
 	// Report says that the gateway is told how the certificate stands: agents do.
 	Report bool
+	// Changed is told that the pair, or what is trusted, is another one; nil for nobody.
+	// It must not wait.
+	Changed func()
 	// Now is the clock; nil is time.Now.
 	Now     func() time.Time
 	Logger  *slog.Logger
@@ -93,6 +96,9 @@ type Keeper struct {
 func NewKeeper(cfg KeeperConfig) *Keeper {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
 	}
 	return &Keeper{cfg: cfg}
 }

@@ -1,0 +1,100 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/causeway-mesh/causeway/pkg/rotation/rotationpb"
+	"github.com/causeway-mesh/causeway/tests/lab"
+	"github.com/causeway-mesh/causeway/tests/lab/labtest"
+)
+
+// TestAddedReplica: a peer replaces its authority, so that nothing of the join is worth
+// anything any more. A replica that is added then reads it all the same, as the cluster's
+// record has what the first replica was given since; and so does that one, of which
+// nothing is left but the record.
+func TestAddedReplica(t *testing.T) {
+	labtest.RequireRoot(t)
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
+	defer cancel()
+	manifests := t.TempDir()
+	text, err := os.ReadFile("testdata/clusters/east.yaml")
+	check(t, err, os.WriteFile(filepath.Join(manifests, "east.yaml"), text, 0o644),
+		os.WriteFile(filepath.Join(manifests, "second.yaml"), []byte(secondNode), 0o644))
+	r := &replicas{world: newWorld(t, t.TempDir()), t: t}
+	r.east = labtest.AddCluster(t, r.lab, "east", 1, manifests)
+	r.west = labtest.AddCluster(t, r.lab, "west", 2, "testdata/clusters/west.yaml")
+	for _, c := range []*lab.Cluster{r.east, r.west} { // they join by an invitation
+		check(t, os.MkdirAll(c.PeersDir(), 0o755))
+	}
+	_, err = r.west.StartAPIServer(ctx)
+	check(t, err, r.west.AwaitReady(ctx))
+	e2, err := r.east.Node("e2")
+	check(t, err)
+	etcd := r.startEtcd(ctx, e2)
+	r.first, err = r.east.StartAPIServer(ctx, etcd...)
+	check(t, err, r.east.AwaitReady(ctx))
+	invitation, err := r.west.Causeway(ctx, "invite")
+	check(t, err)
+	_, err = r.east.Causeway(ctx, "join", strings.TrimSpace(string(invitation)))
+	check(t, err)
+	r.reads(ctx, r.first)
+
+	_, err = r.west.Causeway(ctx, "ca", "rotate")
+	check(t, err, eventually(ctx, func() error {
+		s, err := r.rotation(ctx)
+		if err == nil && (s.Stage != "replacing" || len(s.Behind) > 0 || s.Holders == 0) {
+			err = fmt.Errorf("%s: %v need the old authority", s.Stage, s.Behind)
+		}
+		return err
+	}))
+	_, err = r.west.Causeway(ctx, "ca", "rotate", "--finish")
+	check(t, err)
+	want := filepath.Join(r.west.DataDir(), "pki", "ca.crt")
+	check(t, r.trusts(ctx, r.east.DataDir(), want))
+
+	r.second = r.startSecond(ctx, e2, etcd)
+	r.reads(ctx, r.second)
+	check(t, r.trusts(ctx, filepath.Join(r.work, "second"), want))
+	check(t, r.first.Kill(), os.RemoveAll(joinedDir(r.east.DataDir())), r.first.Again(ctx), r.east.AwaitReady(ctx))
+	r.reads(ctx, r.first)
+}
+
+func joinedDir(data string) string { return filepath.Join(data, "joined") }
+
+func (r *replicas) rotation(ctx context.Context) (*rotationpb.StatusResponse, error) {
+	out, err := r.west.Causeway(ctx, "ca", "status", "--output", "json")
+	if err != nil {
+		return nil, err
+	}
+	var s rotationpb.StatusResponse
+	return &s, protojson.Unmarshal(out, &s)
+}
+
+// reads waits until a replica follows west.
+func (r *replicas) reads(ctx context.Context, p *lab.Process) {
+	r.t.Helper()
+	check(r.t, r.shows(ctx, p, `causeway_peer_synced{cluster="west"} 1`))
+}
+
+// trusts waits until a replica trusts one authority of west, which is in a file.
+func (r *replicas) trusts(ctx context.Context, data, want string) error {
+	return eventually(ctx, func() error {
+		now, err := os.ReadFile(filepath.Join(joinedDir(data), "west.ca.crt"))
+		if err != nil {
+			return err
+		}
+		authority, err := os.ReadFile(want)
+		if err == nil && string(now) != string(authority) {
+			err = fmt.Errorf("%s trusts another authority of west, or more", data)
+		}
+		return err
+	})
+}
