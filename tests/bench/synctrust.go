@@ -136,7 +136,7 @@ func (b *syncBench) trustHalf(ctx context.Context, binaries string) (cost trustC
 func judgements() map[string]string {
 	return map[string]string{
 		"Identity": "return nil", "Address": "return nil", "Node": "return nil", "Service": "return nil", "Slice": "return nil",
-		"Admit": "return nil", "Count": "return", "Discount": "return", "Room": "return true",
+		"Admit": "return nil", "Count": "return", "Discount": "return", "Room": "return false",
 	}
 }
 
