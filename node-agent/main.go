@@ -35,7 +35,7 @@ func main() {
 		Validate: cfg.validate,
 		Headroom: process.Headroom{Least: 16 << 20, Most: 256 << 20},
 		Run:      func(ctx context.Context, log *slog.Logger) error { return run(ctx, &cfg, log) },
-		Commands: []process.Command{new(cleanup).command(), new(lookAround).command(), new(probePod).command()},
+		Commands: []process.Command{new(cleanup).command(), new(lookAround).command(), new(mountBPFFS).command(), new(probePod).command()},
 	}))
 }
 

@@ -120,9 +120,11 @@ func (i *Installer) Install(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	values := o.Values
+	var values map[string]any
 	if state != nil {
 		values = release.Merge(state.Values, o.Values)
+	} else if values, err = i.forNodes(ctx, o.Values); err != nil {
+		return err
 	}
 	plan, err := i.releases.Plan(ctx, values)
 	if err != nil {

@@ -35,7 +35,7 @@ gateway: {type: LoadBalancer, nodePort: 30474, annotations: {example.com/interna
   loadBalancerClass: example.com/one, externalTrafficPolicy: Local, advertise: [mesh.example.com, 192.0.2.9]}
 apiServer: {replicas: 0, nodeSelector: {a: b}, tolerations: [{key: a, operator: Exists}], podAnnotations: {a: b}, podLabels: {c: d}, serviceAccount: {annotations: {a: b}},
   affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: a, operator: Exists}]}}]}}}
-nodeAgent: {endDeadSockets: true, podAnnotations: {a: b}, podLabels: {c: d}, resources: {limits: {memory: 1Gi}}, updateStrategy: {type: OnDelete, rollingUpdate: null}}
+nodeAgent: {endDeadSockets: true, mountBPFFS: true, podAnnotations: {a: b}, podLabels: {c: d}, resources: {limits: {memory: 1Gi}}, updateStrategy: {type: OnDelete, rollingUpdate: null}}
 clusterPeers: {secrets: [west, north.example]}
 probePods: {enabled: true}
 serviceMonitor: {enabled: true, labels: {release: prometheus}}

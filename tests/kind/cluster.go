@@ -108,12 +108,6 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	if _, err := c.Kubectl(ctx, "taint", "node", c.Name+"-control-plane", "node-role.kubernetes.io/control-plane-"); err != nil {
 		return err
 	}
-	// systemd mounts it on machines, but not in containers.
-	for _, node := range []string{c.Name + "-control-plane", c.Name + "-worker"} {
-		if _, err := c.OnNode(ctx, node, "mount", "-t", "bpf", "bpf", "/sys/fs/bpf"); err != nil {
-			return err
-		}
-	}
 	if err := c.wire(ctx); err != nil {
 		return err
 	}
