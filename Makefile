@@ -10,6 +10,8 @@ PROGRAMS := clustermesh-apiserver node-agent causeway
 SPACE := $(subst ,, )
 GENERATED := bpf pkg \( -name '*_bpfel*' -o -name '*.pb.go' \)
 FUZZTIME ?= 1m
+# What make test does, one after the other.
+STEPS ?= lint verify test-conformance test-kernels test-kube test-rest
 # The packages whose tests start Kubernetes control planes.
 KUBE = $(sort tests/kubelab $(patsubst %/,%,$(dir $(shell grep -rl --include='*_test.go' '/tests/kubelab"' pkg tests clustermesh-apiserver causeway))))
 # The packages that link Helm beside the command line's own; tag nokubernetes leaves it out there.
@@ -41,7 +43,7 @@ demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
 .PHONY: test
 test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iproute2 iptables nftables e2fsprogs util-linux containernetworking-plugins; fi
-	@$(MAKE) --no-print-directory lint verify test-conformance test-kube test-rest
+	@$(MAKE) --no-print-directory $(STEPS)
 
 .PHONY: test-rest
 test-rest:

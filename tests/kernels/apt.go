@@ -50,7 +50,7 @@ func (a apt) setUp(ctx context.Context, suites []string) error {
 		fmt.Fprintf(&sources, "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", strings.Fields(string(mirrors))[i], release)
 	}
 	if sources.Len() == 0 {
-		return fmt.Errorf("none of apt's mirrors has %s: this needs a Debian system", strings.Join(suites, " or "))
+		return fmt.Errorf("none of apt's mirrors has %s: this needs a Debian system: %w", strings.Join(suites, " or "), errors.ErrUnsupported)
 	}
 	for _, dir := range []string{"etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.root, dir), 0o755); err != nil {
