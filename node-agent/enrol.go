@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -25,6 +26,9 @@ const (
 // a token, if there is a token, and waits for a gateway that is away. A
 // certificate of somebody else is left alone.
 func enrol(ctx context.Context, cfg *config, log *slog.Logger) error {
+	if err := cfg.forgetAuthority(log); err != nil {
+		return err
+	}
 	want := pki.Subject{Cluster: cfg.cluster, Role: pki.RoleAgent, Name: cfg.node}
 	missing := cfg.files.CheckSubject(want)
 	if missing == nil || errors.Is(missing, pki.ErrSubject) {
@@ -50,6 +54,31 @@ func enrol(ctx context.Context, cfg *config, log *slog.Logger) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// forgetAuthority removes certificate and key where --authority-file says that the
+// cluster has another authority altogether: it was installed anew, or lost its state.
+// Nobody there takes them, nor would the agent believe anybody. An authority that is
+// rotated is not another one: both texts name it for a while.
+func (c *config) forgetAuthority(log *slog.Logger) error {
+	if c.authorityFile == "" {
+		return nil
+	}
+	given, err := os.ReadFile(c.authorityFile)
+	known, knownErr := os.ReadFile(c.files.CAFile)
+	if err != nil || knownErr != nil || pki.InCommon(given, known) {
+		return nil //nolint:nilerr // a first certificate, or what is wrong with the files is said later
+	}
+	if _, _, err := stranger.CheckAuthority(c.cluster, given); err != nil {
+		return fmt.Errorf("%s: %w", c.authorityFile, err)
+	}
+	log.Warn("this cluster has another authority than the node's certificate, a new one is asked for", "file", c.files.CertFile, "authority", c.authorityFile)
+	for _, path := range []string{c.files.CertFile, c.files.KeyFile, c.files.CAFile} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forget the authority before: %w", err)
+		}
+	}
+	return nil
 }
 
 // errEnded is for a token that ended while no gateway could be asked.

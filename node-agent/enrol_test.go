@@ -74,6 +74,48 @@ func TestEnrolLeavesAlone(t *testing.T) {
 	}
 }
 
+// A node's certificate of an authority that the cluster no longer has goes, to make
+// room for one of today's; while one authority replaces another it stays.
+func TestEnrolForgetsAuthority(t *testing.T) {
+	c, authority := newConfig(t)
+	other, err := pki.OpenAuthority(t.TempDir(), c.cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := pki.OpenAuthority(t.TempDir(), "west")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.authorityFile = filepath.Join(t.TempDir(), "authority.crt")
+	for _, tc := range []struct {
+		name  string
+		given []byte
+		stays bool
+		want  string
+	}{
+		{"no file yet", nil, true, ""},
+		{"its own", authority.CertPEM(), true, ""},
+		{"a rotation", append(other.CertPEM(), authority.CertPEM()...), true, ""},
+		{"another cluster's", foreign.CertPEM(), true, "it is not the authority of cluster east"},
+		{"another", other.CertPEM(), false, ""},
+	} {
+		if tc.given != nil {
+			if err := os.WriteFile(c.authorityFile, tc.given, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := c.forgetAuthority(logger(t))
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
+		}
+		for _, path := range []string{c.files.CAFile, c.files.CertFile, c.files.KeyFile} {
+			if _, err := os.Stat(path); (err == nil) != tc.stays {
+				t.Errorf("%s: %s: %v", tc.name, path, err)
+			}
+		}
+	}
+}
+
 // An agent in a pod says what is missing there. Who answers it is tested in pkg/token.
 func TestEnrolAccountRefuses(t *testing.T) {
 	authority, err := pki.OpenAuthority(t.TempDir(), "east")
