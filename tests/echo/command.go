@@ -99,6 +99,23 @@ func get(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return ctx.Err()
 }
 
+func first(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	cfg := workload.FirstConfig{}
+	flags := newFlags("first", "HOST:PORT...", stderr)
+	flags.StringVar(&cfg.Cluster, "cluster", "", "the cluster whose answers count; all when empty")
+	flags.DurationVar(&cfg.Every, "every", 10*time.Millisecond, "how often each target is asked")
+	flags.DurationVar(&cfg.Timeout, "timeout", time.Second, "bound of each request")
+	within := flags.Duration("within", 5*time.Minute, "bound of the whole")
+	if err := parse(flags, args, 1, maxTargets); err != nil {
+		return err
+	}
+	cfg.Targets = flags.Args()
+	ctx, cancel := context.WithTimeout(ctx, *within)
+	defer cancel()
+	out := json.NewEncoder(stdout)
+	return workload.WaitFirst(ctx, cfg, func(f workload.First) error { return out.Encode(f) })
+}
+
 func load(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	cfg := workload.LoadConfig{}
 	flags := newFlags("load", "HOST:PORT", stderr)

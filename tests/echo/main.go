@@ -44,11 +44,11 @@ func main() {
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "get": get, "load": load,
+		"serve": serve, "get": get, "first": first, "load": load,
 	}
 	if len(args) > 0 && commands[args[0]] != nil {
 		return commands[args[0]](ctx, args[1:], stdout, stderr)
 	}
-	fmt.Fprintln(stderr, "usage: echo serve|get|load [flags]; echo serve --help says more")
+	fmt.Fprintln(stderr, "usage: echo serve|get|first|load [flags]; echo serve --help says more")
 	return errUsage
 }

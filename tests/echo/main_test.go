@@ -106,6 +106,17 @@ func TestGetFails(t *testing.T) {
 	}
 }
 
+func TestFirst(t *testing.T) {
+	var stdout bytes.Buffer
+	if err := run(t.Context(), []string{"first", "--cluster", "east", start(t)}, &stdout, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	var f workload.First
+	if err := json.Unmarshal(stdout.Bytes(), &f); err != nil || f.Pod != "web-0" || f.At.IsZero() {
+		t.Errorf("got %s (%v)", &stdout, err)
+	}
+}
+
 func TestLoad(t *testing.T) {
 	var stdout bytes.Buffer
 	args := []string{"load", "--rate", "500", "--long", "2", "--duration", "100ms", "--interval", "20ms", start(t)}
@@ -140,8 +151,8 @@ func TestUsage(t *testing.T) {
 		want error
 		say  string
 	}{
-		{nil, errUsage, "usage: echo serve|get|load"},
-		{[]string{"sing"}, errUsage, "usage: echo serve|get|load"},
+		{nil, errUsage, "usage: echo serve|get|first|load"},
+		{[]string{"sing"}, errUsage, "usage: echo serve|get|first|load"},
 		{[]string{"get"}, errUsage, "takes 1 to 10000 arguments"},
 		{[]string{"load", "a:1", "b:2"}, errUsage, "takes 1 to 1 arguments"},
 		{[]string{"serve", "stray"}, errUsage, "takes 0 to 0 arguments"},
