@@ -22,7 +22,7 @@ func (s *State) Mirrored(name service.Name) (service.Mirrored, bool) {
 	if own == nil || !own.Global || own.Mirror == nil {
 		return service.Mirrored{}, false
 	}
-	b := mirrorBuilder{want: own.Mirror, sets: map[mirrorKey]map[netip.Addr]service.Endpoint{}, ports: map[mirrorKey][]service.Port{}}
+	b := mirrorBuilder{want: own.Mirror, sets: map[mirrorKey]map[netip.Addr]service.Endpoint{}, ports: map[mirrorKey][]service.Port{}, unusable: map[string]map[netip.Addr]bool{}}
 	if own.Affinity == service.AffinityLocal {
 		b.own = localPorts(own.Mirror, e.offers[s.local])
 	}
@@ -34,7 +34,7 @@ func (s *State) Mirrored(name service.Name) (service.Mirrored, bool) {
 			b.add(cluster, slice)
 		}
 	}
-	return service.Mirrored{Name: name, UID: own.UID, Headless: own.Headless, Sets: b.finish()}, true
+	return service.Mirrored{Name: name, UID: own.UID, Headless: own.Headless, Sets: b.finish(), Unusable: b.refused()}, true
 }
 
 // MirrorNames returns the services of which Mirrored has something to say, in no order.
@@ -153,6 +153,8 @@ type mirrorBuilder struct {
 	own   map[localKey]bool // ports that need no remote backend
 	sets  map[mirrorKey]map[netip.Addr]service.Endpoint
 	ports map[mirrorKey][]service.Port
+	// unusable are by cluster, each once.
+	unusable map[string]map[netip.Addr]bool
 }
 
 func (b *mirrorBuilder) add(cluster string, slice *service.Slice) {
@@ -181,9 +183,17 @@ func (b *mirrorBuilder) add(cluster string, slice *service.Slice) {
 }
 
 // endpoint adds one of the key's family. Of two with one address, which a change may
-// leave for a moment, the one that is ready counts.
+// leave for a moment, the one that is ready counts. An address that Kubernetes takes
+// in no object is left out, whatever a peer says.
 func (b *mirrorBuilder) endpoint(key mirrorKey, ports []service.Port, e *service.Endpoint) {
 	if len(e.Addresses) == 0 || e.Addresses[0].Is6() != key.ipv6 {
+		return
+	}
+	if !service.Mirrorable(e.Addresses[0]) {
+		if b.unusable[key.cluster] == nil {
+			b.unusable[key.cluster] = map[netip.Addr]bool{}
+		}
+		b.unusable[key.cluster][e.Addresses[0]] = true
 		return
 	}
 	if b.sets[key] == nil {
@@ -231,4 +241,13 @@ func (b *mirrorBuilder) finish() []service.MirrorSet {
 		sets = append(sets, set)
 	}
 	return sets
+}
+
+func (b *mirrorBuilder) refused() []service.Unusable {
+	var out []service.Unusable
+	for _, cluster := range slices.Sorted(maps.Keys(b.unusable)) {
+		all := b.unusable[cluster]
+		out = append(out, service.Unusable{Cluster: cluster, Count: len(all), First: slices.MinFunc(slices.Collect(maps.Keys(all)), netip.Addr.Compare)})
+	}
+	return out
 }

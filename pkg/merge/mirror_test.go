@@ -48,6 +48,9 @@ func setLines(s *State) []string {
 			lines = append(lines, line)
 		}
 	}
+	for _, u := range m.Unusable {
+		lines = append(lines, fmt.Sprintf("%s gives %d that are none, first %s", u.Cluster, u.Count, u.First))
+	}
 	return lines
 }
 
@@ -85,6 +88,7 @@ func TestMirrored(t *testing.T) {
 		"states":              {own: svc(mirrored(http)), west: svc(), westSlices: []*service.Slice{slice(pod("10.9.0.1", dying), pod("10.9.0.2", service.Condition{}))}, want: []string{"west 10.9.0.1 http:8080 terminating", "west 10.9.0.2 http:8080 not ready"}},
 		"twice":               {own: svc(mirrored(http)), west: svc(), westSlices: []*service.Slice{slice(pod("10.9.0.1", dying)), slice(pod("10.9.0.1", ready))}, want: []string{"west 10.9.0.1 http:8080"}},
 		"remote":              {own: svc(mirrored(http), affinity(service.AffinityRemote)), west: svc(), ownSlice: slice(pod("10.1.0.1", ready)), westSlices: []*service.Slice{slice(pod("10.9.0.1", ready))}, want: []string{"west 10.9.0.1 http:8080"}},
+		"special addresses":   {own: svc(mirrored(http), dual), west: svc(), westSlices: []*service.Slice{slice(pod("127.0.0.1", ready), pod("10.9.0.1", ready), pod("169.254.169.254", ready)), slice(pod("127.0.0.1", ready), pod("fe80::1", ready), pod("fd00::9", ready))}, want: []string{"west 10.9.0.1 http:8080", "west fd00::9 http:8080", "west gives 3 that are none, first 127.0.0.1"}},
 		"local, one here":     {own: svc(mirrored(http), affinity(service.AffinityLocal)), west: svc(), ownSlice: slice(pod("10.1.0.1", ready)), westSlices: []*service.Slice{slice(pod("10.9.0.1", ready))}},
 		"local, none ready":   {own: svc(mirrored(http), affinity(service.AffinityLocal)), west: svc(), ownSlice: slice(pod("10.1.0.1", dying)), westSlices: []*service.Slice{slice(pod("10.9.0.1", ready))}, want: []string{"west 10.9.0.1 http:8080"}},
 		"local, by port":      {own: svc(mirrored(http, metrics), affinity(service.AffinityLocal)), west: svc(), ownSlice: slice(pod("10.1.0.1", ready)), westSlices: []*service.Slice{both(http8080, metrics)}, want: []string{"west 10.9.0.1 metrics:9090"}},

@@ -2,6 +2,7 @@ package service
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -47,7 +48,22 @@ type Mirrored struct {
 	Headless bool
 	// Sets are sorted by cluster, family and ports; none is without endpoints.
 	Sets []MirrorSet
+	// Unusable are sorted by cluster.
+	Unusable []Unusable
 }
+
+// Unusable are addresses that a cluster gives for a service and Kubernetes takes in
+// no EndpointSlice: one of them would cost the whole object.
+type Unusable struct {
+	Cluster string
+	Count   int
+	First   netip.Addr // the least
+}
+
+// Mirrorable reports whether Kubernetes takes an address in an EndpointSlice, and a
+// packet to it could get to another cluster's pod: loopback, link-local, multicast,
+// unspecified addresses and the broadcast address are none.
+func Mirrorable(ip netip.Addr) bool { return ip.IsGlobalUnicast() && !ip.Is4In6() && ip.Zone() == "" }
 
 // MirrorSet is the backends of one cluster and family that serve on the same ports.
 type MirrorSet struct {
