@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/time/rate"
 
 	"github.com/causeway-mesh/causeway/pkg/kube"
 	"github.com/causeway-mesh/causeway/pkg/retry"
@@ -36,6 +38,8 @@ const (
 	PortsDiffer = "PortsDiffer"
 	// MirrorRefused: the Kubernetes API refuses the EndpointSlices of remote backends.
 	MirrorRefused = "MirrorRefused"
+	// MirrorSkipped: remote backends have addresses that Kubernetes takes in no EndpointSlice.
+	MirrorSkipped = "MirrorSkipped"
 )
 
 const (
@@ -44,6 +48,11 @@ const (
 	// maxKept bounds what is remembered; so many wrong Services are one mistake.
 	maxKept = 2000
 	maxNote = 1000 // bytes; Kubernetes takes 1024
+	// A Service has some events at once and then one every now and then, of which the
+	// last that was said counts: a peer that renames its ports all the time is one that
+	// does so, and neither fills etcd nor keeps others' events waiting.
+	serviceAtOnce = 5
+	serviceEvery  = 2 * time.Minute
 	// refresh is when what is still wrong is told again: an API server forgets events
 	// after an hour.
 	refresh = 40 * time.Minute
@@ -76,7 +85,8 @@ type Recorder struct {
 
 	mu     sync.Mutex
 	kept   map[key]*entry
-	denied string // why events are not written; "" when they are
+	limits map[service.Name]*rate.Limiter // of those that had events of late
+	denied string                         // why events are not written; "" when they are
 }
 
 // key is what a Service has one event for at a time.
@@ -100,7 +110,7 @@ func New(cfg Config) (*Recorder, error) {
 		return nil, err
 	}
 	r := &Recorder{
-		cfg: cfg, writer: writer, wake: make(chan struct{}, 1), kept: make(map[key]*entry),
+		cfg: cfg, writer: writer, wake: make(chan struct{}, 1), kept: make(map[key]*entry), limits: make(map[service.Name]*rate.Limiter),
 		written: promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_events_writes_total", Help: "Events about Services written to the Kubernetes API, by reason and result (done, failed).",
 		}, []string{"reason", "result"}),
@@ -160,27 +170,27 @@ func (r *Recorder) Run(ctx context.Context) error {
 	}
 }
 
-// pass writes what is due and returns when the next is.
+// pass writes what is due and returns when the next is. A replica that loses the lead
+// meanwhile leaves the rest.
 func (r *Recorder) pass(ctx context.Context) time.Duration {
-	now, next := time.Now(), time.Hour
-	due := map[key]entry{}
-	r.mu.Lock()
-	for k, e := range r.kept {
-		if !e.due.After(now) {
-			due[k] = *e
-			e.due = now.Add(refresh)
-		}
-		next = min(next, e.due.Sub(now))
-	}
-	r.mu.Unlock()
+	due, next := r.take(time.Now())
 	for k, e := range due {
-		if err := r.write(ctx, k, e); err != nil && ctx.Err() == nil {
-			r.postpone(k, e)
-			next = again
+		if elected, _ := r.cfg.Elected(); !elected {
+			r.postpone(due, 0)
+			return next
+		}
+		delete(due, k)
+		err := r.write(ctx, k, e)
+		switch {
+		case err == nil:
+			r.spend(k.name)
+		case ctx.Err() != nil:
+			return next
+		default:
+			r.postpone(map[key]entry{k: e}, again)
+			next = min(next, again)
 			if kube.FaultOf(err) != kube.FaultObject {
-				for other, e := range due {
-					r.postpone(other, e)
-				}
+				r.postpone(due, again)
 				return again
 			}
 		}
@@ -188,12 +198,52 @@ func (r *Recorder) pass(ctx context.Context) time.Duration {
 	return next
 }
 
-// postpone has an event written later, if it is still to be.
-func (r *Recorder) postpone(k key, e entry) {
+// take returns what is due of Services that may have an event, and when the next is.
+func (r *Recorder) take(now time.Time) (due map[key]entry, next time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now := r.kept[k]; now != nil && now.note == e.note && now.uid == e.uid {
-		now.due = time.Now().Add(again)
+	due, next = map[key]entry{}, time.Hour
+	maps.DeleteFunc(r.limits, func(_ service.Name, l *rate.Limiter) bool { return l.TokensAt(now) >= serviceAtOnce })
+	taken := map[service.Name]float64{}
+	for k, e := range r.kept {
+		if !e.due.After(now) {
+			left := serviceAtOnce - taken[k.name]
+			if l := r.limits[k.name]; l != nil {
+				left = l.TokensAt(now) - taken[k.name]
+			}
+			if left >= 1 {
+				taken[k.name]++
+				due[k] = *e
+				e.due = now.Add(refresh)
+			} else {
+				next = min(next, max(time.Second, time.Duration((1-left)*float64(serviceEvery))))
+				continue
+			}
+		}
+		next = min(next, e.due.Sub(now))
+	}
+	return due, next
+}
+
+// spend counts an event of a Service.
+func (r *Recorder) spend(name service.Name) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.limits[name] == nil {
+		r.limits[name] = rate.NewLimiter(rate.Every(serviceEvery), serviceAtOnce)
+	}
+	r.limits[name].Allow()
+}
+
+// postpone has events written later, those that are still to be.
+func (r *Recorder) postpone(all map[key]entry, after time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := time.Now().Add(after)
+	for k, e := range all {
+		if now := r.kept[k]; now != nil && now.note == e.note && now.uid == e.uid {
+			now.due = at
+		}
 	}
 }
 

@@ -25,8 +25,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(planes.Around(m)) }
 
 const timeout = 60 * time.Second
 
-// start runs a Recorder until the test ends or stop is called.
-func start(t *testing.T, kubeconfig string) (r *Recorder, stop func()) {
+// newRecorder returns one that does not run, and what it writes by.
+func newRecorder(t *testing.T, kubeconfig string, elected func() bool) (*Recorder, *kube.Client) {
 	t.Helper()
 	client, err := kube.New(kube.Config{
 		Kubeconfig: kubeconfig, UIDFile: filepath.Join(t.TempDir(), "uid"), Component: "test", Logger: slog.New(slog.DiscardHandler),
@@ -34,12 +34,21 @@ func start(t *testing.T, kubeconfig string) (r *Recorder, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err = New(Config{
-		Client: client, Instance: "here", Elected: func() (bool, <-chan struct{}) { return true, nil }, Logger: slog.New(slog.DiscardHandler),
+	r, err := New(Config{
+		Client: client, Instance: "here", Elected: func() (bool, <-chan struct{}) { return elected(), nil }, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r, client
+}
+
+func always() bool { return true }
+
+// start runs a Recorder until the test ends or stop is called.
+func start(t *testing.T, kubeconfig string) (r *Recorder, stop func()) {
+	t.Helper()
+	r, client := newRecorder(t, kubeconfig, always)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -196,5 +205,77 @@ func TestEventsPermission(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("problems: %q", problems)
 		}
+	}
+}
+
+// countEvents returns how many events a namespace has.
+func countEvents(t *testing.T, plane *kubelab.ControlPlane, namespace string) int {
+	t.Helper()
+	text, err := plane.Kubectl(t.Context(), "", "get", "events.events.k8s.io", "-n", namespace, "-o", "name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(strings.Fields(text))
+}
+
+// TestEventsRate has a Service be wrong in another way all the time, as a peer that
+// renames its ports makes it: it has a few events, and others are told of as before.
+func TestEventsRate(t *testing.T) {
+	t.Parallel()
+	plane := planes.Start(t)
+	name, uid := newService(t, plane)
+	other, otherUID := newService(t, plane)
+	r, client := newRecorder(t, plane.Kubeconfig(), always)
+	t.Cleanup(client.Close)
+	var next time.Duration
+	for i := range 20 {
+		r.Report(name, uid, PortsDiffer, fmt.Sprintf("ports are called a%d", i))
+		r.Report(name, uid, WrongService, fmt.Sprintf("it is wrong, %d", i))
+		next = r.pass(t.Context())
+	}
+	if n := countEvents(t, plane, name.Namespace); n != serviceAtOnce {
+		t.Errorf("a Service has %d events, want %d", n, serviceAtOnce)
+	}
+	if next <= 0 || next > serviceEvery {
+		t.Errorf("the next is due in %v", next)
+	}
+	r.Report(other, otherUID, PortsDiffer, "this one, too")
+	r.pass(t.Context())
+	untilEvents(t, plane, other.Namespace, "Warning PortsDiffer Service/shop  this one, too\n")
+
+	// When one may be told again, it is what was said last.
+	due, _ := r.take(time.Now().Add(serviceEvery))
+	if len(due) != 1 {
+		t.Errorf("%d are due after %v, want one", len(due), serviceEvery)
+	}
+	for _, e := range due {
+		if !strings.HasSuffix(e.note, "19") {
+			t.Errorf("%q is due, which was not said last", e.note)
+		}
+	}
+}
+
+// TestEventsLead takes the lead away while events are written: the rest waits for it.
+func TestEventsLead(t *testing.T) {
+	t.Parallel()
+	plane := planes.Start(t)
+	name, uid := newService(t, plane)
+	left := 3
+	r, client := newRecorder(t, plane.Kubeconfig(), func() bool {
+		left--
+		return left >= 0
+	})
+	t.Cleanup(client.Close)
+	for i := range 10 {
+		r.Report(service.Name{Namespace: name.Namespace, Name: fmt.Sprintf("shop-%d", i)}, uid, WrongService, "wrong")
+	}
+	r.pass(t.Context())
+	if n := countEvents(t, plane, name.Namespace); n != 3 {
+		t.Errorf("%d events, though the lead was lost after 3", n)
+	}
+	left = 100
+	r.pass(t.Context())
+	if n := countEvents(t, plane, name.Namespace); n != 10 {
+		t.Errorf("%d events when the lead is back, want 10", n)
 	}
 }
