@@ -41,14 +41,16 @@ type mesh struct {
 	wants   map[service.Name]service.Mirrored
 	unknown map[string]bool
 	elected bool
+	lead    func() bool // whether one that is elected still is; nil for yes
 	changed chan struct{}
 	refused map[service.Name]string
+	skipped map[service.Name]string
 }
 
 func newMesh(t *testing.T) *mesh {
 	return &mesh{
 		t: t, wants: map[service.Name]service.Mirrored{}, unknown: map[string]bool{}, elected: true,
-		changed: make(chan struct{}), refused: map[service.Name]string{},
+		changed: make(chan struct{}), refused: map[service.Name]string{}, skipped: map[service.Name]string{},
 	}
 }
 
@@ -72,6 +74,11 @@ func (x *mesh) start(kubeconfig string) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			x.refused[name] = reason
+		},
+		Skipped: func(name service.Name, _, reason string) {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			x.skipped[name] = reason
 		},
 	})
 	if err != nil {
@@ -106,7 +113,7 @@ func (x *mesh) names() []service.Name {
 func (x *mesh) isElected() (bool, <-chan struct{}) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.elected, x.changed
+	return x.elected && (x.lead == nil || x.lead()), x.changed
 }
 
 func (x *mesh) elect(elected bool) {

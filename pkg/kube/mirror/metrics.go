@@ -7,8 +7,8 @@ import (
 
 // metrics is what a Mirror tells Prometheus.
 type metrics struct {
-	services, endpoints, objects, refused prometheus.Gauge
-	requests                              *prometheus.CounterVec
+	services, endpoints, objects, refused, unusable prometheus.Gauge
+	requests                                        *prometheus.CounterVec
 }
 
 // The verbs and results of requests.
@@ -31,6 +31,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		endpoints: gauge("endpoints", "Remote backends that are to stand there."),
 		objects:   gauge("objects", "EndpointSlices of ours that stand there."),
 		refused:   gauge("refused_services", "Services of which the Kubernetes API refuses an EndpointSlice."),
+		unusable:  gauge("unusable_endpoints", "Remote backends that are left out, as Kubernetes takes no such address in an EndpointSlice."),
 		requests: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_mirror_requests_total", Help: "Writes of EndpointSlices to the Kubernetes API, by verb and result.",
 		}, []string{"verb", "result"}),

@@ -60,7 +60,10 @@ type Config struct {
 	Elected func() (bool, <-chan struct{})
 	// Refused is told that the API server refuses a service's objects and why, and
 	// with "" that it does no more.
-	Refused    func(name service.Name, uid, reason string)
+	Refused func(name service.Name, uid, reason string)
+	// Skipped is told that backends have addresses which Kubernetes takes in no object,
+	// and are left out, and with "" that none has any more.
+	Skipped    func(name service.Name, uid, reason string)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: metrics are kept but not exposed
 }
@@ -73,19 +76,14 @@ type Mirror struct {
 	shelf   *shelf
 	wake    chan struct{}
 
-	mu     sync.Mutex
-	due    map[service.Name]time.Time // when a service is looked at; zero for now
-	failed map[service.Name]*failure
-	wanted map[service.Name]int  // endpoints, of the services that are mirrored
-	away   string                // why the objects are not followed; "" when they are
-	denied string                // why none are written; "" when they are
-	stuck  map[service.Name]bool // those of which that was found out
-}
-
-// failure is what the API server said to a service's objects last.
-type failure struct {
-	reason string
-	pause  retry.Backoff
+	mu       sync.Mutex
+	due      map[service.Name]time.Time   // when a service is looked at; zero for now
+	wanted   map[service.Name]expectation // of the services that are mirrored
+	away     string                       // why the objects are not followed; "" when they are
+	denied   string                       // why none are written; "" when they are
+	stuck    map[service.Name]string      // those of which that was found out, and why
+	troubles map[service.Name]*trouble
+	quiet    time.Time // until when the API server wants no requests
 }
 
 // New returns a Mirror that does nothing until Run.
@@ -96,8 +94,8 @@ func New(cfg Config) (*Mirror, error) {
 	}
 	m := &Mirror{
 		cfg: cfg, writer: writer, metrics: newMetrics(cfg.Registerer), wake: make(chan struct{}, 1),
-		due: make(map[service.Name]time.Time), failed: make(map[service.Name]*failure), wanted: make(map[service.Name]int),
-		stuck: make(map[service.Name]bool),
+		due: make(map[service.Name]time.Time), wanted: make(map[service.Name]expectation),
+		stuck: make(map[service.Name]string), troubles: make(map[service.Name]*trouble),
 	}
 	m.shelf = newShelf(m.Touch)
 	return m, nil
@@ -114,10 +112,7 @@ func resource() kube.Resource {
 func (m *Mirror) Touch(names []service.Name) {
 	m.mu.Lock()
 	for _, name := range names {
-		// One that was refused waits for its turn: it is looked at whole then.
-		if m.failed[name] == nil {
-			m.due[name] = time.Time{}
-		}
+		m.due[name] = time.Time{}
 	}
 	m.mu.Unlock()
 	select {
@@ -155,6 +150,8 @@ func (m *Mirror) Run(ctx context.Context) error {
 		next := time.Hour
 		if elected {
 			next = m.pass(ctx)
+		} else {
+			m.rest()
 		}
 		timer := time.NewTimer(max(next, 0))
 		select {
@@ -193,13 +190,21 @@ func (m *Mirror) Problems() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var problems []string
-	for _, reason := range []string{m.away, m.denied} {
-		if reason != "" && len(m.wanted) > 0 {
-			problems = append(problems, "mirrored endpoints: "+reason)
+	if m.away != "" && len(m.wanted) > 0 {
+		problems = append(problems, "mirrored endpoints: "+m.away)
+	}
+	if m.denied != "" { // also where only leftovers are to be removed
+		problems = append(problems, "mirrored endpoints: "+m.denied)
+	}
+	for name, t := range m.troubles {
+		if t.told != "" {
+			problems = append(problems, fmt.Sprintf("Service %s: its remote backends are not all in the Kubernetes API, which refuses them: %s", name, t.told))
 		}
 	}
-	for name, f := range m.failed {
-		problems = append(problems, fmt.Sprintf("Service %s: its remote backends are not all in the Kubernetes API, which refuses them: %s", name, f.reason))
+	for name, e := range m.wanted {
+		if e.note != "" {
+			problems = append(problems, fmt.Sprintf("Service %s: %s", name, e.note))
+		}
 	}
 	slices.Sort(problems)
 	return problems
@@ -231,8 +236,10 @@ func (m *Mirror) Standing(name service.Name) (Standing, bool) {
 		s.Reason = m.away
 	case m.denied != "":
 		s.Reason = m.denied
-	case m.failed[name] != nil:
-		s.Reason = m.failed[name].reason
+	case m.troubles[name] != nil && m.troubles[name].told != "":
+		s.Reason = m.troubles[name].told
+	default:
+		s.Reason = m.wanted[name].note
 	}
 	return s, ok || s.Objects > 0
 }

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -131,13 +132,13 @@ func TestMirrorLeftovers(t *testing.T) {
 	untilAddresses(t, plane, namespace, "web")
 }
 
-// refuse has the API server refuse EndpointSlices in a namespace.
+// refuse has the API server refuse EndpointSlices in a namespace that meet a condition.
 const refuse = `apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
 metadata: {name: NAME}
 spec:
   matchConstraints: {resourceRules: [{apiGroups: [discovery.k8s.io], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [endpointslices]}]}
-  validations: [{expression: "object.metadata.namespace != 'NAME'", message: "no slices here"}]
+  validations: [{expression: "object.metadata.namespace != 'NAME' || !(CONDITION)", message: "no slices here"}]
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
@@ -145,21 +146,35 @@ metadata: {name: NAME}
 spec: {policyName: NAME, validationActions: [Deny]}
 `
 
+// refuseSlices returns when slices in a namespace that meet a condition are refused,
+// which probe, a slice of the cluster north, has to.
+func refuseSlices(t *testing.T, plane *kubelab.ControlPlane, namespace, condition string) {
+	t.Helper()
+	apply(t, plane, strings.NewReplacer("NAME", namespace, "CONDITION", condition).Replace(refuse))
+	t.Cleanup(func() { allowSlices(t, plane, namespace) })
+	probe := fmt.Sprintf("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n"+
+		"metadata: {name: probe, namespace: %s, labels: {causeway.io/source-cluster: north}}\naddressType: IPv4\nendpoints: []\n", namespace)
+	until(t, "the policy holds", func() (string, bool) {
+		_, err := plane.Kubectl(t.Context(), probe, "create", "--dry-run=server", "-f", "-")
+		return "created", err != nil
+	})
+}
+
+func allowSlices(t *testing.T, plane *kubelab.ControlPlane, namespace string) {
+	t.Helper()
+	_, err := plane.Kubectl(context.WithoutCancel(t.Context()), "", "delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", namespace, "--ignore-not-found")
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // TestMirrorRefused has admission refuse one service's objects: it is said, the others
 // go on, and it is made good when admission lets it.
 func TestMirrorRefused(t *testing.T) {
 	plane := planes.Start(t)
 	closed, closedUID := newService(t, plane, "web")
 	open, openUID := newService(t, plane, "web")
-	apply(t, plane, strings.ReplaceAll(refuse, "NAME", closed))
-	t.Cleanup(func() {
-		_, _ = plane.Kubectl(t.Context(), "", "delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", closed, "--ignore-not-found")
-	})
-	probe := fmt.Sprintf("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: probe, namespace: %s}\naddressType: IPv4\nendpoints: []\n", closed)
-	until(t, "the policy holds", func() (string, bool) {
-		_, err := plane.Kubectl(t.Context(), probe, "create", "--dry-run=server", "-f", "-")
-		return "created", err != nil
-	})
+	refuseSlices(t, plane, closed, "true")
 
 	x := newMesh(t)
 	x.set(wanted(closed, "web", closedUID, endpoints("10.9.0.1")))
@@ -175,7 +190,7 @@ func TestMirrorRefused(t *testing.T) {
 	if problems := x.mirror.Problems(); len(problems) != 1 || !strings.Contains(problems[0], closed+"/web") {
 		t.Errorf("problems: %q", problems)
 	}
-	kubectl(t, plane, "delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", closed)
+	allowSlices(t, plane, closed)
 	untilAddresses(t, plane, closed, "web", "10.9.0.1")
 	until(t, "the refusal is over", func() (string, bool) {
 		x.mu.Lock()

@@ -3,7 +3,7 @@ package mirror
 import (
 	"cmp"
 	"context"
-	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -17,18 +17,24 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/causeway-mesh/causeway/pkg/kube"
-	"github.com/causeway-mesh/causeway/pkg/retry"
 	"github.com/causeway-mesh/causeway/pkg/service"
 )
 
 // pass looks at all services that are due and returns when the next one is.
 func (m *Mirror) pass(ctx context.Context) time.Duration {
+	if wait := m.asked(time.Now()); wait > 0 {
+		return wait
+	}
 	names := m.take(time.Now())
 	var g errgroup.Group
 	g.SetLimit(writers)
 	var held holdup
 	for _, name := range names {
 		g.Go(func() error {
+			if !m.leads() {
+				m.again(name, 0)
+				return nil
+			}
 			if held.is() || m.absent() || ctx.Err() != nil {
 				m.again(name, serverRetry)
 				return nil
@@ -40,6 +46,13 @@ func (m *Mirror) pass(ctx context.Context) time.Duration {
 	_ = g.Wait()
 	m.count()
 	return m.next(time.Now())
+}
+
+// asked returns how long the API server has us wait, whatever changes meanwhile.
+func (m *Mirror) asked(now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.quiet.Sub(now)
 }
 
 // holdup says that no further service is tried in this pass.
@@ -105,90 +118,169 @@ func (m *Mirror) absent() bool {
 	return m.away != ""
 }
 
-// settle makes the objects of a service what they are to be, and notes how that went.
+// settle makes the objects of a service what they are to be, those of one cluster
+// after those of another, and notes how that went. What is refused of one cluster
+// holds up no other's.
 func (m *Mirror) settle(ctx context.Context, name service.Name, held *holdup) {
 	want, ok := m.cfg.Want(name)
 	m.expect(name, &want, ok)
-	unknown, err := m.write(ctx, name, &want, ok)
-	if unknown {
-		m.again(name, unknownRetry)
+	parts := m.parts(name, &want, ok)
+	m.forget(name, parts)
+	for _, p := range parts {
+		if !m.leads() {
+			m.again(name, 0)
+			return
+		}
+		wait := m.waits(name, p.cluster)
+		switch {
+		case len(p.apply)+len(p.remove) == 0:
+			m.accept(name, p.cluster)
+		case wait > 0:
+			m.again(name, wait)
+		case ok && !m.cfg.Known(p.cluster):
+			m.again(name, unknownRetry)
+		default:
+			err := m.write(ctx, p)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil && !leaving(err) && kube.FaultOf(err) != kube.FaultObject {
+				m.fail(name, err, held)
+				return
+			}
+			m.judge(name, p.cluster, err)
+		}
 	}
-	switch {
-	case ctx.Err() != nil:
-	case err == nil:
-		m.succeed(name, want.UID)
-	case apierrors.IsConflict(err):
-		m.again(name, firstRetry)
-	case leaving(err):
-		m.again(name, lastRetry)
-	default:
-		m.fail(name, want.UID, err, held)
-	}
+	m.free(name)
+	m.tell(name, want.UID)
+}
+
+// leads reports whether this process still writes: a replica that lost the lead in
+// the middle of a pass leaves the rest to the one that has it.
+func (m *Mirror) leads() bool {
+	elected, _ := m.cfg.Elected()
+	return elected
+}
+
+// expectation is what is to stand of a service, and what cannot.
+type expectation struct {
+	endpoints, unusable int
+	note                string // of what cannot, "" for nothing
 }
 
 func (m *Mirror) expect(name service.Name, want *service.Mirrored, ok bool) {
+	e := expectation{endpoints: want.Count(), note: unusable(want.Unusable)}
+	for _, u := range want.Unusable {
+		e.unusable += u.Count
+	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	before := m.wanted[name].note
 	if ok {
-		m.wanted[name] = want.Count()
+		m.wanted[name] = e
 	} else {
 		delete(m.wanted, name)
 	}
+	m.mu.Unlock()
+	if e.note != before {
+		m.cfg.Skipped(name, want.UID, e.note)
+	}
 }
 
-// write applies what is missing or differs, then removes what is too much, so that an
-// endpoint that moves from one object to another is never in none. It reports whether
-// it left something alone as the cluster that it is of is not known whole.
-func (m *Mirror) write(ctx context.Context, name service.Name, want *service.Mirrored, ok bool) (unknown bool, err error) {
+// unusable says what is left out of a service's objects, "" for nothing.
+func unusable(list []service.Unusable) string {
+	var texts []string
+	for _, u := range list {
+		text := u.Cluster + " gives " + u.First.String()
+		if u.Count > 1 {
+			text += fmt.Sprintf(" and %d more", u.Count-1)
+		}
+		texts = append(texts, text)
+	}
+	if len(texts) == 0 {
+		return ""
+	}
+	return "backends are left out, as Kubernetes takes no loopback, link-local, multicast or unspecified addresses in EndpointSlices: " + strings.Join(texts, ", ")
+}
+
+// part is what a service lacks and has too much of, of one cluster's backends.
+type part struct {
+	cluster       string
+	apply, remove []*discoveryv1.EndpointSlice // sorted by name
+}
+
+// parts returns what there is of a service, and is to be, sorted by cluster.
+func (m *Mirror) parts(name service.Name, want *service.Mirrored, ok bool) []*part {
 	objects := map[string]*discoveryv1.EndpointSlice{}
 	if ok {
 		objects = pack(want)
 	}
 	have := m.shelf.of(name)
-	var errs []error
-	for _, key := range slices.Sorted(maps.Keys(objects)) {
-		o := objects[key]
-		switch {
-		case have[key] != nil && same(have[key], o):
-		case !m.cfg.Known(o.Labels[Cluster]):
-			unknown = true
-		default:
-			errs = append(errs, m.apply(ctx, o))
+	parts := map[string]*part{}
+	of := func(o *discoveryv1.EndpointSlice) *part {
+		cluster := o.Labels[Cluster]
+		if parts[cluster] == nil {
+			parts[cluster] = &part{cluster: cluster}
 		}
+		return parts[cluster]
 	}
-	if err := errors.Join(errs...); err != nil {
-		return unknown, worst(errs) // what is too much may be all that clients have
+	for _, key := range slices.Sorted(maps.Keys(objects)) {
+		p := of(objects[key])
+		if have[key] == nil || !same(have[key], objects[key]) {
+			p.apply = append(p.apply, objects[key])
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(have)) {
-		o := have[key]
-		switch {
-		case objects[key] != nil:
-		case ok && !m.cfg.Known(o.Labels[Cluster]):
-			unknown = true
-		default:
-			errs = append(errs, m.remove(ctx, o))
+		if objects[key] == nil {
+			p := of(have[key])
+			p.remove = append(p.remove, have[key])
 		}
 	}
-	return unknown, worst(errs)
+	return slices.SortedFunc(maps.Values(parts), func(a, b *part) int { return strings.Compare(a.cluster, b.cluster) })
 }
 
-// worst returns the error that says most about what helps: permission before server
-// before object.
+// write applies what is missing or differs, then removes what is too much, so that an
+// endpoint that moves from one object to another is never in none. What is refused of
+// an object keeps the next from being tried no more than the part's removals: what is
+// too much may be all that clients have.
+func (m *Mirror) write(ctx context.Context, p *part) error {
+	var errs []error
+	note := func(err error) (goOn bool) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+		return err == nil || kube.FaultOf(err) == kube.FaultObject
+	}
+	for _, o := range p.apply {
+		if err := m.apply(ctx, o); !note(err) {
+			return err
+		}
+	}
+	if len(errs) > 0 {
+		return worst(errs)
+	}
+	for _, o := range p.remove {
+		if err := m.remove(ctx, o); !note(err) {
+			return err
+		}
+	}
+	return worst(errs)
+}
+
+// worst returns the error that says most about what helps, nil for none: that an
+// object changed meanwhile is the least.
 func worst(errs []error) error {
-	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if len(errs) == 0 {
 		return nil
 	}
-	rank := func(err error) int {
-		switch kube.FaultOf(err) {
-		case kube.FaultPermission:
+	return slices.MinFunc(errs, func(a, b error) int {
+		switch {
+		case apierrors.IsConflict(a) == apierrors.IsConflict(b):
 			return 0
-		case kube.FaultServer:
-			return 1
+		case apierrors.IsConflict(b):
+			return -1
 		}
-		return 2
-	}
-	return slices.MinFunc(errs, func(a, b error) int { return rank(a) - rank(b) })
+		return 1
+	})
 }
 
 func (m *Mirror) apply(ctx context.Context, o *discoveryv1.EndpointSlice) error {
@@ -227,70 +319,24 @@ func leaving(err error) bool {
 	return apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 }
 
-func (m *Mirror) succeed(name service.Name, uid string) {
-	m.mu.Lock()
-	delete(m.stuck, name)
-	free, wasRefused := m.denied != "" && len(m.stuck) == 0, m.failed[name] != nil
-	if free {
-		m.denied = ""
-	}
-	delete(m.failed, name)
-	m.mu.Unlock()
-	if free {
-		m.cfg.Logger.Info("mirrored endpoints are written again")
-	}
-	if wasRefused {
-		m.cfg.Refused(name, uid, "")
-	}
-}
-
-// fail notes an error; unless it is about this service alone, the others wait with it.
-func (m *Mirror) fail(name service.Name, uid string, err error, held *holdup) {
-	why := m.writer.Explain(err, Verbs).Error()
-	if kube.FaultOf(err) == kube.FaultObject {
-		m.refuse(name, uid, why, kube.RetryAfter(err))
-		return
-	}
-	held.set()
-	m.again(name, max(serverRetry, kube.RetryAfter(err)))
-	m.mu.Lock()
-	news := m.denied != why
-	m.denied = why
-	m.stuck[name] = true
-	m.mu.Unlock()
-	if news {
-		m.cfg.Logger.Warn("mirrored endpoints are not written, will retry; all else works", "error", why)
-	}
-}
-
-func (m *Mirror) refuse(name service.Name, uid, why string, after time.Duration) {
-	m.mu.Lock()
-	f := m.failed[name]
-	if f == nil {
-		f = &failure{pause: retry.Backoff{First: firstRetry, Limit: lastRetry}}
-		m.failed[name] = f
-	}
-	news := f.reason != why
-	f.reason = why
-	after = max(after, f.pause.Next())
-	m.mu.Unlock()
-	m.again(name, after)
-	if news {
-		m.cfg.Logger.Warn("mirrored endpoints of a service are refused, will retry", "service", name.String(), "error", why)
-		m.cfg.Refused(name, uid, why)
-	}
-}
-
 func (m *Mirror) count() {
 	objects := m.shelf.count() // it has a lock of its own, under which it calls Touch
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	endpoints := 0
-	for _, n := range m.wanted {
-		endpoints += n
+	endpoints, unusable := 0, 0
+	for _, e := range m.wanted {
+		endpoints += e.endpoints
+		unusable += e.unusable
 	}
 	m.metrics.services.Set(float64(len(m.wanted)))
 	m.metrics.endpoints.Set(float64(endpoints))
-	m.metrics.refused.Set(float64(len(m.failed)))
+	m.metrics.unusable.Set(float64(unusable))
+	refused := 0
+	for _, t := range m.troubles {
+		if t.told != "" {
+			refused++
+		}
+	}
+	m.metrics.refused.Set(float64(refused))
 	m.metrics.objects.Set(float64(objects))
 }
