@@ -40,8 +40,9 @@ waits until all is ready. Done again, it changes nothing; what broke off, by Ctr
 connection or --timeout, is finished by the same command.
 
 Names are those of the contexts (kind-east is east), ids the lowest that are free. What a
-cluster lacks is worked around, and said: without a default StorageClass etcd and the authority are
-in memory, to try it; without load balancers others reach the gateway by a port of the nodes.
+cluster lacks is worked around, and said: without a default StorageClass etcd is in memory, and
+what must outlive a pod is kept in Secrets; without load balancers others reach the gateway by a
+port of the nodes.
 
 Values that begin with a cluster's name and a colon are for that cluster alone:
 --set east:gateway.type=LoadBalancer, --values west:west.yaml.

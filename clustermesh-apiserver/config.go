@@ -31,6 +31,7 @@ type config struct {
 	agentAccount         string
 	adminSecret          string
 	authorityMap         string
+	stateSecret          string
 	peersDir             string
 	peerSecrets          string
 	listen               string
@@ -63,6 +64,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.agentAccount, "agent-service-account", "", "`namespace/name` of the agents' service account: a pod of it gets the first certificate of its node's agent for its token of audience causeway; with --in-cluster or --kubeconfig (default: none)")
 	f.StringVar(&c.adminSecret, "admin-secret", "", "`namespace/name` of a Secret that is kept to hold the admin file under admin.yaml, for the command line; with --in-cluster or --kubeconfig (default: none)")
 	f.StringVar(&c.authorityMap, "authority-configmap", "", "`namespace/name` of a ConfigMap that is kept to hold the authority's certificate under ca.crt, for agents' pods; with --in-cluster or --kubeconfig (default: none)")
+	f.StringVar(&c.stateSecret, "state-secret", "", "`namespace/name` of the first of the Secrets (NAME, NAME-1, ...) that are kept to hold what must outlive a --data-dir without a disk: the authority with its keys, joined clusters, invitations, allocations; an empty directory is filled from them; with --in-cluster or --kubeconfig (default: none)")
 	f.StringVar(&c.peersDir, "peers-dir", "", "directory with an etcd client file for each peer, named like its cluster (default <data-dir>/peers, made when missing)")
 	f.StringVar(&c.peerSecrets, "peer-secrets-namespace", "", "`namespace` of the Secrets that ClusterPeers may name; with --in-cluster or --kubeconfig (default: none, they may name none)")
 	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
@@ -108,7 +110,7 @@ func (c *config) validate() error {
 			return fmt.Errorf("%s is required", required.flag)
 		}
 	}
-	if err := errors.Join(c.validateSource(), c.validateHandouts()); err != nil {
+	if err := errors.Join(c.validateSource(), c.validateHandouts(), c.validateState()); err != nil {
 		return err
 	}
 	if c.clusterID == 0 {

@@ -34,7 +34,7 @@ type registrar interface{ Register(r grpc.ServiceRegistrar) }
 // what lets other clusters join and puts them out, and what replaces the authority.
 func newDoor(
 	cfg *config, authority *pki.Authority, server *tls.Config, etcd *kvstore.Client, engine *merge.Engine, peers *peer.Manager,
-	kubernetes *kube.Client, log *slog.Logger, registry prometheus.Registerer, services ...registrar,
+	kubernetes *kube.Client, kept keeping, log *slog.Logger, registry prometheus.Registerer, services ...registrar,
 ) (*gateway.Gateway, *join.Manager, *rotation.Manager, error) {
 	var door *gateway.Gateway
 	claims, _ := cfg.claims() // validate has seen them
@@ -64,6 +64,7 @@ func newDoor(
 	door = gateway.New(gateway.Config{
 		Cluster: cfg.clusterName, Listen: cfg.listen, TLS: server, Etcd: etcd.Etcd().ActiveConnection(), Exclusions: exclusions,
 		Register: func(r grpc.ServiceRegistrar) {
+			r = kept.registrar(r)
 			for _, s := range append(services, members, authorities, tokens) {
 				s.Register(r)
 			}

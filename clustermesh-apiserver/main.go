@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,6 +58,34 @@ func main() {
 func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 	registry := process.NewRegistry(name)
 	status := process.NewStatus(process.StatusConfig{Listen: cfg.listenHTTP, Gatherer: registry, Profiles: cfg.pprof, Logger: log})
+	kept, err := newKeeping(cfg, log, registry, status)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return status.Run(ctx) })
+	g.Go(func() error {
+		release, err := kept.restore(ctx)
+		if err != nil {
+			return unless(ctx, err)
+		}
+		defer release()
+		return runAll(ctx, cfg, log, registry, status, kept)
+	})
+	return g.Wait()
+}
+
+// unless returns err, but not when ctx has ended.
+func unless(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// runAll runs etcd, and all that needs it, in a data directory that is as it was
+// left.
+func runAll(ctx context.Context, cfg *config, log *slog.Logger, registry *prometheus.Registry, status *process.Status, kept keeping) error {
 	if err := cfg.makeDirs(); err != nil {
 		return err
 	}
@@ -67,14 +94,15 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return status.Run(ctx) })
 	g.Go(func() error { return store.run(ctx) })
-	g.Go(func() error { return serve(ctx, cfg, log, registry, status, store) })
-	return g.Wait()
+	g.Go(func() error { return serve(ctx, cfg, log, registry, status, store, kept) })
+	err = g.Wait()
+	kept.last(ctx)
+	return err
 }
 
 // serve is the list of the parts that need etcd, and how they are joined.
-func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometheus.Registry, status *process.Status, store *store) error {
+func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometheus.Registry, status *process.Status, store *store, kept keeping) error {
 	etcdReady, listed, seeded, open := status.Condition("etcd"), status.Condition("source"), status.Condition("peers"), status.Condition("gateway")
 	etcd, release, err := store.dial(ctx)
 	if err != nil {
@@ -95,17 +123,16 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	}
 	// Only who holds the data directory may write in it, so these come after etcd.
 	pkiDir := filepath.Join(cfg.dataDir, "pki")
-	authority, server, err := credentials(cfg, pkiDir)
+	authority, server, err := credentials(ctx, cfg, pkiDir, kept, etcd)
 	if err != nil {
-		return err
+		return unless(ctx, err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	election := store.election(cfg, etcd, registry)
 	claimed := make(chan struct{})
 	g.Go(func() error { return guard(ctx, authority, store, etcd, election, pkiDir, etcdReady, claimed) })
-	select {
-	case <-claimed:
-	case <-ctx.Done():
+	g.Go(func() error { return kept.run(ctx) })
+	if !kept.first(ctx, claimed) {
 		return g.Wait()
 	}
 	g.Go(func() error { return election.Run(ctx) })
@@ -139,10 +166,10 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: serverOf(kubernetes),
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
-		SourceProblems: objects.Problems, RangeNotes: found.Notes, ClusterPeers: declared.problem, PublishProblems: func() []string { return slices.Concat(publisher.Problems(), told.Problems(), handed.Problems()) }, Writes: publisher.Err,
+		SourceProblems: objects.Problems, RangeNotes: found.Notes, ClusterPeers: declared.problem, PublishProblems: all(publisher.Problems, told.Problems, handed.Problems, kept.problems), Writes: publisher.Err,
 		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Mirror: told.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
-	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, log, registry, nodes, drops, paths, renewals, adminServer)
+	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, kept, log, registry, nodes, drops, paths, renewals, adminServer)
 	if err != nil {
 		return err
 	}
@@ -168,8 +195,22 @@ func localOf(cfg *config, book *trust.Book, engine *merge.Engine) func(merge.Upd
 	}
 }
 
-// credentials are the cluster's authority, and what its gateway shows and takes.
-func credentials(cfg *config, pkiDir string) (*pki.Authority, *tls.Config, error) {
+// all returns what tells of the problems of several.
+func all(of ...func() []string) func() []string {
+	return func() (out []string) {
+		for _, problems := range of {
+			out = append(out, problems()...)
+		}
+		return out
+	}
+}
+
+// credentials are the cluster's authority, and what its gateway shows and takes. What
+// was kept is in etcd before.
+func credentials(ctx context.Context, cfg *config, pkiDir string, kept keeping, etcd *kvstore.Client) (*pki.Authority, *tls.Config, error) {
+	if err := kept.fill(ctx, etcd); err != nil {
+		return nil, nil, err
+	}
 	authority, err := pki.OpenAuthority(pkiDir, cfg.clusterName)
 	if err != nil {
 		return nil, nil, err

@@ -65,6 +65,15 @@ func (c *config) newReader(sink source.Sink, log *slog.Logger, registry promethe
 			Sink: sink, Logger: log, Registerer: registry,
 		}), nil, nil
 	}
+	client, err := c.newClient(log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return source.NewKubernetes(source.KubernetesConfig{Client: client, Sink: sink, Logger: log, Registerer: registry}), client, nil
+}
+
+// newClient returns what asks the Kubernetes API, and has asked nothing yet.
+func (c *config) newClient(log *slog.Logger) (*kube.Client, error) {
 	client, err := kube.New(kube.Config{
 		Kubeconfig: c.kubeconfig, UIDFile: filepath.Join(c.dataDir, "kubernetes-uid"),
 		Component: name, Version: process.Version(), Logger: log,
@@ -74,9 +83,9 @@ func (c *config) newReader(sink source.Sink, log *slog.Logger, registry promethe
 		if c.inCluster {
 			flag = "--in-cluster"
 		}
-		return nil, nil, fmt.Errorf("%s: %w", flag, err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
-	return source.NewKubernetes(source.KubernetesConfig{Client: client, Sink: sink, Logger: log, Registerer: registry}), client, nil
+	return client, nil
 }
 
 // serverOf returns the address of the Kubernetes API that is the source, "" for none.

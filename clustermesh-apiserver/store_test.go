@@ -18,7 +18,12 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/process"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestValidateStore(t *testing.T) {
 	files := "--etcd-ca-file=a --etcd-cert-file=b --etcd-key-file=c"

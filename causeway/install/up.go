@@ -153,7 +153,7 @@ func (m *Member) choose(given map[string]any, mesh netip.Prefix) {
 		m.notes = append(m.notes, "nothing gives load balancers here: others reach the gateway by a port of the nodes (--set gateway.type=LoadBalancer for another way)")
 	}
 	if !m.Facts.StorageClass && release.At(m.Values, "etcd", "mode") == "memory" {
-		m.notes = append(m.notes, "no StorageClass is the default: etcd and the authority are in memory, and when the pod is replaced this cluster has to be joined anew (--set etcd.storageClass=NAME for a volume)")
+		m.notes = append(m.notes, "no StorageClass is the default: etcd is in memory, and what must outlive a pod, the authority's key among it, is kept in the Secret causeway-state (--set etcd.storageClass=NAME for a volume)")
 	}
 }
 

@@ -14,7 +14,7 @@ var Layers = [][]string{
 	{"deploy/chart", "pkg/cluster", "pkg/endpoint", "pkg/identity", "pkg/node", "pkg/retry", "pkg/route", "pkg/service"},
 	{"pkg/kube"},
 	{"bpf", "pkg/kvstore", "pkg/merge", "pkg/pki", "pkg/process", "pkg/source", "pkg/wire"},
-	{"pkg/rotation"},
+	{"pkg/rotation", "pkg/state"},
 	{"pkg/renewal", "pkg/stranger"},
 	{"pkg/datapath", "pkg/feed", "pkg/gateway", "pkg/observe", "pkg/peer", "pkg/probe", "pkg/publish"},
 	{"pkg/admin", "pkg/agent", "pkg/clusterpeer", "pkg/join", "pkg/mesh", "pkg/token"},
