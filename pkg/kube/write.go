@@ -53,11 +53,30 @@ func (c *Client) NewWriter(cfg WriterConfig) (*Writer, error) {
 // where another manager said otherwise. o needs its TypeMeta. It returns what there
 // is then.
 func (w *Writer) Apply(ctx context.Context, o metav1.Object) (runtime.Object, error) {
+	return w.apply(ctx, o, true)
+}
+
+// ApplyOwn is Apply where nothing is taken from another manager: where one said
+// otherwise, it fails, and TakenBy says so.
+func (w *Writer) ApplyOwn(ctx context.Context, o metav1.Object) (runtime.Object, error) {
+	return w.apply(ctx, o, false)
+}
+
+// TakenBy returns what the API server says of the managers to whom an object belongs
+// that ApplyOwn was to write, "" where an error is another.
+func TakenBy(err error) string {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || !apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
+		return ""
+	}
+	return status.Status().Message
+}
+
+func (w *Writer) apply(ctx context.Context, o metav1.Object, force bool) (runtime.Object, error) {
 	text, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
-	force := true
 	options := &metav1.PatchOptions{FieldManager: w.cfg.Manager, Force: &force}
 	return w.send(ctx, w.rest.Patch(types.ApplyYAMLPatchType), o.GetNamespace(), o.GetName(), options, text)
 }

@@ -274,18 +274,27 @@ func worst(errs []error) error {
 	}
 	return slices.MinFunc(errs, func(a, b error) int {
 		switch {
-		case apierrors.IsConflict(a) == apierrors.IsConflict(b):
+		case changed(a) == changed(b):
 			return 0
-		case apierrors.IsConflict(b):
+		case changed(b):
 			return -1
 		}
 		return 1
 	})
 }
 
+// apply makes an object as it is to be. One of ours is made so whatever others wrote
+// into it; one that has not our label is another's, whatever it is called.
 func (m *Mirror) apply(ctx context.Context, o *discoveryv1.EndpointSlice) error {
-	made, err := m.writer.Apply(ctx, o)
+	write := m.writer.ApplyOwn
+	if m.shelf.has(o.Namespace, o.Name) {
+		write = m.writer.Apply
+	}
+	made, err := write(ctx, o)
 	m.tally(verbApply, err)
+	if taken := kube.TakenBy(err); taken != "" {
+		return &foreign{name: o.Name, err: err}
+	}
 	if err != nil {
 		return err
 	}
@@ -313,6 +322,22 @@ func (m *Mirror) tally(verb string, err error) {
 	}
 	m.metrics.requests.WithLabelValues(verb, result).Inc()
 }
+
+// foreign is an object that is called like one of ours and is not.
+type foreign struct {
+	name string
+	err  error
+}
+
+func (f *foreign) Error() string {
+	return fmt.Sprintf("EndpointSlice %s is not ours, as it has not the label %s=%s: it is left as it is; delete it, or give it another name (%s)",
+		f.name, service.LabelManagedBy, service.ManagedBy, kube.TakenBy(f.err))
+}
+
+func (f *foreign) Unwrap() error { return f.err }
+
+// changed reports whether a write failed as the object is not what it was.
+func changed(err error) bool { return apierrors.IsConflict(err) && kube.TakenBy(err) == "" }
 
 // leaving reports whether a write failed as the Service or its namespace goes.
 func leaving(err error) bool {

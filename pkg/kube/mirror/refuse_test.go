@@ -2,12 +2,14 @@ package mirror
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +56,37 @@ func TestMirrorOneClusterRefused(t *testing.T) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		return fmt.Sprint(x.refused, x.mirror.Problems()), x.refused[name] == "" && len(x.mirror.Problems()) == 0
+	})
+}
+
+// TestMirrorForeign finds a slice that is called like ours and is not: it is left as it
+// is, that is said, and ours is written when it has gone.
+func TestMirrorForeign(t *testing.T) {
+	plane := planes.Start(t)
+	namespace, uid := newService(t, plane, "web")
+	name := service.Name{Namespace: namespace, Name: "web"}
+	want := wanted(namespace, "web", uid, endpoints("10.9.0.1"))
+	object := slices.Collect(maps.Keys(pack(&want)))[0]
+	apply(t, plane, fmt.Sprintf("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n"+
+		"metadata: {name: %s, namespace: %s, labels: {kubernetes.io/service-name: web}}\n"+
+		"addressType: IPv4\nendpoints: [{addresses: [10.7.0.1], conditions: {ready: true}}]\n", object, namespace))
+	before := versions(t, plane, namespace)
+	x := newMesh(t)
+	x.set(want)
+	x.start(plane.Kubeconfig())
+	until(t, "it is told", func() (string, bool) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.refused[name], strings.Contains(x.refused[name], object+" is not ours")
+	})
+	if after := versions(t, plane, namespace); after[object] != before[object] {
+		t.Errorf("the slice of somebody else was written: %v, then %v", before, after)
+	}
+	untilAddresses(t, plane, namespace, "web", "10.7.0.1")
+	kubectl(t, plane, "delete", "endpointslice", "-n", namespace, object)
+	untilAddresses(t, plane, namespace, "web", "10.9.0.1")
+	until(t, "all is well", func() (string, bool) {
+		return fmt.Sprint(x.mirror.Problems()), len(x.mirror.Problems()) == 0
 	})
 }
 

@@ -122,6 +122,14 @@ func (s *shelf) of(name service.Name) map[string]*discoveryv1.EndpointSlice {
 	return maps.Clone(s.objects[name])
 }
 
+// has reports whether an object is known to be ours, of whichever service.
+func (s *shelf) has(namespace, name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.owners[objectName{namespace, name}]
+	return ok
+}
+
 func (s *shelf) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -67,10 +68,13 @@ func (m *Mirror) judge(name service.Name, cluster string, err error) {
 		return
 	}
 	why, least := "", kube.RetryAfter(err)
+	var others *foreign
 	switch {
 	case leaving(err):
 		least = lastRetry
-	case !apierrors.IsConflict(err):
+	case errors.As(err, &others):
+		why = others.Error()
+	case !changed(err):
 		why = m.writer.Explain(err, Verbs).Error()
 	}
 	m.mu.Lock()
