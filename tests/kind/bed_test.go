@@ -2,11 +2,10 @@ package kind
 
 import (
 	"context"
-	_ "embed" // the manifest
+	_ "embed" // the manifests
 	"encoding/json"
 	"fmt"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/causeway-mesh/causeway/tests/echo/workload"
@@ -15,12 +14,19 @@ import (
 //go:embed testdata/web.yaml
 var webManifest string
 
-// webTimeout bounds what one step takes on a machine that does much else.
-const webTimeout = 3 * time.Minute
+//go:embed testdata/storage.yaml
+var storageManifest string
 
-// deployWeb gives a cluster the service web and those who ask it.
-func deployWeb(ctx context.Context, c *Cluster) error {
-	if err := c.Apply(ctx, strings.ReplaceAll(webManifest, "CLUSTER", c.Name)); err != nil {
+// patience bounds what one step takes on a machine that does much else.
+const patience = 3 * time.Minute
+
+// webName is the service as pods know it.
+const webName = "web.default.svc.cluster.local:80"
+
+// deployWeb gives a cluster the service web and those who ask it: client is a pod on
+// the node that is named.
+func deployWeb(ctx context.Context, c *Cluster, node string) error {
+	if err := c.Apply(ctx, strings.NewReplacer("CLUSTER", c.Name, "CLIENT_ON", node).Replace(webManifest)); err != nil {
 		return err
 	}
 	for _, args := range [][]string{
@@ -35,51 +41,46 @@ func deployWeb(ctx context.Context, c *Cluster) error {
 	return nil
 }
 
-// ask has a pod ask the targets so often each, and returns the clusters that
-// answered, with how often. An answer that did not come is an error.
-func ask(ctx context.Context, c *Cluster, pod, target string, count int) (map[string]int, error) {
+// giveStorage gives a cluster volumes, empty ones.
+func giveStorage(ctx context.Context, c *Cluster) error {
+	if _, err := c.OnNode(ctx, c.Name+"-control-plane", "sh", "-ec", "rm -rf /var/local/first /var/local/second; mkdir -p /var/local/first /var/local/second"); err != nil {
+		return err
+	}
+	if _, err := c.Kubectl(ctx, "delete", "pv", "first", "second", "--ignore-not-found", "--timeout=1m"); err != nil {
+		return err
+	}
+	return c.Apply(ctx, strings.ReplaceAll(storageManifest, "CLUSTER", c.Name))
+}
+
+// exchange has a pod ask a target so often, and returns the answers. One that did not
+// come is an error.
+func exchange(ctx context.Context, c *Cluster, pod, target string, count int) ([]workload.Result, error) {
 	out, err := c.Exec(ctx, pod, "/echo", "get", "--count", fmt.Sprint(count), "--timeout", "5s", target)
 	if err != nil {
 		return nil, err
 	}
-	answers := map[string]int{}
-	decoder := json.NewDecoder(strings.NewReader(out))
-	for decoder.More() {
-		var result workload.Result
-		if err := decoder.Decode(&result); err != nil {
-			return nil, fmt.Errorf("read an answer: %w", err)
-		}
-		answers[result.Answer.Cluster]++
-	}
-	return answers, nil
+	return decode[workload.Result](out)
 }
 
-// TestBed holds the clusters themselves: without the mesh, a pod of each asks a
-// service of its own cluster by name, on both nodes, and none reaches the
-// other cluster's pods.
-func TestBed(t *testing.T) {
-	b := Start(t)
-	ctx := t.Context()
-	if err := b.each(func(c *Cluster) error { return deployWeb(ctx, c) }); err != nil {
-		t.Fatal(err)
+// ask is exchange, and returns the clusters that answered, with how often.
+func ask(ctx context.Context, c *Cluster, pod, target string, count int) (map[string]int, error) {
+	results, err := exchange(ctx, c, pod, target, count)
+	answers := map[string]int{}
+	for _, r := range results {
+		answers[r.Cluster]++
 	}
-	for _, c := range b.Clusters() {
-		err := await(ctx, webTimeout, func(ctx context.Context) error {
-			answers, err := ask(ctx, c, "client", "web.default.svc.cluster.local:80", 20)
-			if err == nil && answers[c.Name] != 20 {
-				err = fmt.Errorf("20 requests were answered by %v", answers)
-			}
-			return err
-		})
-		if err != nil {
-			t.Errorf("a pod of %s asks a service of its own cluster: %v", c.Name, err)
+	return answers, err
+}
+
+// decode reads objects that follow each other.
+func decode[T any](text string) (all []T, err error) {
+	decoder := json.NewDecoder(strings.NewReader(text))
+	for decoder.More() {
+		var one T
+		if err := decoder.Decode(&one); err != nil {
+			return nil, fmt.Errorf("read what a program printed: %w", err)
 		}
+		all = append(all, one)
 	}
-	addresses, err := b.West().Kubectl(ctx, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if answers, err := ask(ctx, b.East(), "client", addresses+":8080", 1); err == nil {
-		t.Errorf("without the mesh a pod of east reached one of west: %v", answers)
-	}
+	return all, nil
 }

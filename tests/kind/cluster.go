@@ -26,7 +26,7 @@ const readyTimeout = 15 * time.Minute
 
 // Cluster is one of a bed. Its methods may be called from many goroutines.
 type Cluster struct {
-	// Name is the cluster's, and that of its context in the bed's kubeconfig.
+	// Name is the cluster's.
 	Name string
 	// Pods and Services are its ranges of addresses.
 	Pods, Services string
@@ -96,9 +96,6 @@ func (c *Cluster) create(ctx context.Context, image string) error {
 	if _, err := run(cmd); err != nil {
 		return err
 	}
-	if _, err := c.bed.Run(ctx, c.bed.parts.Kubernetes, "kubectl", "config", "rename-context", "kind-"+c.Name, c.Name); err != nil {
-		return err
-	}
 	return c.prepare(ctx)
 }
 
@@ -117,6 +114,9 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	_, err := c.Kubectl(ctx, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=5m")
 	return err
 }
+
+// Context is what kind calls it in the kubeconfig.
+func (c *Cluster) Context() string { return "kind-" + c.Name }
 
 // Node is a node of a cluster as its objects tell.
 type Node struct{ Name, Address, Pods string }
@@ -185,12 +185,12 @@ func (c *Cluster) wirePTP(ctx context.Context) error {
 
 // Kubectl runs kubectl against the cluster and returns what it printed.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
-	return c.bed.Run(ctx, c.bed.parts.Kubernetes, append([]string{"kubectl", "--context", c.Name}, args...)...)
+	return c.bed.Run(ctx, c.bed.parts.Kubernetes, append([]string{"kubectl", "--context", c.Context()}, args...)...)
 }
 
 // Apply applies a manifest.
 func (c *Cluster) Apply(ctx context.Context, manifest string) error {
-	cmd := c.bed.Command(ctx, c.bed.parts.Kubernetes, "kubectl", "--context", c.Name, "apply", "-f", "-")
+	cmd := c.bed.Command(ctx, c.bed.parts.Kubernetes, "kubectl", "--context", c.Context(), "apply", "-f", "-")
 	cmd.Stdin = strings.NewReader(manifest)
 	_, err := run(cmd)
 	return err

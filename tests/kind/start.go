@@ -31,12 +31,15 @@ func Start(t testing.TB) *Bed {
 	keep := os.Getenv("KEEP") != ""
 	if b := keptBed(ctx, parts); keep && b != nil {
 		b.showFailure(t)
+		if err := b.loadEcho(ctx); err != nil { // it may have changed
+			t.Fatal(err)
+		}
 		return b
 	}
 	b, err := newBed(ctx, parts, keep)
 	t.Cleanup(func() {
 		if keep && b != nil {
-			t.Logf("the clusters stay up:\n  nsenter --net=/proc/%d/ns/net env KUBECONFIG=%s %s kubectl --context east get pods -A\nkill %d ends them; the next test cleans up",
+			t.Logf("the clusters stay up:\n  nsenter --net=/proc/%d/ns/net env KUBECONFIG=%s %s kubectl --context kind-east get pods -A\nkill %d ends them; the next test cleans up",
 				b.pid, b.Kubeconfig(), parts.Kubernetes, b.pid)
 			return
 		}
