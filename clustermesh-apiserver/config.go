@@ -34,6 +34,7 @@ type config struct {
 	stateSecret          string
 	peersDir             string
 	peerSecrets          string
+	mirrorEndpoints      bool
 	listen               string
 	advertise            []string
 	listenHTTP           string
@@ -67,6 +68,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.stateSecret, "state-secret", "", "`namespace/name` of the first of the Secrets (NAME, NAME-1, ...) that are kept to hold what must outlive a --data-dir without a disk: the authority with its keys, joined clusters, invitations, allocations; an empty directory is filled from them; with --in-cluster or --kubeconfig (default: none)")
 	f.StringVar(&c.peersDir, "peers-dir", "", "directory with an etcd client file for each peer, named like its cluster (default <data-dir>/peers, made when missing)")
 	f.StringVar(&c.peerSecrets, "peer-secrets-namespace", "", "`namespace` of the Secrets that ClusterPeers may name; with --in-cluster or --kubeconfig (default: none, they may name none)")
+	f.BoolVar(&c.mirrorEndpoints, "mirror-endpoints", true, "write the backends of other clusters into the Kubernetes API as EndpointSlices, for Services that ask for it; with --in-cluster or --kubeconfig")
 	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
 	f.StringSliceVar(&c.advertise, "advertise", nil, "names and addresses by which the gateway is reached, for its certificate, besides that of --listen")
 	f.StringVar(&c.listenHTTP, "listen-http", "127.0.0.1:9878", "host:port for /healthz, /readyz and /metrics, plain HTTP; empty for none")

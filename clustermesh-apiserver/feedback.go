@@ -32,8 +32,8 @@ const portsPause = 2 * time.Second
 // wrong with Services. Without a Kubernetes API it tells nobody.
 type feedback struct {
 	engine *merge.Engine
-	mirror *mirror.Mirror   // nil without a Kubernetes API
-	events *events.Recorder // the same
+	mirror *mirror.Mirror   // nil without a Kubernetes API, or where none are to be written
+	events *events.Recorder // nil without a Kubernetes API
 
 	mu      sync.Mutex
 	touched map[service.Name]struct{}
@@ -58,6 +58,10 @@ func (f *feedback) connect(client *kube.Client, cfg *config, election *kvstore.E
 	if err != nil {
 		return err
 	}
+	f.events = recorder
+	if !cfg.mirrorEndpoints {
+		return nil
+	}
 	written, err := mirror.New(mirror.Config{
 		Client: client, Elected: elected, Known: peers.Known, Want: f.want, Names: f.names,
 		Refused: func(name service.Name, uid, reason string) {
@@ -69,7 +73,7 @@ func (f *feedback) connect(client *kube.Client, cfg *config, election *kvstore.E
 		Skipped: func(name service.Name, uid, reason string) { recorder.Report(name, uid, events.MirrorSkipped, reason) },
 		Logger: log, Registerer: registry,
 	})
-	f.events, f.mirror = recorder, written
+	f.mirror = written
 	return err
 }
 
@@ -85,10 +89,12 @@ func (f *feedback) names() (names []service.Name) {
 
 // touch is told by the engine which services changed.
 func (f *feedback) touch(names []service.Name) {
-	if f.mirror == nil {
+	if f.events == nil {
 		return
 	}
-	f.mirror.Touch(names)
+	if f.mirror != nil {
+		f.mirror.Touch(names)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, name := range names {
@@ -115,10 +121,14 @@ func (f *feedback) wrong(name service.Name, uid string, problems []error) {
 
 // Problems returns what is not told at present, and why.
 func (f *feedback) Problems() []string {
-	if f.mirror == nil {
+	if f.events == nil {
 		return nil
 	}
-	return slices.Concat(f.mirror.Problems(), f.events.Problems())
+	problems := f.events.Problems()
+	if f.mirror != nil {
+		problems = slices.Concat(f.mirror.Problems(), problems)
+	}
+	return problems
 }
 
 // Standing says how it stands with the remote backends of a service in Kubernetes.
@@ -132,7 +142,7 @@ func (f *feedback) Standing(name service.Name) (mirror.Standing, bool) {
 // Run tells until ctx ends: what is wrong at once, what needs the whole state when all
 // channels are closed.
 func (f *feedback) Run(ctx context.Context, whole ...<-chan struct{}) error {
-	if f.mirror == nil {
+	if f.events == nil {
 		return nil
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -146,6 +156,9 @@ func (f *feedback) Run(ctx context.Context, whole ...<-chan struct{}) error {
 			}
 		}
 		g.Go(func() error { return f.comparePorts(ctx) })
+		if f.mirror == nil {
+			return nil
+		}
 		return f.mirror.Run(ctx)
 	})
 	return g.Wait()

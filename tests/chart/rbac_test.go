@@ -48,6 +48,23 @@ func TestByHand(t *testing.T) {
 	}
 }
 
+// TestMirrorEndpointsOff: who wants no EndpointSlices written gives no right to.
+func TestMirrorEndpointsOff(t *testing.T) {
+	t.Parallel()
+	for off, values := range map[bool]string{false: `{}`, true: `mirrorEndpoints: {enabled: false}`} {
+		objects := mustRender(t, values)
+		all := rights(t, objects.objects(t))
+		for verb, want := range map[string]bool{"list": true, "watch": true, "create": !off, "patch": !off, "delete": !off} {
+			if got := all[verb+" discovery.k8s.io endpointslices "]; got != want {
+				t.Errorf("mirroring off %v: the right to %s endpointslices: %v", off, verb, got)
+			}
+		}
+		if got := strings.Contains(objects.manifest, "- --mirror-endpoints=false\n"); got != off {
+			t.Errorf("mirroring off %v: it is said to the API server: %v", off, got)
+		}
+	}
+}
+
 // TestNothingByWildcard: each right is named.
 func TestNothingByWildcard(t *testing.T) {
 	t.Parallel()
