@@ -103,7 +103,8 @@ func (i *installed) ready(t *testing.T, what string) {
 
 // TestInstall puts the chart on a node: API server and agent become ready, the agent
 // by the token of its ServiceAccount, both with no rights but those of the chart, of
-// which none is without use. An agent that starts anew goes on with its maps.
+// which none is without use. An agent that starts anew goes on with its maps, and with another
+// pod of the API server, which is the same to it.
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	i := install(t)
@@ -136,8 +137,30 @@ func TestInstall(t *testing.T) {
 		t.Errorf("the agent does not go on with what was there: %v\n%s", err, text)
 	}
 	i.ready(t, "daemonset/node-agent")
+	i.replaceAPIServer(t)
 	i.checkStatus(t)
 	i.checkRights(t)
+}
+
+// replaceAPIServer has another pod take over, with nothing but what is kept in Secrets.
+func (i *installed) replaceAPIServer(t *testing.T) {
+	t.Helper()
+	before := i.logs("clustermesh-apiserver-")
+	if _, err := i.plane.Kubectl(t.Context(), "", "delete", "pod", "clustermesh-apiserver-0", "--namespace="+namespace, "--wait=false"); err != nil {
+		t.Fatal(err)
+	}
+	var next string
+	until(t, "another API server", func(context.Context) error {
+		for _, name := range i.logs("clustermesh-apiserver-") {
+			if !slices.Contains(before, name) {
+				next = name
+				return nil
+			}
+		}
+		return errors.New("no log")
+	})
+	says(t, next, "the state is restored")
+	i.ready(t, "statefulset/clustermesh-apiserver")
 }
 
 // checkStatus asks the API server as an operator does, by the Secret that it wrote.
@@ -173,6 +196,9 @@ func (i *installed) checkStatus(t *testing.T) {
 		answer, err := adminpb.NewAdminClient(conn).Status(ctx, &adminpb.StatusRequest{})
 		if err == nil && !answer.GetReady() {
 			err = fmt.Errorf("not ready: %s", answer)
+		}
+		if agents := answer.GetAgents(); err == nil && (len(agents) != 1 || !agents[0].GetConnected()) {
+			err = fmt.Errorf("without its agent: %s", answer)
 		}
 		return err
 	})
