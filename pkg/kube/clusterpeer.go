@@ -29,6 +29,9 @@ var (
 // clusterPeers is where ClusterPeers stand in the API.
 const clusterPeers = "/apis/causeway.io/v1alpha1/clusterpeers"
 
+// clusterPeersPages is how many pages of them are read: more than a mesh has clusters.
+const clusterPeersPages = 4
+
 // ClusterPeer is another cluster as the resource of that kind says it; its name is
 // the cluster's.
 type ClusterPeer struct {
@@ -135,20 +138,21 @@ func (c *Client) ClusterPeers(ctx context.Context) (peers []ClusterPeer, revisio
 	if err := c.checkCluster(ctx); err != nil {
 		return nil, "", c.sayPeers("list", err)
 	}
-	text, err := c.readJSON(ctx, clusterPeers, nil)
+	revision, err = c.readPages(ctx, clusterPeers, url.Values{}, clusterPeersPages, func(item []byte) error {
+		var p ClusterPeer
+		if err := json.Unmarshal(item, &p); err != nil {
+			return fmt.Errorf("list clusterpeers: %w", err)
+		}
+		peers = append(peers, p)
+		return nil
+	})
 	if err != nil {
 		return nil, "", c.sayPeers("list", err)
 	}
-	var list struct {
-		Metadata struct {
-			ResourceVersion string `json:"resourceVersion"`
-		} `json:"metadata"`
-		Items []ClusterPeer `json:"items"`
+	if revision == "" { // those that are left out would be taken for gone
+		return nil, "", fmt.Errorf("there are more than %d ClusterPeers, and a mesh has no so many clusters: delete some", len(peers))
 	}
-	if err := json.Unmarshal(text, &list); err != nil {
-		return nil, "", fmt.Errorf("list clusterpeers: %w", err)
-	}
-	return list.Items, list.Metadata.ResourceVersion, nil
+	return peers, revision, nil
 }
 
 // AwaitClusterPeers returns when one has changed since the revision, when that is

@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
 	"os"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,6 +105,44 @@ func compareSchema(t *testing.T, at string, of reflect.Type, s definedType) {
 // peerOf is the manifest of a ClusterPeer of that spec, which is JSON.
 func peerOf(name, spec string) string {
 	return `{"apiVersion": "causeway.io/v1alpha1", "kind": "ClusterPeer", "metadata": {"name": "` + name + `"}, "spec": ` + spec + `}`
+}
+
+// TestClusterPeersInPages lists through an API server that gives two at a time, and
+// one that never ends: what is not read whole is an error, as the rest would be taken
+// for gone.
+func TestClusterPeersInPages(t *testing.T) {
+	t.Parallel()
+	plane := kubelab.Start(t, kubelab.Config{})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	var pages atomic.Int32
+	var size atomic.Value
+	size.Store("2")
+	client := clientOf(t, kubelab.Proxy(t, plane, func(_ http.ResponseWriter, request *http.Request) bool {
+		if query := request.URL.Query(); request.URL.Path == clusterPeers && query.Get("limit") != "" {
+			pages.Add(1)
+			query.Set("limit", size.Load().(string))
+			request.URL.RawQuery = query.Encode()
+		}
+		return true
+	}))
+	apply(t, plane, readDefinition(t))
+	const count = clusterPeersPages + 1
+	for i := range count {
+		manifest := peerOf(fmt.Sprintf("west-%d", i), `{"claims": {"podCIDRs": ["10.202.0.0/16"]}}`)
+		eventually(t, "the kind is served", func() bool { return plane.Apply(ctx, manifest) == nil })
+	}
+	peers, revision, err := client.ClusterPeers(ctx)
+	if err != nil || len(peers) != count || revision == "" || peers[count-1].Metadata.Name != fmt.Sprintf("west-%d", count-1) {
+		t.Errorf("%d ClusterPeers at %q, want %d: %v", len(peers), revision, count, err)
+	}
+	if n := pages.Load(); n != (count+1)/2 {
+		t.Errorf("read in %d pages", n)
+	}
+	size.Store("1")
+	if peers, _, err = client.ClusterPeers(ctx); err == nil || !strings.Contains(err.Error(), "more than 4 ClusterPeers") {
+		t.Errorf("more than are read: %d, %v", len(peers), err)
+	}
 }
 
 // TestClusterPeers takes the kind from a control plane that does not know it to

@@ -15,13 +15,12 @@ import (
 	"github.com/causeway-mesh/causeway/pkg/kube/ranges"
 )
 
-// What is read of a cluster to find its ranges: pages of so many objects, and so
-// many pages of nodes. Of pods and Services the first page says enough of where
-// they are.
-const (
-	rangesPage  = 500
-	rangesPages = 20
-)
+// What is read of a cluster to find its ranges: so many pages of nodes. Of pods and
+// Services the first page says enough of where they are.
+const rangesPages = 20
+
+// listPage is how many objects are in a page.
+const listPage = 500
 
 // place is where objects stand that say ranges.
 type place struct {
@@ -125,33 +124,47 @@ func (c *Client) readPath(ctx context.Context, p place, path string, to *ranges.
 		to.Add(p.kind, text)
 		return nil
 	}
-	query := url.Values{"limit": {strconv.Itoa(rangesPage)}}
+	query := url.Values{}
 	if p.selector != "" {
 		query.Set("labelSelector", p.selector)
 	}
-	for range p.pages {
+	_, err := c.readPages(ctx, path, query, p.pages, func(item []byte) error {
+		to.Add(p.kind, item)
+		return nil
+	})
+	return err
+}
+
+// readPages hands over the items of a list, of so many pages at most, and returns the
+// list's revision, "" when there are more.
+func (c *Client) readPages(ctx context.Context, path string, query url.Values, pages int, add func(item []byte) error) (revision string, err error) {
+	query.Set("limit", strconv.Itoa(listPage))
+	for range pages {
 		text, err := c.readJSON(ctx, path, query)
 		if err != nil {
-			return err
+			return "", err
 		}
 		var page struct {
 			Metadata struct {
-				Continue string `json:"continue"`
+				Continue        string `json:"continue"`
+				ResourceVersion string `json:"resourceVersion"`
 			} `json:"metadata"`
 			Items []json.RawMessage `json:"items"`
 		}
 		if err := json.Unmarshal(text, &page); err != nil {
-			return err
+			return "", err
 		}
 		for _, item := range page.Items {
-			to.Add(p.kind, item)
+			if err := add(item); err != nil {
+				return "", err
+			}
 		}
 		if page.Metadata.Continue == "" {
-			return nil
+			return page.Metadata.ResourceVersion, nil
 		}
 		query.Set("continue", page.Metadata.Continue)
 	}
-	return nil
+	return "", nil
 }
 
 // readJSON returns what stands at a path of the API, of whichever group.

@@ -4,19 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/causeway-mesh/causeway/pkg/service"
 	"github.com/causeway-mesh/causeway/tests/kubelab"
@@ -164,43 +156,15 @@ type throttle struct {
 
 func startThrottle(t *testing.T, plane *kubelab.ControlPlane) *throttle {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", plane.Kubeconfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport, err := rest.TransportFor(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	upstream, err := url.Parse(plane.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	forward := &httputil.ReverseProxy{
-		Rewrite: func(request *httputil.ProxyRequest) { request.SetURL(upstream) }, Transport: transport, FlushInterval: -1,
-		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
-	}
-	x := &throttle{kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+	x := &throttle{}
+	x.kubeconfig = kubelab.Proxy(t, plane, func(w http.ResponseWriter, request *http.Request) bool {
 		if request.Method == http.MethodGet || x.lets() {
-			forward.ServeHTTP(w, request)
-			return
+			return true
 		}
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "too many requests", http.StatusTooManyRequests)
-	}))
-	t.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-		if idle, ok := transport.(interface{ CloseIdleConnections() }); ok {
-			idle.CloseIdleConnections()
-		}
+		return false
 	})
-	text := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: %q}}]\nusers: [{name: a}]\n"+
-		"contexts: [{name: a, context: {cluster: a, user: a}}]\ncurrent-context: a\n", server.URL)
-	if err := os.WriteFile(x.kubeconfig, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	return x
 }
 
