@@ -26,6 +26,7 @@ const trustTimeout = 10 * time.Minute
 func (k *Keeper) follow(ctx context.Context, holder rotationpb.HolderClient, client renewalpb.RenewalClient) {
 	backoff := retry.Backoff{First: minRetry, Limit: maxRetry}
 	var told retry.Reason
+	var often pace
 	for {
 		changed, err := k.followOnce(ctx, holder, client)
 		var wait time.Duration
@@ -42,6 +43,10 @@ func (k *Keeper) follow(ctx context.Context, holder rotationpb.HolderClient, cli
 			}
 		case changed:
 			backoff.Reset()
+			wait = often.next(time.Now())
+			if wait > 0 && told.Tell("often", time.Now(), tellOther, tellAgain) {
+				k.cfg.Logger.Warn("gateway has certificate or trusted authorities changed again and again, it is followed more slowly", "delay", wait)
+			}
 		default: // it was waited for there; one that does not wait is not asked all the time
 			backoff.Reset()
 			wait = minRetry
@@ -50,6 +55,30 @@ func (k *Keeper) follow(ctx context.Context, holder rotationpb.HolderClient, cli
 			return
 		}
 	}
+}
+
+// freeChanges is how many changes are made at once: a rotation has three, and an operator
+// may begin the next one when it has ended.
+const freeChanges = 12
+
+// pace bounds what a gateway can have written here, to disk, to etcd and to the log: one
+// that always says something else would otherwise be followed as quickly as it answers.
+type pace struct {
+	last    time.Time
+	changes int
+	backoff retry.Backoff
+}
+
+// next returns how long to wait after a change. After a time without one it begins anew.
+func (p *pace) next(now time.Time) time.Duration {
+	if now.Sub(p.last) > 2*maxRetry {
+		*p = pace{backoff: retry.Backoff{First: minRetry, Limit: maxRetry}}
+	}
+	p.last = now
+	if p.changes++; p.changes <= freeChanges {
+		return 0
+	}
+	return p.backoff.Next()
 }
 
 // maxTrusted is how many certificates a gateway lets itself be told.

@@ -103,6 +103,43 @@ func TestFollowRefuses(t *testing.T) {
 	})
 }
 
+// A gateway that always wants a new certificate does not get as many as it can sign: each
+// is written to disk and to etcd. After a while without it is followed at once again.
+func TestFollowPaced(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, dir, agent(), life)
+		asked, changed := 0, 0
+		b.trust = func(*rotationpb.TrustRequest) (*rotationpb.TrustResponse, error) {
+			asked++
+			if asked > 200 { // what is not paced ends here, and not never
+				return nil, status.Error(codes.PermissionDenied, "may not call")
+			}
+			return &rotationpb.TrustResponse{Authorities: b.authority.Bundle(), Renew: true}, nil
+		}
+		b.keep(func(cfg *KeeperConfig) { cfg.Changed = func() { b.set(func() { changed++ }) } })
+		at(time.Hour)
+		b.set(func() {
+			if n := b.attempts("ok"); n < freeChanges || n > 3*freeChanges || changed != int(n) {
+				t.Errorf("renewed %v times in an hour, told %d times", n, changed)
+			}
+		})
+		var p pace
+		for range freeChanges {
+			if wait := p.next(time.Now()); wait != 0 {
+				t.Errorf("waits %v at first", wait)
+			}
+		}
+		if p.next(time.Now()) == 0 {
+			t.Error("is never slower")
+		}
+		at(3 * maxRetry)
+		if wait := p.next(time.Now()); wait != 0 {
+			t.Errorf("waits %v after a quiet time", wait)
+		}
+	})
+}
+
 // A gateway that is older does not say which authorities there are.
 func TestFollowNotOffered(t *testing.T) {
 	dir := t.TempDir()
