@@ -81,19 +81,43 @@ func (f files) renewed(name string, m member) member {
 }
 
 // ahead reports whether what is on disk is to be in the record of the same join: a valid
-// pair that was signed later, or one that is trusted where the record's is not any more,
-// or the same pair with other authorities. Of the pairs of several replicas the newest
+// pair of a later time, or one that is trusted where the record's is not any more, or the
+// same pair with other authorities, none of an earlier time. Of the pairs of several replicas the newest
 // stands there, and who has an older one writes nothing.
 func ahead(there pki.Held, r *reading) bool {
 	own, joined := leaf(there.Pair), leaf(pairOf(r))
 	if own == nil || joined == nil || !signed(there.CA, there.Pair, joined) {
 		return false
 	}
+	record := heldOf(r)
 	if own.Equal(joined) {
-		return !bytes.Equal(there.CA, []byte(r.CA))
+		return !bytes.Equal(there.CA, record.CA) && !later(record, there)
 	}
-	return pki.Newer(own, joined) || !pki.Newer(joined, own) && !signed(there.CA, pairOf(r), joined)
+	return later(there, record) || !later(record, there) && !signed(there.CA, record.Pair, joined)
 }
+
+// later reports whether a is of a later time of the peer's than b: it trusts an authority
+// that was made later, or, where both trust the same, its certificate was signed later.
+// By the time of signing alone a pair of an authority that is gone, which a clock that
+// was ahead signed, would stay the newest.
+func later(a, b pki.Held) bool {
+	if of, than := madeAt(a.CA), madeAt(b.CA); !of.Equal(than) {
+		return of.After(than)
+	}
+	return pki.Newer(leaf(a.Pair), leaf(b.Pair))
+}
+
+// madeAt is when the newest of some authorities was made.
+func madeAt(authorities []byte) (newest time.Time) {
+	for block, rest := pem.Decode(authorities); block != nil; block, rest = pem.Decode(rest) {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && cert.NotBefore.After(newest) {
+			newest = cert.NotBefore
+		}
+	}
+	return newest
+}
+
+func heldOf(r *reading) pki.Held { return pki.Held{CA: []byte(r.CA), Pair: pairOf(r)} }
 
 // better returns what the files of a peer are to hold: what is there, or what the record
 // says. same says that both are of the same join. Then a valid pair stays, since each
@@ -101,7 +125,7 @@ func ahead(there pki.Held, r *reading) bool {
 // has dropped the authority that signed it, and the record's is newer. One that has
 // ended goes. The authorities go with the pair.
 func better(there pki.Held, r *reading, same, known bool) pki.Held {
-	record := pki.Held{CA: []byte(r.CA), Pair: pairOf(r)}
+	record := heldOf(r)
 	own, joined := leaf(there.Pair), leaf(record.Pair)
 	switch {
 	case own == nil || joined == nil:
@@ -113,7 +137,7 @@ func better(there pki.Held, r *reading, same, known bool) pki.Held {
 		return record
 	case !signed(there.CA, there.Pair, joined):
 		return record
-	case !signed(record.CA, there.Pair, joined) && pki.Newer(joined, own):
+	case !signed(record.CA, there.Pair, joined) && later(record, there):
 		return record
 	}
 	return there

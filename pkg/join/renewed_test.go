@@ -1,6 +1,7 @@
 package join
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"testing"
@@ -206,4 +207,32 @@ func TestNotWrittenBack(t *testing.T) {
 	other.Origin = "another join"
 	same("an older join's", member{Reads: &other})
 	same("an older one", s.member(s.issue(3*time.Hour, from)))
+}
+
+// What another authority signed is of a later time, though the one before signed a pair
+// that says to be of after it, as one whose clock was ahead does.
+func TestNewestByAuthority(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	old := s.member(s.issue(time.Hour, time.Time{}))
+	s.must(s.files.save("east", old))
+	next := newShelf(t)
+	eventually(t, func() error { // certificates know whole seconds
+		if next = newShelf(t); !madeAt(next.authority.CertPEM()).After(madeAt(s.authority.CertPEM())) {
+			return errors.New("both authorities are of the same second")
+		}
+		return nil
+	})
+	there := pki.Held{CA: next.authority.CertPEM(), Pair: *next.issue(time.Hour, time.Time{})}
+	late := s.issue(100*time.Hour, time.Time{})
+	reads := s.member(late).Reads
+	if !pki.Newer(leaf(*late), leaf(there.Pair)) {
+		t.Fatal("the pair of before does not say that it is of after")
+	}
+	if !ahead(there, reads) {
+		t.Error("what the new authority signed is not written back")
+	}
+	if got := better(there, reads, true, true); !bytes.Equal(got.Pair.CertPEM, there.Pair.CertPEM) {
+		t.Error("a valid pair is dropped for one of an authority that is gone")
+	}
 }

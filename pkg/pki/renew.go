@@ -254,6 +254,9 @@ func (f ClientFiles) keyMode() (os.FileMode, error) {
 // checkRenewed refuses an answer that would be worse than what is there.
 func (f ClientFiles) checkRenewed(old *x509.Certificate, chainPEM, keyPEM []byte, now time.Time) error {
 	const what = "the renewed certificate"
+	if len(chainPEM) > maxText {
+		return fmt.Errorf("%s has %d bytes, more than %d: %w", what, len(chainPEM), maxText, ErrCertificate)
+	}
 	pair, err := tls.X509KeyPair(chainPEM, keyPEM)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", what, ErrCertificate, err)

@@ -95,8 +95,13 @@ func TestRenewFails(t *testing.T) {
 		want  error
 		asked bool
 	}{
-		"no answer":           {sign: func([]byte) ([]byte, error) { asked++; return nil, broken }, want: broken, asked: true},
-		"an empty answer":     {sign: func([]byte) ([]byte, error) { asked++; return nil, nil }, want: ErrCertificate, asked: true},
+		"no answer":       {sign: func([]byte) ([]byte, error) { asked++; return nil, broken }, want: broken, asked: true},
+		"an empty answer": {sign: func([]byte) ([]byte, error) { asked++; return nil, nil }, want: ErrCertificate, asked: true},
+		"a huge answer": {sign: func(csrPEM []byte) ([]byte, error) {
+			asked++
+			chain, err := a.Sign(request, csrPEM)
+			return append(chain, bytes.Repeat([]byte("#"), maxText)...), err
+		}, want: ErrCertificate, asked: true},
 		"another key's":       {sign: func([]byte) ([]byte, error) { asked++; return a.Sign(request, csr(t)) }, want: ErrCertificate, asked: true},
 		"another node's":      {sign: of(a, Request{Role: RoleAgent, Name: "n2", TTL: time.Hour}), want: ErrSubject, asked: true},
 		"another role's":      {sign: of(a, Request{Role: RolePeer, Name: "n1", TTL: time.Hour}), want: ErrSubject, asked: true},

@@ -12,6 +12,10 @@ import (
 // replaces it.
 const maxAuthorities = 2
 
+// maxText is how many bytes of certificates are taken from another cluster at a time,
+// which are kept on disk and in etcd.
+const maxText = 64 << 10
+
 // Trusted returns the fingerprints of the authorities that the client trusts, and
 // of the one of them that signed its certificate, which is zero when none did.
 func (f ClientFiles) Trusted() (trusted [][sha256.Size]byte, signer [sha256.Size]byte, err error) {
@@ -57,6 +61,9 @@ func signerOf(chainPEM []byte, authorities []*x509.Certificate) *x509.Certificat
 // pair is renewed or replaced, which is waited for. An error wraps ErrCertificate,
 // ErrUntrusted, ErrWrongCluster or ErrBusy, or comes from the file system.
 func (f ClientFiles) Trust(clusterName string, authoritiesPEM []byte) (changed bool, err error) {
+	if len(authoritiesPEM) > maxText {
+		return false, fmt.Errorf("%d bytes of authorities of cluster %s, more than %d: %w", len(authoritiesPEM), clusterName, maxText, ErrCertificate)
+	}
 	said := parseAll(authoritiesPEM)
 	if len(said) == 0 || len(said) > maxAuthorities {
 		return false, fmt.Errorf("%d authorities of cluster %s: %w", len(said), clusterName, ErrCertificate)
