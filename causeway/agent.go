@@ -76,7 +76,7 @@ the agent's certificate for it, for a key that it makes itself.`,
 	}
 	f := cmd.Flags()
 	f.DurationVar(&ttl, "ttl", time.Hour, "how long it is good, 1s to 720h")
-	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the node reaches this cluster's gateway, may be repeated (default: what the API server has in --advertise or --listen)")
+	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the node reaches this cluster's gateway, may be repeated (default: what the API server has in --advertise, else of its --gateway-service, else in --listen)")
 	f.BoolVar(&list, "list", false, "show the tokens of this cluster and which were used instead")
 	f.StringVar(&revoke, "revoke", "", "take back all tokens of this `node` that are still good instead, used or not; certificates that it got stay good")
 	cmd.MarkFlagsMutuallyExclusive("list", "revoke")

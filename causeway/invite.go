@@ -78,7 +78,7 @@ private key. "causeway peers renew" makes the next one.`,
 	f := cmd.Flags()
 	f.DurationVar(&ttl, "ttl", 24*time.Hour, "how long it is good, 1s to 720h")
 	f.StringVar(&request.Peer, "peer", "", "only the cluster of this `name` may use it; needed where that is a peer already (default: any that is none yet)")
-	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise or --listen)")
+	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise, else of its --gateway-service, else in --listen)")
 	f.StringSliceVar(&allow, "allow-cidr", nil, "`ranges` inside of which the other cluster has to say what it claims, for pods, mesh addresses, nodes and backends; several with commas (default: what nobody else has)")
 	f.BoolVar(&list, "list", false, "show the invitations of this cluster and who used them instead")
 	f.BoolVar(&forCilium, "for-cilium", false, "make what a cluster that runs Cilium needs to read this one instead, with --name and --id")

@@ -175,7 +175,7 @@ func newRenewCommand(opts *options) *cobra.Command {
 		},
 	}
 	i.flags(cmd.Flags())
-	cmd.Flags().StringArrayVar(&i.request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise or --listen)")
+	cmd.Flags().StringArrayVar(&i.request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise, else of its --gateway-service, else in --listen)")
 	return cmd
 }
 

@@ -62,7 +62,7 @@ What it needs to read this one is made by "causeway invite --for-cilium".`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&request.OneWay, "one-way", false, "only read the other cluster, which does not read this one; for where it can not reach this one")
-	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise or --listen)")
+	f.StringArrayVar(&request.Addresses, "address", nil, "`host:port` by which the other cluster reaches this one, may be repeated (default: what the API server has in --advertise, else of its --gateway-service, else in --listen)")
 	other.flags(f)
 	for _, flag := range []string{"one-way", "address"} {
 		cmd.MarkFlagsMutuallyExclusive("etcd-config", flag)

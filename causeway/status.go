@@ -134,9 +134,24 @@ func writeConditions(w io.Writer, r *adminpb.StatusResponse, now time.Time) {
 	if r.Writer != nil {
 		fmt.Fprintf(w, "  writer\t%s\n", writer(r.Writer, now))
 	}
+	if r.Gateway != nil {
+		fmt.Fprintf(w, "  reached at\t%s\n", reachedAt(r.Gateway))
+	}
 	n := r.Cluster.Counts
 	fmt.Fprintf(w, "  own state\t%d nodes, %d addresses, %d identities, %d services, %d endpoint slices of global services\n",
 		n.Nodes, n.Addresses, n.Identities, n.Services, n.EndpointSlices)
+}
+
+// reachedAt says by which addresses other clusters reach the gateway.
+func reachedAt(g *adminpb.Gateway) string {
+	text := orDash(strings.Join(g.Addresses, ", "))
+	switch {
+	case g.Service == "":
+		return text
+	case g.Note == "":
+		return fmt.Sprintf("%s (Service %s)", text, g.Service)
+	}
+	return fmt.Sprintf("%s (Service %s: %s)", text, g.Service, g.Note)
 }
 
 // writer says which replica writes.

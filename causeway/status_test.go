@@ -35,6 +35,7 @@ func TestWriteStatus(t *testing.T) {
 			{Node: "n3", Error: "no agent of this node has connected"},
 		},
 		PublishProblems: []string{"Service shop/web: odd"},
+		Gateway:         &adminpb.Gateway{Addresses: []string{"192.0.2.1:8474"}},
 	}
 	var out bytes.Buffer
 	if err := writeStatus(&out, r, now); err != nil {
@@ -42,9 +43,10 @@ func TestWriteStatus(t *testing.T) {
 	}
 	want := `Cluster east, id 1 of 255, version v1, up 1m30s
 
-  etcd        ready
-  source      not ready: not all read
-  own state   2 nodes, 7 addresses, 4 identities, 7 services, 4 endpoint slices of global services
+  etcd         ready
+  source       not ready: not all read
+  reached at   192.0.2.1:8474
+  own state    2 nodes, 7 addresses, 4 identities, 7 services, 4 endpoint slices of global services
 
 PEER    ID   STATE        LAST CHANGE   HEARTBEAT   NODES   ADDRESSES   IDENTITIES   SERVICES   SLICES   REFUSED
 west    2    synced       3s ago        2d2h ago    2       0           0            0          0        3
@@ -110,6 +112,21 @@ func TestWriteKubernetes(t *testing.T) {
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+}
+
+// TestReachedAt checks that a person sees what others are told, and what the Service
+// lacks.
+func TestReachedAt(t *testing.T) {
+	for want, g := range map[string]*adminpb.Gateway{
+		"-":                            {},
+		"192.0.2.1:1, [2001:db8::1]:1": {Addresses: []string{"192.0.2.1:1", "[2001:db8::1]:1"}},
+		"192.0.2.1:1 (Service a/b)":    {Addresses: []string{"192.0.2.1:1"}, Service: "a/b"},
+		"192.0.2.1:1 (Service a/b: there is no such Service)": {Addresses: []string{"192.0.2.1:1"}, Service: "a/b", Note: "there is no such Service"},
+	} {
+		if got := reachedAt(g); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

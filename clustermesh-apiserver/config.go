@@ -31,6 +31,7 @@ type config struct {
 	agentAccount         string
 	adminSecret          string
 	authorityMap         string
+	gatewayService       string
 	stateSecret          string
 	peersDir             string
 	peerSecrets          string
@@ -71,6 +72,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.BoolVar(&c.mirrorEndpoints, "mirror-endpoints", true, "write the backends of other clusters into the Kubernetes API as EndpointSlices, for Services that ask for it; with --in-cluster or --kubeconfig")
 	f.StringVar(&c.listen, "listen", ":8474", "host:port of the gateway, the one port that peers, agents and the command line use")
 	f.StringSliceVar(&c.advertise, "advertise", nil, "names and addresses by which the gateway is reached, for its certificate, besides that of --listen")
+	f.StringVar(&c.gatewayService, "gateway-service", "", "`namespace/name` of the Service that leads other clusters to the gateway: where --advertise is empty they are told its load balancer's or external addresses, else its port on nodes that are ready; with --in-cluster or --kubeconfig (default: none)")
 	f.StringVar(&c.listenHTTP, "listen-http", "127.0.0.1:9878", "host:port for /healthz, /readyz and /metrics, plain HTTP; empty for none")
 	f.BoolVar(&c.pprof, "pprof", false, "serve Go runtime profiles under /debug/pprof/ of --listen-http")
 	f.Int64Var(&c.etcdQuota, "etcd-quota-bytes", 2<<30, "size of the embedded etcd's database at which it takes no more writes")
@@ -150,7 +152,7 @@ func (c *config) validate() error {
 			return fmt.Errorf("--listen-http: %w", err)
 		}
 	}
-	if err := c.validateStore(); err != nil {
+	if err := errors.Join(c.validateStore(), c.validateGatewayService()); err != nil {
 		return err
 	}
 	for flag, ttl := range map[string]time.Duration{"agent": c.agentTTL, "peer": c.peerTTL} {

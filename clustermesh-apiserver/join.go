@@ -34,7 +34,7 @@ type registrar interface{ Register(r grpc.ServiceRegistrar) }
 // what lets other clusters join and puts them out, and what replaces the authority.
 func newDoor(
 	cfg *config, authority *pki.Authority, server *tls.Config, etcd *kvstore.Client, engine *merge.Engine, peers *peer.Manager,
-	kubernetes *kube.Client, kept keeping, log *slog.Logger, registry prometheus.Registerer, services ...registrar,
+	kubernetes *kube.Client, kept keeping, reached *reach, log *slog.Logger, registry prometheus.Registerer, services ...registrar,
 ) (*gateway.Gateway, *join.Manager, *rotation.Manager, error) {
 	var door *gateway.Gateway
 	claims, _ := cfg.claims() // validate has seen them
@@ -46,7 +46,7 @@ func newDoor(
 	var err error
 	members, err = join.New(join.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Dir: cfg.joined(), Resources: cfg.resources(), Authority: authority, PeerTTL: cfg.peerTTL, Etcd: etcd,
-		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
+		Addresses: func() []string { return reached.addresses(door.Addr()) },
 		Ranges:    func() []netip.Prefix { return cfg.ownRanges(engine) },
 		Claims:    claims, Reserved: reserved,
 		Peers: peers.Status, Beliefs: peers.Beliefs, Exclude: exclusions.Exclude, Readmit: exclusions.Readmit, Proven: gateway.Proven, Logger: log, Registerer: registry,
@@ -56,7 +56,7 @@ func newDoor(
 	}
 	tokens := token.New(token.Config{
 		Cluster: cfg.clusterName, Authority: authority, TTL: cfg.agentTTL, Etcd: etcd,
-		Addresses: func() []string { return cfg.addresses(door.Addr(), net.InterfaceAddrs) },
+		Addresses: func() []string { return reached.addresses(door.Addr()) },
 		Account:   cfg.agentAccount, Reviewer: kubernetes, // there is one where there is an account
 		Nodes:  func() []string { return cfg.ownNodes(engine) },
 		Logger: log, Registerer: registry,

@@ -165,7 +165,8 @@ endpoints: [{addresses: [10.200.0.5], conditions: {ready: true}}]
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := parse(t, "--data-dir="+t.TempDir(), "--manifests-dir=", "--kubeconfig="+plane.Kubeconfig(), "--listen=127.0.0.1:0", "--listen-http=")
+	c := parse(t, "--data-dir="+t.TempDir(), "--manifests-dir=", "--kubeconfig="+plane.Kubeconfig(), "--listen=127.0.0.1:0", "--listen-http=",
+		"--gateway-service=mesh/gateway")
 	if err := c.validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +176,7 @@ endpoints: [{addresses: [10.200.0.5], conditions: {ready: true}}]
 		return s.GetSource().GetListed() && s.GetSource().GetKubernetes() == plane.URL() && n.GetServices() >= 1 && n.GetEndpointSlices() == 1
 	})
 	r.untilWritten()
+	r.checkReach(plane)
 	r.stop()
 	if !published(t, c, shopKey) {
 		t.Fatalf("%s is not published", shopKey)

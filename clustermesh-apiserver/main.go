@@ -147,7 +147,8 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		MeshRanges: meshRanges, MeshFile: filepath.Join(cfg.dataDir, "mesh-addresses"),
 		Filter: filter, Wrong: told.wrong, Local: localOf(cfg, book, engine), Logger: log, Registerer: registry,
 	})
-	objects, kubernetes, err := cfg.newReader(publisher, log, registry)
+	reached, sink := newReach(cfg, publisher, log, registry)
+	objects, kubernetes, err := cfg.newReader(sink, log, registry)
 	if err != nil {
 		return err
 	}
@@ -163,13 +164,14 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	found := &finder{cfg: cfg, client: kubernetes, log: log}
 	declared := newResources(cfg, kubernetes, election, peers, log, registry)
 	renewals := newRenewals(cfg, authority, log, registry)
+	var door *gateway.Gateway // who asks the admin server comes through it
 	adminServer := admin.New(admin.Config{
 		Cluster: cfg.cluster(), Version: process.Version(), Started: time.Now(), ManifestsDir: cfg.manifestsDir, Kubernetes: serverOf(kubernetes),
 		Engine: engine, Status: status, Peers: peers, Agents: nodes.Agents, Observe: drops, Probe: paths, RouteReason: modes.Reason, Listed: publisher.Listed(),
 		SourceProblems: objects.Problems, RangeNotes: found.Notes, ClusterPeers: declared.problem, PublishProblems: all(publisher.Problems, told.Problems, handed.Problems, kept.problems), Writes: publisher.Err,
-		Etcd: cfg.etcdEndpoints, Writer: election.Standing, Mirror: told.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
+		Gateway: func() admin.Gateway { return reached.status(door.Addr()) }, Etcd: cfg.etcdEndpoints, Writer: election.Standing, Mirror: told.Standing, Certificates: func() []admin.Certificate { return certificates(nodes.Agents(), renewals.Agent, peers.Status()) },
 	})
-	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, kept, log, registry, nodes, drops, paths, renewals, adminServer)
+	door, members, authorities, err := newDoor(cfg, authority, server, etcd, engine, peers, kubernetes, kept, reached, log, registry, nodes, drops, paths, renewals, adminServer)
 	if err != nil {
 		return err
 	}

@@ -61,8 +61,19 @@ type Config struct {
 	// Mirror says how it stands with a service's remote backends in the Kubernetes
 	// API, false where they are not written there.
 	Mirror func(service.Name) (mirror.Standing, bool)
+	// Gateway says how other clusters reach this one.
+	Gateway func() Gateway
 	// Certificates are those that are renewed by themselves.
 	Certificates func() []Certificate
+}
+
+// Gateway is how other clusters reach this one.
+type Gateway struct {
+	// Addresses are host:port.
+	Addresses []string
+	// Service is what was found of the Service that leads to the gateway; empty where
+	// none is named.
+	Service source.Reached
 }
 
 // Server implements the admin service.
@@ -98,6 +109,8 @@ func (s *Server) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Statu
 		PublishProblems: s.cfg.PublishProblems(),
 		Reaches:         withPaths(s.withReasons(protoReaches(reaches)), s.cfg.Probe.Reports(), time.Now()),
 	}
+	at := s.cfg.Gateway()
+	out.Gateway = &adminpb.Gateway{Addresses: at.Addresses, Service: at.Service.Service, Note: at.Service.Note}
 	if len(s.cfg.Etcd) > 0 {
 		out.Writer = s.writer()
 		elsewhere(out.Agents)

@@ -55,22 +55,30 @@ type nodeManifest struct {
 		PodCIDRs []string `json:"podCIDRs"`
 	} `json:"spec"`
 	Status struct {
-		Addresses []corev1.NodeAddress `json:"addresses"`
-		NodeInfo  struct {
+		Addresses  []corev1.NodeAddress `json:"addresses"`
+		Conditions []struct {
+			Type   corev1.NodeConditionType `json:"type"`
+			Status corev1.ConditionStatus   `json:"status"`
+		} `json:"conditions"`
+		NodeInfo struct {
 			BootID string `json:"bootID"`
 		} `json:"nodeInfo"`
 	} `json:"status"`
 }
 
 func (m *nodeManifest) object() Object {
-	return reduce(&corev1.Node{
+	n := &corev1.Node{
 		ObjectMeta: m.Metadata.cluster(),
 		Spec:       corev1.NodeSpec{PodCIDR: m.Spec.PodCIDR, PodCIDRs: m.Spec.PodCIDRs},
 		Status: corev1.NodeStatus{
 			Addresses: m.Status.Addresses,
 			NodeInfo:  corev1.NodeSystemInfo{BootID: m.Status.NodeInfo.BootID},
 		},
-	})
+	}
+	for _, c := range m.Status.Conditions {
+		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status})
+	}
+	return reduce(n)
 }
 
 type containerManifest struct {

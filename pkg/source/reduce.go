@@ -67,6 +67,11 @@ func reduceNode(o *corev1.Node) *corev1.Node {
 			NodeInfo:  corev1.NodeSystemInfo{BootID: o.Status.NodeInfo.BootID},
 		},
 	}
+	for i := range o.Status.Conditions {
+		if c := &o.Status.Conditions[i]; c.Type == corev1.NodeReady {
+			n.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status}}
+		}
+	}
 	if len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR != "" {
 		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
 	}

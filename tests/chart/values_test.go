@@ -125,3 +125,15 @@ func TestTable(t *testing.T) {
 		t.Errorf("README.md names %s, which values.yaml does not have", name)
 	}
 }
+
+// TestGatewayService: the API server looks for the addresses of a Service that has any
+// outside of the cluster.
+func TestGatewayService(t *testing.T) {
+	t.Parallel()
+	for kind, want := range map[string]bool{"ClusterIP": false, "NodePort": true, "LoadBalancer": true} {
+		manifest := mustRender(t, "gateway: {type: "+kind+"}").manifest
+		if got := strings.Contains(manifest, "- --gateway-service="+namespace+"/clustermesh-apiserver\n"); got != want {
+			t.Errorf("%s: the argument is there: %t, want %t", kind, got, want)
+		}
+	}
+}

@@ -79,6 +79,7 @@ type StatusResponse struct {
 	// reaches say how the other clusters are reached, after the own cluster's
 	// ranges; empty where nodes have no mesh addresses.
 	Reaches       []*Reach `protobuf:"bytes,10,rep,name=reaches,proto3" json:"reaches,omitempty"`
+	Gateway       *Gateway `protobuf:"bytes,11,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +184,79 @@ func (x *StatusResponse) GetReaches() []*Reach {
 	return nil
 }
 
+func (x *StatusResponse) GetGateway() *Gateway {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
+// Gateway says how other clusters reach this one.
+type Gateway struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port, as those that join are told unless the command line says others.
+	Addresses []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// namespace/name of the Service that leads to the gateway; empty where none is
+	// named.
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// Why the Service gives no address, or not those that it is to have; empty for
+	// nothing.
+	Note          string `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gateway) Reset() {
+	*x = Gateway{}
+	mi := &file_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gateway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gateway) ProtoMessage() {}
+
+func (x *Gateway) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
+func (*Gateway) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Gateway) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Gateway) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Gateway) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 // Reach is how nodes carry packets to one cluster.
 type Reach struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -208,7 +282,7 @@ type Reach struct {
 
 func (x *Reach) Reset() {
 	*x = Reach{}
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +294,7 @@ func (x *Reach) String() string {
 func (*Reach) ProtoMessage() {}
 
 func (x *Reach) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +307,7 @@ func (x *Reach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reach.ProtoReflect.Descriptor instead.
 func (*Reach) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{2}
+	return file_admin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Reach) GetCluster() string {
@@ -324,7 +398,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +410,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +423,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Refusal) GetRange() string {
@@ -380,7 +454,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +466,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +479,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Cluster) GetName() string {
@@ -466,7 +540,7 @@ type Writer struct {
 
 func (x *Writer) Reset() {
 	*x = Writer{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +552,7 @@ func (x *Writer) String() string {
 func (*Writer) ProtoMessage() {}
 
 func (x *Writer) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +565,7 @@ func (x *Writer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Writer.ProtoReflect.Descriptor instead.
 func (*Writer) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Writer) GetEtcd() []string {
@@ -540,7 +614,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +626,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +639,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Condition) GetName() string {
@@ -602,7 +676,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +688,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +701,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Counts) GetNodes() uint32 {
@@ -682,7 +756,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +768,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +781,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Source) GetManifestsDir() string {
@@ -758,7 +832,7 @@ type SourceProblem struct {
 
 func (x *SourceProblem) Reset() {
 	*x = SourceProblem{}
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +844,7 @@ func (x *SourceProblem) String() string {
 func (*SourceProblem) ProtoMessage() {}
 
 func (x *SourceProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +857,7 @@ func (x *SourceProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceProblem.ProtoReflect.Descriptor instead.
 func (*SourceProblem) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SourceProblem) GetFile() string {
@@ -836,7 +910,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +922,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +935,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Peer) GetName() string {
@@ -965,7 +1039,7 @@ type PeerProblem struct {
 
 func (x *PeerProblem) Reset() {
 	*x = PeerProblem{}
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1051,7 @@ func (x *PeerProblem) String() string {
 func (*PeerProblem) ProtoMessage() {}
 
 func (x *PeerProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1064,7 @@ func (x *PeerProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerProblem.ProtoReflect.Descriptor instead.
 func (*PeerProblem) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PeerProblem) GetFile() string {
@@ -1030,7 +1104,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1116,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1129,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Agent) GetNode() string {
@@ -1157,7 +1231,7 @@ type AgentMesh struct {
 
 func (x *AgentMesh) Reset() {
 	*x = AgentMesh{}
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1243,7 @@ func (x *AgentMesh) String() string {
 func (*AgentMesh) ProtoMessage() {}
 
 func (x *AgentMesh) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1256,7 @@ func (x *AgentMesh) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMesh.ProtoReflect.Descriptor instead.
 func (*AgentMesh) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AgentMesh) GetAddresses() []string {
@@ -1231,7 +1305,7 @@ type ServicesRequest struct {
 
 func (x *ServicesRequest) Reset() {
 	*x = ServicesRequest{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1317,7 @@ func (x *ServicesRequest) String() string {
 func (*ServicesRequest) ProtoMessage() {}
 
 func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1330,7 @@ func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesRequest.ProtoReflect.Descriptor instead.
 func (*ServicesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ServicesRequest) GetNamespace() string {
@@ -1282,7 +1356,7 @@ type ServicesResponse struct {
 
 func (x *ServicesResponse) Reset() {
 	*x = ServicesResponse{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1368,7 @@ func (x *ServicesResponse) String() string {
 func (*ServicesResponse) ProtoMessage() {}
 
 func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1381,7 @@ func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesResponse.ProtoReflect.Descriptor instead.
 func (*ServicesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ServicesResponse) GetServices() []*Service {
@@ -1343,7 +1417,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1429,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1442,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Service) GetNamespace() string {
@@ -1462,7 +1536,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1548,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1561,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Mirror) GetEndpoints() uint32 {
@@ -1528,7 +1602,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1614,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1627,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Frontend) GetIp() string {
@@ -1581,7 +1655,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1667,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1680,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Port) GetName() string {
@@ -1647,7 +1721,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1733,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1746,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ServiceCluster) GetCluster() string {
@@ -1730,7 +1804,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1816,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1829,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Backend) GetIp() string {
@@ -1811,7 +1885,7 @@ type AddressesRequest struct {
 
 func (x *AddressesRequest) Reset() {
 	*x = AddressesRequest{}
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +1897,7 @@ func (x *AddressesRequest) String() string {
 func (*AddressesRequest) ProtoMessage() {}
 
 func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +1910,7 @@ func (x *AddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressesRequest.ProtoReflect.Descriptor instead.
 func (*AddressesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AddressesRequest) GetWithin() string {
@@ -1897,7 +1971,7 @@ type AddressesResponse struct {
 
 func (x *AddressesResponse) Reset() {
 	*x = AddressesResponse{}
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +1983,7 @@ func (x *AddressesResponse) String() string {
 func (*AddressesResponse) ProtoMessage() {}
 
 func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +1996,7 @@ func (x *AddressesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressesResponse.ProtoReflect.Descriptor instead.
 func (*AddressesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AddressesResponse) GetAddresses() []*Address {
@@ -1950,7 +2024,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2036,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2049,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Address) GetAddress() string {
@@ -2046,7 +2120,7 @@ type ObserveRequest struct {
 
 func (x *ObserveRequest) Reset() {
 	*x = ObserveRequest{}
-	mi := &file_admin_proto_msgTypes[25]
+	mi := &file_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2132,7 @@ func (x *ObserveRequest) String() string {
 func (*ObserveRequest) ProtoMessage() {}
 
 func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[25]
+	mi := &file_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2145,7 @@ func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
 func (*ObserveRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ObserveRequest) GetFollow() bool {
@@ -2138,7 +2212,7 @@ type ObserveResponse struct {
 
 func (x *ObserveResponse) Reset() {
 	*x = ObserveResponse{}
-	mi := &file_admin_proto_msgTypes[26]
+	mi := &file_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2224,7 @@ func (x *ObserveResponse) String() string {
 func (*ObserveResponse) ProtoMessage() {}
 
 func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[26]
+	mi := &file_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2237,7 @@ func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
 func (*ObserveResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ObserveResponse) GetItem() isObserveResponse_Item {
@@ -2250,7 +2324,7 @@ type Observed struct {
 
 func (x *Observed) Reset() {
 	*x = Observed{}
-	mi := &file_admin_proto_msgTypes[27]
+	mi := &file_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2336,7 @@ func (x *Observed) String() string {
 func (*Observed) ProtoMessage() {}
 
 func (x *Observed) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[27]
+	mi := &file_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2349,7 @@ func (x *Observed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observed.ProtoReflect.Descriptor instead.
 func (*Observed) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Observed) GetNodes() []string {
@@ -2325,7 +2399,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_admin_proto_msgTypes[28]
+	mi := &file_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2337,7 +2411,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[28]
+	mi := &file_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2350,7 +2424,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Drop) GetTime() *timestamppb.Timestamp {
@@ -2481,7 +2555,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_admin_proto_msgTypes[29]
+	mi := &file_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2567,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[29]
+	mi := &file_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2580,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Party) GetAddress() string {
@@ -2564,7 +2638,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_admin_proto_msgTypes[30]
+	mi := &file_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2650,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[30]
+	mi := &file_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2663,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{30}
+	return file_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Lost) GetNode() string {
@@ -2618,7 +2692,7 @@ type NodeChange struct {
 
 func (x *NodeChange) Reset() {
 	*x = NodeChange{}
-	mi := &file_admin_proto_msgTypes[31]
+	mi := &file_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2704,7 @@ func (x *NodeChange) String() string {
 func (*NodeChange) ProtoMessage() {}
 
 func (x *NodeChange) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[31]
+	mi := &file_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2717,7 @@ func (x *NodeChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeChange.ProtoReflect.Descriptor instead.
 func (*NodeChange) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{31}
+	return file_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeChange) GetNode() string {
@@ -2671,7 +2745,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_admin_proto_msgTypes[32]
+	mi := &file_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +2757,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[32]
+	mi := &file_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +2770,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{32}
+	return file_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DiagnoseRequest) GetNode() string {
@@ -2725,7 +2799,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_admin_proto_msgTypes[33]
+	mi := &file_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2811,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[33]
+	mi := &file_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2824,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{33}
+	return file_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DiagnoseResponse) GetOk() bool {
@@ -2789,7 +2863,7 @@ type NodeDiagnosis struct {
 
 func (x *NodeDiagnosis) Reset() {
 	*x = NodeDiagnosis{}
-	mi := &file_admin_proto_msgTypes[34]
+	mi := &file_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2875,7 @@ func (x *NodeDiagnosis) String() string {
 func (*NodeDiagnosis) ProtoMessage() {}
 
 func (x *NodeDiagnosis) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[34]
+	mi := &file_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2888,7 @@ func (x *NodeDiagnosis) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDiagnosis.ProtoReflect.Descriptor instead.
 func (*NodeDiagnosis) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{34}
+	return file_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeDiagnosis) GetNode() string {
@@ -2916,7 +2990,7 @@ type PeerDiagnosis struct {
 
 func (x *PeerDiagnosis) Reset() {
 	*x = PeerDiagnosis{}
-	mi := &file_admin_proto_msgTypes[35]
+	mi := &file_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2928,7 +3002,7 @@ func (x *PeerDiagnosis) String() string {
 func (*PeerDiagnosis) ProtoMessage() {}
 
 func (x *PeerDiagnosis) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[35]
+	mi := &file_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2941,7 +3015,7 @@ func (x *PeerDiagnosis) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerDiagnosis.ProtoReflect.Descriptor instead.
 func (*PeerDiagnosis) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{35}
+	return file_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PeerDiagnosis) GetCluster() string {
@@ -3079,7 +3153,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_admin_proto_msgTypes[36]
+	mi := &file_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3165,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[36]
+	mi := &file_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3178,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{36}
+	return file_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Trouble) GetReason() string {
@@ -3159,7 +3233,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_admin_proto_msgTypes[37]
+	mi := &file_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3245,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[37]
+	mi := &file_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3258,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{37}
+	return file_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Item) GetKind() string {
@@ -3211,7 +3285,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_admin_proto_msgTypes[38]
+	mi := &file_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3297,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[38]
+	mi := &file_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3310,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{38}
+	return file_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PeersRequest) GetPeer() string {
@@ -3255,7 +3329,7 @@ type PeersResponse struct {
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_admin_proto_msgTypes[39]
+	mi := &file_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3341,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[39]
+	mi := &file_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3354,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{39}
+	return file_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PeersResponse) GetPeers() []*PeerTrust {
@@ -3315,7 +3389,7 @@ type PeerTrust struct {
 
 func (x *PeerTrust) Reset() {
 	*x = PeerTrust{}
-	mi := &file_admin_proto_msgTypes[40]
+	mi := &file_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +3401,7 @@ func (x *PeerTrust) String() string {
 func (*PeerTrust) ProtoMessage() {}
 
 func (x *PeerTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[40]
+	mi := &file_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +3414,7 @@ func (x *PeerTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerTrust.ProtoReflect.Descriptor instead.
 func (*PeerTrust) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{40}
+	return file_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PeerTrust) GetName() string {
@@ -3437,7 +3511,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_admin_proto_msgTypes[41]
+	mi := &file_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3523,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[41]
+	mi := &file_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3536,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{41}
+	return file_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Claim) GetClass() string {
@@ -3517,7 +3591,7 @@ type ImportRules struct {
 
 func (x *ImportRules) Reset() {
 	*x = ImportRules{}
-	mi := &file_admin_proto_msgTypes[42]
+	mi := &file_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3529,7 +3603,7 @@ func (x *ImportRules) String() string {
 func (*ImportRules) ProtoMessage() {}
 
 func (x *ImportRules) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[42]
+	mi := &file_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3542,7 +3616,7 @@ func (x *ImportRules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRules.ProtoReflect.Descriptor instead.
 func (*ImportRules) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{42}
+	return file_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ImportRules) GetNamespaces() []string {
@@ -3607,7 +3681,7 @@ type Offence struct {
 
 func (x *Offence) Reset() {
 	*x = Offence{}
-	mi := &file_admin_proto_msgTypes[43]
+	mi := &file_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +3693,7 @@ func (x *Offence) String() string {
 func (*Offence) ProtoMessage() {}
 
 func (x *Offence) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[43]
+	mi := &file_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +3706,7 @@ func (x *Offence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offence.ProtoReflect.Descriptor instead.
 func (*Offence) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{43}
+	return file_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Offence) GetTime() *timestamppb.Timestamp {
@@ -3674,7 +3748,7 @@ type ApprovePeerRequest struct {
 
 func (x *ApprovePeerRequest) Reset() {
 	*x = ApprovePeerRequest{}
-	mi := &file_admin_proto_msgTypes[44]
+	mi := &file_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3686,7 +3760,7 @@ func (x *ApprovePeerRequest) String() string {
 func (*ApprovePeerRequest) ProtoMessage() {}
 
 func (x *ApprovePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[44]
+	mi := &file_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3699,7 +3773,7 @@ func (x *ApprovePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePeerRequest.ProtoReflect.Descriptor instead.
 func (*ApprovePeerRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{44}
+	return file_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ApprovePeerRequest) GetPeer() string {
@@ -3725,7 +3799,7 @@ type ApprovePeerResponse struct {
 
 func (x *ApprovePeerResponse) Reset() {
 	*x = ApprovePeerResponse{}
-	mi := &file_admin_proto_msgTypes[45]
+	mi := &file_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +3811,7 @@ func (x *ApprovePeerResponse) String() string {
 func (*ApprovePeerResponse) ProtoMessage() {}
 
 func (x *ApprovePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[45]
+	mi := &file_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +3824,7 @@ func (x *ApprovePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePeerResponse.ProtoReflect.Descriptor instead.
 func (*ApprovePeerResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{45}
+	return file_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ApprovePeerResponse) GetClaims() []*Claim {
@@ -3765,7 +3839,7 @@ var File_admin_proto protoreflect.FileDescriptor
 const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"\vadmin.proto\x12\x11causeway.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\x85\x04\n" +
+	"\rStatusRequest\"\xbb\x04\n" +
 	"\x0eStatusResponse\x124\n" +
 	"\acluster\x18\x01 \x01(\v2\x1a.causeway.admin.v1.ClusterR\acluster\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12<\n" +
@@ -3779,7 +3853,12 @@ const file_admin_proto_rawDesc = "" +
 	"\x10publish_problems\x18\b \x03(\tR\x0fpublishProblems\x121\n" +
 	"\x06writer\x18\t \x01(\v2\x19.causeway.admin.v1.WriterR\x06writer\x122\n" +
 	"\areaches\x18\n" +
-	" \x03(\v2\x18.causeway.admin.v1.ReachR\areaches\"\xd0\x02\n" +
+	" \x03(\v2\x18.causeway.admin.v1.ReachR\areaches\x124\n" +
+	"\agateway\x18\v \x01(\v2\x1a.causeway.admin.v1.GatewayR\agateway\"U\n" +
+	"\aGateway\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\"\xd0\x02\n" +
 	"\x05Reach\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x16\n" +
@@ -4107,133 +4186,135 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: causeway.admin.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: causeway.admin.v1.StatusResponse
-	(*Reach)(nil),                 // 2: causeway.admin.v1.Reach
-	(*Refusal)(nil),               // 3: causeway.admin.v1.Refusal
-	(*Cluster)(nil),               // 4: causeway.admin.v1.Cluster
-	(*Writer)(nil),                // 5: causeway.admin.v1.Writer
-	(*Condition)(nil),             // 6: causeway.admin.v1.Condition
-	(*Counts)(nil),                // 7: causeway.admin.v1.Counts
-	(*Source)(nil),                // 8: causeway.admin.v1.Source
-	(*SourceProblem)(nil),         // 9: causeway.admin.v1.SourceProblem
-	(*Peer)(nil),                  // 10: causeway.admin.v1.Peer
-	(*PeerProblem)(nil),           // 11: causeway.admin.v1.PeerProblem
-	(*Agent)(nil),                 // 12: causeway.admin.v1.Agent
-	(*AgentMesh)(nil),             // 13: causeway.admin.v1.AgentMesh
-	(*ServicesRequest)(nil),       // 14: causeway.admin.v1.ServicesRequest
-	(*ServicesResponse)(nil),      // 15: causeway.admin.v1.ServicesResponse
-	(*Service)(nil),               // 16: causeway.admin.v1.Service
-	(*Mirror)(nil),                // 17: causeway.admin.v1.Mirror
-	(*Frontend)(nil),              // 18: causeway.admin.v1.Frontend
-	(*Port)(nil),                  // 19: causeway.admin.v1.Port
-	(*ServiceCluster)(nil),        // 20: causeway.admin.v1.ServiceCluster
-	(*Backend)(nil),               // 21: causeway.admin.v1.Backend
-	(*AddressesRequest)(nil),      // 22: causeway.admin.v1.AddressesRequest
-	(*AddressesResponse)(nil),     // 23: causeway.admin.v1.AddressesResponse
-	(*Address)(nil),               // 24: causeway.admin.v1.Address
-	(*ObserveRequest)(nil),        // 25: causeway.admin.v1.ObserveRequest
-	(*ObserveResponse)(nil),       // 26: causeway.admin.v1.ObserveResponse
-	(*Observed)(nil),              // 27: causeway.admin.v1.Observed
-	(*Drop)(nil),                  // 28: causeway.admin.v1.Drop
-	(*Party)(nil),                 // 29: causeway.admin.v1.Party
-	(*Lost)(nil),                  // 30: causeway.admin.v1.Lost
-	(*NodeChange)(nil),            // 31: causeway.admin.v1.NodeChange
-	(*DiagnoseRequest)(nil),       // 32: causeway.admin.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),      // 33: causeway.admin.v1.DiagnoseResponse
-	(*NodeDiagnosis)(nil),         // 34: causeway.admin.v1.NodeDiagnosis
-	(*PeerDiagnosis)(nil),         // 35: causeway.admin.v1.PeerDiagnosis
-	(*Trouble)(nil),               // 36: causeway.admin.v1.Trouble
-	(*Item)(nil),                  // 37: causeway.admin.v1.Item
-	(*PeersRequest)(nil),          // 38: causeway.admin.v1.PeersRequest
-	(*PeersResponse)(nil),         // 39: causeway.admin.v1.PeersResponse
-	(*PeerTrust)(nil),             // 40: causeway.admin.v1.PeerTrust
-	(*Claim)(nil),                 // 41: causeway.admin.v1.Claim
-	(*ImportRules)(nil),           // 42: causeway.admin.v1.ImportRules
-	(*Offence)(nil),               // 43: causeway.admin.v1.Offence
-	(*ApprovePeerRequest)(nil),    // 44: causeway.admin.v1.ApprovePeerRequest
-	(*ApprovePeerResponse)(nil),   // 45: causeway.admin.v1.ApprovePeerResponse
-	nil,                           // 46: causeway.admin.v1.Peer.RefusedEntry
-	nil,                           // 47: causeway.admin.v1.PeerTrust.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 49: google.protobuf.Duration
+	(*Gateway)(nil),               // 2: causeway.admin.v1.Gateway
+	(*Reach)(nil),                 // 3: causeway.admin.v1.Reach
+	(*Refusal)(nil),               // 4: causeway.admin.v1.Refusal
+	(*Cluster)(nil),               // 5: causeway.admin.v1.Cluster
+	(*Writer)(nil),                // 6: causeway.admin.v1.Writer
+	(*Condition)(nil),             // 7: causeway.admin.v1.Condition
+	(*Counts)(nil),                // 8: causeway.admin.v1.Counts
+	(*Source)(nil),                // 9: causeway.admin.v1.Source
+	(*SourceProblem)(nil),         // 10: causeway.admin.v1.SourceProblem
+	(*Peer)(nil),                  // 11: causeway.admin.v1.Peer
+	(*PeerProblem)(nil),           // 12: causeway.admin.v1.PeerProblem
+	(*Agent)(nil),                 // 13: causeway.admin.v1.Agent
+	(*AgentMesh)(nil),             // 14: causeway.admin.v1.AgentMesh
+	(*ServicesRequest)(nil),       // 15: causeway.admin.v1.ServicesRequest
+	(*ServicesResponse)(nil),      // 16: causeway.admin.v1.ServicesResponse
+	(*Service)(nil),               // 17: causeway.admin.v1.Service
+	(*Mirror)(nil),                // 18: causeway.admin.v1.Mirror
+	(*Frontend)(nil),              // 19: causeway.admin.v1.Frontend
+	(*Port)(nil),                  // 20: causeway.admin.v1.Port
+	(*ServiceCluster)(nil),        // 21: causeway.admin.v1.ServiceCluster
+	(*Backend)(nil),               // 22: causeway.admin.v1.Backend
+	(*AddressesRequest)(nil),      // 23: causeway.admin.v1.AddressesRequest
+	(*AddressesResponse)(nil),     // 24: causeway.admin.v1.AddressesResponse
+	(*Address)(nil),               // 25: causeway.admin.v1.Address
+	(*ObserveRequest)(nil),        // 26: causeway.admin.v1.ObserveRequest
+	(*ObserveResponse)(nil),       // 27: causeway.admin.v1.ObserveResponse
+	(*Observed)(nil),              // 28: causeway.admin.v1.Observed
+	(*Drop)(nil),                  // 29: causeway.admin.v1.Drop
+	(*Party)(nil),                 // 30: causeway.admin.v1.Party
+	(*Lost)(nil),                  // 31: causeway.admin.v1.Lost
+	(*NodeChange)(nil),            // 32: causeway.admin.v1.NodeChange
+	(*DiagnoseRequest)(nil),       // 33: causeway.admin.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),      // 34: causeway.admin.v1.DiagnoseResponse
+	(*NodeDiagnosis)(nil),         // 35: causeway.admin.v1.NodeDiagnosis
+	(*PeerDiagnosis)(nil),         // 36: causeway.admin.v1.PeerDiagnosis
+	(*Trouble)(nil),               // 37: causeway.admin.v1.Trouble
+	(*Item)(nil),                  // 38: causeway.admin.v1.Item
+	(*PeersRequest)(nil),          // 39: causeway.admin.v1.PeersRequest
+	(*PeersResponse)(nil),         // 40: causeway.admin.v1.PeersResponse
+	(*PeerTrust)(nil),             // 41: causeway.admin.v1.PeerTrust
+	(*Claim)(nil),                 // 42: causeway.admin.v1.Claim
+	(*ImportRules)(nil),           // 43: causeway.admin.v1.ImportRules
+	(*Offence)(nil),               // 44: causeway.admin.v1.Offence
+	(*ApprovePeerRequest)(nil),    // 45: causeway.admin.v1.ApprovePeerRequest
+	(*ApprovePeerResponse)(nil),   // 46: causeway.admin.v1.ApprovePeerResponse
+	nil,                           // 47: causeway.admin.v1.Peer.RefusedEntry
+	nil,                           // 48: causeway.admin.v1.PeerTrust.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 50: google.protobuf.Duration
 }
 var file_admin_proto_depIdxs = []int32{
-	4,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
-	6,  // 1: causeway.admin.v1.StatusResponse.conditions:type_name -> causeway.admin.v1.Condition
-	8,  // 2: causeway.admin.v1.StatusResponse.source:type_name -> causeway.admin.v1.Source
-	10, // 3: causeway.admin.v1.StatusResponse.peers:type_name -> causeway.admin.v1.Peer
-	11, // 4: causeway.admin.v1.StatusResponse.peer_problems:type_name -> causeway.admin.v1.PeerProblem
-	12, // 5: causeway.admin.v1.StatusResponse.agents:type_name -> causeway.admin.v1.Agent
-	5,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
-	2,  // 7: causeway.admin.v1.StatusResponse.reaches:type_name -> causeway.admin.v1.Reach
-	3,  // 8: causeway.admin.v1.Reach.refused:type_name -> causeway.admin.v1.Refusal
-	48, // 9: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
-	7,  // 10: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
-	48, // 11: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
-	9,  // 12: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
-	48, // 13: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
-	48, // 14: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	48, // 15: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
-	48, // 16: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
-	7,  // 17: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
-	46, // 18: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
-	48, // 19: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
-	13, // 20: causeway.admin.v1.Agent.mesh:type_name -> causeway.admin.v1.AgentMesh
-	16, // 21: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
-	18, // 22: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
-	20, // 23: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
-	18, // 24: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
-	17, // 25: causeway.admin.v1.Service.mirror:type_name -> causeway.admin.v1.Mirror
-	19, // 26: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
-	21, // 27: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
-	19, // 28: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
-	24, // 29: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
-	27, // 30: causeway.admin.v1.ObserveResponse.observed:type_name -> causeway.admin.v1.Observed
-	28, // 31: causeway.admin.v1.ObserveResponse.drop:type_name -> causeway.admin.v1.Drop
-	30, // 32: causeway.admin.v1.ObserveResponse.lost:type_name -> causeway.admin.v1.Lost
-	31, // 33: causeway.admin.v1.ObserveResponse.change:type_name -> causeway.admin.v1.NodeChange
-	48, // 34: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
-	29, // 35: causeway.admin.v1.Drop.source:type_name -> causeway.admin.v1.Party
-	29, // 36: causeway.admin.v1.Drop.destination:type_name -> causeway.admin.v1.Party
-	34, // 37: causeway.admin.v1.DiagnoseResponse.nodes:type_name -> causeway.admin.v1.NodeDiagnosis
-	48, // 38: causeway.admin.v1.NodeDiagnosis.reported:type_name -> google.protobuf.Timestamp
-	35, // 39: causeway.admin.v1.NodeDiagnosis.peers:type_name -> causeway.admin.v1.PeerDiagnosis
-	37, // 40: causeway.admin.v1.NodeDiagnosis.items:type_name -> causeway.admin.v1.Item
-	49, // 41: causeway.admin.v1.PeerDiagnosis.rtt_min:type_name -> google.protobuf.Duration
-	49, // 42: causeway.admin.v1.PeerDiagnosis.rtt_median:type_name -> google.protobuf.Duration
-	49, // 43: causeway.admin.v1.PeerDiagnosis.rtt_max:type_name -> google.protobuf.Duration
-	36, // 44: causeway.admin.v1.PeerDiagnosis.troubles:type_name -> causeway.admin.v1.Trouble
-	40, // 45: causeway.admin.v1.PeersResponse.peers:type_name -> causeway.admin.v1.PeerTrust
-	41, // 46: causeway.admin.v1.PeerTrust.claims:type_name -> causeway.admin.v1.Claim
-	41, // 47: causeway.admin.v1.PeerTrust.waiting:type_name -> causeway.admin.v1.Claim
-	42, // 48: causeway.admin.v1.PeerTrust.import:type_name -> causeway.admin.v1.ImportRules
-	47, // 49: causeway.admin.v1.PeerTrust.refused:type_name -> causeway.admin.v1.PeerTrust.RefusedEntry
-	43, // 50: causeway.admin.v1.PeerTrust.offences:type_name -> causeway.admin.v1.Offence
-	48, // 51: causeway.admin.v1.Claim.since:type_name -> google.protobuf.Timestamp
-	48, // 52: causeway.admin.v1.Offence.time:type_name -> google.protobuf.Timestamp
-	41, // 53: causeway.admin.v1.ApprovePeerResponse.claims:type_name -> causeway.admin.v1.Claim
-	0,  // 54: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
-	14, // 55: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
-	22, // 56: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
-	25, // 57: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
-	32, // 58: causeway.admin.v1.Admin.Diagnose:input_type -> causeway.admin.v1.DiagnoseRequest
-	38, // 59: causeway.admin.v1.Admin.Peers:input_type -> causeway.admin.v1.PeersRequest
-	44, // 60: causeway.admin.v1.Admin.ApprovePeer:input_type -> causeway.admin.v1.ApprovePeerRequest
-	1,  // 61: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
-	15, // 62: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
-	23, // 63: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
-	26, // 64: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
-	33, // 65: causeway.admin.v1.Admin.Diagnose:output_type -> causeway.admin.v1.DiagnoseResponse
-	39, // 66: causeway.admin.v1.Admin.Peers:output_type -> causeway.admin.v1.PeersResponse
-	45, // 67: causeway.admin.v1.Admin.ApprovePeer:output_type -> causeway.admin.v1.ApprovePeerResponse
-	61, // [61:68] is the sub-list for method output_type
-	54, // [54:61] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	5,  // 0: causeway.admin.v1.StatusResponse.cluster:type_name -> causeway.admin.v1.Cluster
+	7,  // 1: causeway.admin.v1.StatusResponse.conditions:type_name -> causeway.admin.v1.Condition
+	9,  // 2: causeway.admin.v1.StatusResponse.source:type_name -> causeway.admin.v1.Source
+	11, // 3: causeway.admin.v1.StatusResponse.peers:type_name -> causeway.admin.v1.Peer
+	12, // 4: causeway.admin.v1.StatusResponse.peer_problems:type_name -> causeway.admin.v1.PeerProblem
+	13, // 5: causeway.admin.v1.StatusResponse.agents:type_name -> causeway.admin.v1.Agent
+	6,  // 6: causeway.admin.v1.StatusResponse.writer:type_name -> causeway.admin.v1.Writer
+	3,  // 7: causeway.admin.v1.StatusResponse.reaches:type_name -> causeway.admin.v1.Reach
+	2,  // 8: causeway.admin.v1.StatusResponse.gateway:type_name -> causeway.admin.v1.Gateway
+	4,  // 9: causeway.admin.v1.Reach.refused:type_name -> causeway.admin.v1.Refusal
+	49, // 10: causeway.admin.v1.Cluster.started:type_name -> google.protobuf.Timestamp
+	8,  // 11: causeway.admin.v1.Cluster.counts:type_name -> causeway.admin.v1.Counts
+	49, // 12: causeway.admin.v1.Writer.since:type_name -> google.protobuf.Timestamp
+	10, // 13: causeway.admin.v1.Source.problems:type_name -> causeway.admin.v1.SourceProblem
+	49, // 14: causeway.admin.v1.SourceProblem.since:type_name -> google.protobuf.Timestamp
+	49, // 15: causeway.admin.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	49, // 16: causeway.admin.v1.Peer.last_change:type_name -> google.protobuf.Timestamp
+	49, // 17: causeway.admin.v1.Peer.heartbeat:type_name -> google.protobuf.Timestamp
+	8,  // 18: causeway.admin.v1.Peer.counts:type_name -> causeway.admin.v1.Counts
+	47, // 19: causeway.admin.v1.Peer.refused:type_name -> causeway.admin.v1.Peer.RefusedEntry
+	49, // 20: causeway.admin.v1.Agent.since:type_name -> google.protobuf.Timestamp
+	14, // 21: causeway.admin.v1.Agent.mesh:type_name -> causeway.admin.v1.AgentMesh
+	17, // 22: causeway.admin.v1.ServicesResponse.services:type_name -> causeway.admin.v1.Service
+	19, // 23: causeway.admin.v1.Service.frontends:type_name -> causeway.admin.v1.Frontend
+	21, // 24: causeway.admin.v1.Service.clusters:type_name -> causeway.admin.v1.ServiceCluster
+	19, // 25: causeway.admin.v1.Service.external:type_name -> causeway.admin.v1.Frontend
+	18, // 26: causeway.admin.v1.Service.mirror:type_name -> causeway.admin.v1.Mirror
+	20, // 27: causeway.admin.v1.Frontend.ports:type_name -> causeway.admin.v1.Port
+	22, // 28: causeway.admin.v1.ServiceCluster.backends:type_name -> causeway.admin.v1.Backend
+	20, // 29: causeway.admin.v1.Backend.ports:type_name -> causeway.admin.v1.Port
+	25, // 30: causeway.admin.v1.AddressesResponse.addresses:type_name -> causeway.admin.v1.Address
+	28, // 31: causeway.admin.v1.ObserveResponse.observed:type_name -> causeway.admin.v1.Observed
+	29, // 32: causeway.admin.v1.ObserveResponse.drop:type_name -> causeway.admin.v1.Drop
+	31, // 33: causeway.admin.v1.ObserveResponse.lost:type_name -> causeway.admin.v1.Lost
+	32, // 34: causeway.admin.v1.ObserveResponse.change:type_name -> causeway.admin.v1.NodeChange
+	49, // 35: causeway.admin.v1.Drop.time:type_name -> google.protobuf.Timestamp
+	30, // 36: causeway.admin.v1.Drop.source:type_name -> causeway.admin.v1.Party
+	30, // 37: causeway.admin.v1.Drop.destination:type_name -> causeway.admin.v1.Party
+	35, // 38: causeway.admin.v1.DiagnoseResponse.nodes:type_name -> causeway.admin.v1.NodeDiagnosis
+	49, // 39: causeway.admin.v1.NodeDiagnosis.reported:type_name -> google.protobuf.Timestamp
+	36, // 40: causeway.admin.v1.NodeDiagnosis.peers:type_name -> causeway.admin.v1.PeerDiagnosis
+	38, // 41: causeway.admin.v1.NodeDiagnosis.items:type_name -> causeway.admin.v1.Item
+	50, // 42: causeway.admin.v1.PeerDiagnosis.rtt_min:type_name -> google.protobuf.Duration
+	50, // 43: causeway.admin.v1.PeerDiagnosis.rtt_median:type_name -> google.protobuf.Duration
+	50, // 44: causeway.admin.v1.PeerDiagnosis.rtt_max:type_name -> google.protobuf.Duration
+	37, // 45: causeway.admin.v1.PeerDiagnosis.troubles:type_name -> causeway.admin.v1.Trouble
+	41, // 46: causeway.admin.v1.PeersResponse.peers:type_name -> causeway.admin.v1.PeerTrust
+	42, // 47: causeway.admin.v1.PeerTrust.claims:type_name -> causeway.admin.v1.Claim
+	42, // 48: causeway.admin.v1.PeerTrust.waiting:type_name -> causeway.admin.v1.Claim
+	43, // 49: causeway.admin.v1.PeerTrust.import:type_name -> causeway.admin.v1.ImportRules
+	48, // 50: causeway.admin.v1.PeerTrust.refused:type_name -> causeway.admin.v1.PeerTrust.RefusedEntry
+	44, // 51: causeway.admin.v1.PeerTrust.offences:type_name -> causeway.admin.v1.Offence
+	49, // 52: causeway.admin.v1.Claim.since:type_name -> google.protobuf.Timestamp
+	49, // 53: causeway.admin.v1.Offence.time:type_name -> google.protobuf.Timestamp
+	42, // 54: causeway.admin.v1.ApprovePeerResponse.claims:type_name -> causeway.admin.v1.Claim
+	0,  // 55: causeway.admin.v1.Admin.Status:input_type -> causeway.admin.v1.StatusRequest
+	15, // 56: causeway.admin.v1.Admin.Services:input_type -> causeway.admin.v1.ServicesRequest
+	23, // 57: causeway.admin.v1.Admin.Addresses:input_type -> causeway.admin.v1.AddressesRequest
+	26, // 58: causeway.admin.v1.Admin.Observe:input_type -> causeway.admin.v1.ObserveRequest
+	33, // 59: causeway.admin.v1.Admin.Diagnose:input_type -> causeway.admin.v1.DiagnoseRequest
+	39, // 60: causeway.admin.v1.Admin.Peers:input_type -> causeway.admin.v1.PeersRequest
+	45, // 61: causeway.admin.v1.Admin.ApprovePeer:input_type -> causeway.admin.v1.ApprovePeerRequest
+	1,  // 62: causeway.admin.v1.Admin.Status:output_type -> causeway.admin.v1.StatusResponse
+	16, // 63: causeway.admin.v1.Admin.Services:output_type -> causeway.admin.v1.ServicesResponse
+	24, // 64: causeway.admin.v1.Admin.Addresses:output_type -> causeway.admin.v1.AddressesResponse
+	27, // 65: causeway.admin.v1.Admin.Observe:output_type -> causeway.admin.v1.ObserveResponse
+	34, // 66: causeway.admin.v1.Admin.Diagnose:output_type -> causeway.admin.v1.DiagnoseResponse
+	40, // 67: causeway.admin.v1.Admin.Peers:output_type -> causeway.admin.v1.PeersResponse
+	46, // 68: causeway.admin.v1.Admin.ApprovePeer:output_type -> causeway.admin.v1.ApprovePeerResponse
+	62, // [62:69] is the sub-list for method output_type
+	55, // [55:62] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -4241,7 +4322,7 @@ func file_admin_proto_init() {
 	if File_admin_proto != nil {
 		return
 	}
-	file_admin_proto_msgTypes[26].OneofWrappers = []any{
+	file_admin_proto_msgTypes[27].OneofWrappers = []any{
 		(*ObserveResponse_Observed)(nil),
 		(*ObserveResponse_Drop)(nil),
 		(*ObserveResponse_Lost)(nil),
@@ -4253,7 +4334,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

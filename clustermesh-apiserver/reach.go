@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/causeway-mesh/causeway/pkg/admin"
+	"github.com/causeway-mesh/causeway/pkg/join"
+	"github.com/causeway-mesh/causeway/pkg/kube"
+	"github.com/causeway-mesh/causeway/pkg/source"
+)
+
+// validateGatewayService checks the flag.
+func (c *config) validateGatewayService() error {
+	if c.gatewayService == "" {
+		return nil
+	}
+	if c.manifestsDir != "" {
+		return errors.New("--gateway-service: only Kubernetes leads a Service to the gateway, so --in-cluster or --kubeconfig is needed in place of --manifests-dir")
+	}
+	if _, _, err := kube.ParseKept(c.gatewayService); err != nil {
+		return fmt.Errorf("--gateway-service: %w", err)
+	}
+	return nil
+}
+
+// reach knows by which addresses others reach the gateway.
+type reach struct {
+	cfg     *config
+	service *source.Reach // nil where no flag names one
+}
+
+// newReach returns what knows that, and the sink that it learns it from, through
+// which the source's objects come to next.
+func newReach(cfg *config, next source.Sink, log *slog.Logger, registry prometheus.Registerer) (*reach, source.Sink) {
+	if cfg.gatewayService == "" {
+		return &reach{cfg: cfg}, next
+	}
+	namespace, service, _ := kube.ParseKept(cfg.gatewayService) // validate has seen it
+	found := source.NewReach(source.ReachConfig{
+		Namespace: namespace, Name: service, Max: join.MaxAddresses, Next: next, Logger: log, Registerer: registry,
+	})
+	return &reach{cfg: cfg, service: found}, found
+}
+
+// addresses are host:port: those of --advertise, else of the Service, else where the
+// gateway is bound.
+func (r *reach) addresses(bound net.Addr) []string {
+	if r.service != nil && len(r.cfg.advertise) == 0 {
+		if found := r.service.Reached().Addresses; len(found) > 0 {
+			return found
+		}
+	}
+	return r.cfg.addresses(bound, net.InterfaceAddrs)
+}
+
+// status is what the command line is told.
+func (r *reach) status(bound net.Addr) admin.Gateway {
+	out := admin.Gateway{Addresses: r.addresses(bound)}
+	if r.service != nil {
+		out.Service = r.service.Reached()
+	}
+	return out
+}

@@ -1,0 +1,258 @@
+package source
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// gatewayPort is the name of the port by which a Service leads to the gateway, where
+// it has more than one.
+const gatewayPort = "gateway"
+
+// ReachConfig says by which Service others reach the gateway, and who else receives
+// the source's objects.
+type ReachConfig struct {
+	Namespace, Name string
+	// Max is how many addresses are found at most.
+	Max        int
+	Next       Sink
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Reach is a Sink that finds the addresses of a Service on which clients outside of
+// the cluster reach it, and keeps them current; all that it is given it passes on. No
+// address is lost while the source cannot be read: nothing changes then.
+type Reach struct {
+	cfg   ReachConfig
+	found prometheus.Gauge
+
+	// Of the goroutine that calls Apply and Complete.
+	service  *corev1.Service
+	nodes    map[string]*corev1.Node
+	slices   map[string]*discoveryv1.EndpointSlice
+	complete bool
+
+	mu    sync.Mutex
+	state Reached
+}
+
+// Reached is what a Reach found.
+type Reached struct {
+	// Service is namespace/name.
+	Service string
+	// Addresses are host:port, never changed in place.
+	Addresses []string
+	// Note says why there are no addresses, or not those that the Service is to have;
+	// "" for nothing.
+	Note string
+}
+
+// NewReach returns a Reach that has found nothing yet.
+func NewReach(cfg ReachConfig) *Reach {
+	r := &Reach{
+		cfg: cfg, nodes: make(map[string]*corev1.Node), slices: make(map[string]*discoveryv1.EndpointSlice),
+		found: promauto.With(cfg.Registerer).NewGauge(prometheus.GaugeOpts{
+			Name: "causeway_source_gateway_addresses",
+			Help: "Addresses of the Service by which other clusters reach the gateway.",
+		}),
+	}
+	r.state = Reached{Service: cfg.Namespace + "/" + cfg.Name, Note: "the Kubernetes API has not been read yet"}
+	return r
+}
+
+// Reached returns what is known now. It may be called at any time by any goroutine.
+func (r *Reach) Reached() Reached {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state
+}
+
+// Apply takes in what concerns the Service.
+func (r *Reach) Apply(ctx context.Context, changes []Change) error {
+	concerned := false
+	for _, c := range changes {
+		concerned = r.take(c) || concerned
+	}
+	if concerned && r.complete {
+		r.find()
+	}
+	return r.cfg.Next.Apply(ctx, changes)
+}
+
+// Complete finds the first addresses.
+func (r *Reach) Complete(ctx context.Context) error {
+	r.complete = true
+	r.find()
+	return r.cfg.Next.Complete(ctx)
+}
+
+// take reports whether a change may concern the Service.
+func (r *Reach) take(c Change) bool {
+	switch o := c.Object.(type) {
+	case *corev1.Node:
+		return keepOrDrop(r.nodes, o.Name, o, c.Deleted)
+	case *corev1.Service:
+		if o.Namespace == r.cfg.Namespace && o.Name == r.cfg.Name {
+			r.service = o
+			if c.Deleted {
+				r.service = nil
+			}
+			return true
+		}
+	case *discoveryv1.EndpointSlice:
+		if o.Namespace == r.cfg.Namespace && (o.Labels[discoveryv1.LabelServiceName] == r.cfg.Name || r.slices[o.Name] != nil) {
+			return keepOrDrop(r.slices, o.Name, o, c.Deleted || o.Labels[discoveryv1.LabelServiceName] != r.cfg.Name)
+		}
+	}
+	return false
+}
+
+func keepOrDrop[T any](in map[string]T, name string, o T, drop bool) bool {
+	if drop {
+		delete(in, name)
+	} else {
+		in[name] = o
+	}
+	return true
+}
+
+func (r *Reach) find() {
+	addresses, note := r.addresses()
+	addresses = addresses[:min(len(addresses), r.cfg.Max)]
+	r.found.Set(float64(len(addresses)))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Equal(addresses, r.state.Addresses) && note == r.state.Note {
+		return
+	}
+	r.state.Addresses, r.state.Note = addresses, note
+	r.cfg.Logger.Info("found the gateway's addresses", "service", r.state.Service, "addresses", addresses, "note", note)
+}
+
+// addresses returns all that there are, and what keeps the Service from having those
+// that it is to have.
+func (r *Reach) addresses() (out []string, note string) {
+	s := r.service
+	if s == nil {
+		return nil, "there is no such Service"
+	}
+	port := portOf(s)
+	if port == nil {
+		return nil, fmt.Sprintf("it has several ports, or none, and no TCP port named %s", gatewayPort)
+	}
+	for _, in := range s.Status.LoadBalancer.Ingress {
+		for _, host := range []string{in.IP, in.Hostname} {
+			out = appendNew(out, host, port.Port)
+		}
+	}
+	for _, ip := range s.Spec.ExternalIPs {
+		out = appendNew(out, ip, port.Port)
+	}
+	if len(out) > 0 {
+		return out, ""
+	}
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		note = "nothing has given it a load balancer yet"
+	}
+	if port.NodePort == 0 {
+		return nil, cmp.Or(note, fmt.Sprintf("it is of type %s, which has no address outside of the cluster", s.Spec.Type))
+	}
+	for _, ip := range r.nodeAddresses(s) {
+		out = appendNew(out, ip.String(), port.NodePort)
+	}
+	switch {
+	case len(out) == 0:
+		note = "no node that is ready leads to it"
+	case note != "":
+		note += ": these are a port of the nodes"
+	}
+	return out, note
+}
+
+// portOf returns the port that leads to the gateway, nil for none.
+func portOf(s *corev1.Service) *corev1.ServicePort {
+	var only *corev1.ServicePort
+	for i := range s.Spec.Ports {
+		port := &s.Spec.Ports[i]
+		if port.Protocol == corev1.ProtocolTCP && (port.Name == gatewayPort || len(s.Spec.Ports) == 1) {
+			only = port
+		}
+	}
+	return only
+}
+
+func appendNew(out []string, host string, port int32) []string {
+	if address := net.JoinHostPort(host, strconv.Itoa(int(port))); host != "" && !slices.Contains(out, address) {
+		return append(out, address)
+	}
+	return out
+}
+
+// nodeAddresses returns an address of each node that leads to a Service, for each of
+// its families: those for the world where any node has one, else those inside. They
+// are in the order of the nodes' names, so that they stay as long as their nodes do.
+func (r *Reach) nodeAddresses(s *corev1.Service) (out []netip.Addr) {
+	var nodes []*corev1.Node
+	for _, name := range slices.Sorted(maps.Keys(r.nodes)) {
+		if n := r.nodes[name]; readyNode(n) && (s.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal || r.hasEndpoint(name)) {
+			nodes = append(nodes, n)
+		}
+	}
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
+		for _, family := range s.Spec.IPFamilies {
+			for _, n := range nodes {
+				if ip, ok := addressOf(n, kind, family); ok {
+					out = append(out, ip)
+				}
+			}
+		}
+		if len(out) > 0 {
+			return out
+		}
+	}
+	return nil
+}
+
+func readyNode(n *corev1.Node) bool {
+	return n.DeletionTimestamp == nil && slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// addressOf returns the first address of a node that is of that kind and family.
+func addressOf(n *corev1.Node, kind corev1.NodeAddressType, family corev1.IPFamily) (netip.Addr, bool) {
+	for _, a := range n.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); a.Type == kind && err == nil && familyOf(ip) == family {
+			return ip, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// hasEndpoint says whether an endpoint of the Service that is ready is on a node.
+func (r *Reach) hasEndpoint(node string) bool {
+	for _, s := range r.slices {
+		for i := range s.Endpoints {
+			e := &s.Endpoints[i]
+			ready := e.Conditions.Ready == nil || *e.Conditions.Ready
+			if ready && e.NodeName != nil && *e.NodeName == node {
+				return true
+			}
+		}
+	}
+	return false
+}
