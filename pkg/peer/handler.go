@@ -75,6 +75,7 @@ func (c *control) Complete(context.Context) error {
 // Trouble implements kvstore.Handler.
 func (c *control) Trouble(err error) {
 	s := (*session)(c)
+	err = s.explain(err)
 	s.change(func() { s.facts.trouble = err })
 }
 
@@ -163,5 +164,6 @@ func (d *data) Trouble(err error) {
 	if errors.Is(err, kvstore.ErrNotReady) {
 		return // control says which marker is missing
 	}
+	err = d.explain(err)
 	d.change(func() { d.facts.behind = err })
 }

@@ -69,6 +69,7 @@ type session struct {
 	offences   []Offence
 	whole      bool // the cache was whole when the session began
 	facts      facts
+	file       File      // that run was begun with
 	since      time.Time // of the state
 	lastState  State
 	lastWhy    retry.Reason // that was logged last
@@ -179,7 +180,7 @@ func (s *session) begin(id cluster.ID) {
 func (s *session) run(ctx context.Context, file File) {
 	s.attempt++
 	s.change(func() {
-		s.facts, s.markers, s.endpoints = facts{}, map[wire.Kind]bool{}, file.Endpoints
+		s.facts, s.markers, s.endpoints, s.file = facts{}, map[wire.Kind]bool{}, file.Endpoints, file
 	})
 	client, ok := s.dial(ctx, file)
 	if !ok {
@@ -222,6 +223,7 @@ func (s *session) dial(ctx context.Context, file File) (*kvstore.Client, bool) {
 				return client, true
 			}
 		}
+		err = s.explain(err)
 		s.change(func() { s.facts.setup = err })
 		select {
 		case <-ctx.Done():

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -78,6 +79,8 @@ type remote struct {
 	etcd    *kvstore.Client
 	stop    func()
 	config  cluster.Config
+	// ahead is by how much the clock is that the gateway judges certificates by.
+	ahead time.Duration
 }
 
 func newRemote(t *testing.T, name string, id cluster.ID) *remote {
@@ -117,6 +120,7 @@ func (r *remote) start() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	tls.GetConfigForClient = aheadBy(r.ahead, tls.GetConfigForClient)
 	door := gateway.New(gateway.Config{
 		Cluster: r.name, Listen: r.address, TLS: tls, Etcd: etcd.Etcd().ActiveConnection(),
 		Register: func(s grpc.ServiceRegistrar) {
@@ -140,6 +144,18 @@ func (r *remote) start() {
 		stopEtcd()
 	})
 	r.t.Cleanup(r.stop)
+}
+
+// aheadBy has certificates judged by another clock.
+func aheadBy(ahead time.Duration, of func(*tls.ClientHelloInfo) (*tls.Config, error)) func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		config, err := of(hello)
+		if err == nil {
+			config = config.Clone()
+			config.Time = func() time.Time { return time.Now().Add(ahead) }
+		}
+		return config, err
+	}
 }
 
 // wipe loses everything and starts with an empty store at the same address.

@@ -152,7 +152,7 @@ func (c *client) verify(state tls.ConnectionState) error {
 	leaf := state.PeerCertificates[0]
 	now := time.Now()
 	if err := checkTime("server certificate", leaf, now); err != nil {
-		return err
+		return fmt.Errorf("%w; if the clocks are right, whoever runs the server has to give it a new one", err)
 	}
 	intermediates := x509.NewCertPool()
 	for _, cert := range state.PeerCertificates[1:] {

@@ -191,7 +191,7 @@ func TestClientRefusesServer(t *testing.T) {
 		},
 		{
 			name: "expired", server: with(issue(t, east, Request{Role: RoleServer, TTL: time.Nanosecond})),
-			names: MeshNames("east"), want: ErrExpired, text: "server certificate",
+			names: MeshNames("east"), want: ErrExpired, text: "whoever runs the server has to give it a new one",
 		},
 		{
 			name: "a client's certificate", server: with(issue(t, east, Request{Role: RoleAgent, Name: "node"})),
