@@ -10,6 +10,9 @@
 // their pods. It takes root, Debian's docker.io, debootstrap, containerd, runc and
 // a C compiler, 5 GB of disk below /var/tmp and 3 GB of memory.
 //
+// With KIND_IMAGE, a tag of kind's published node image, nodes are of that image and
+// have kind's own network plugin; the machine's docker pulls it.
+//
 // With KEEP=1 the bed stays when the test ends, and the next one takes it up.
 package kind
 
@@ -47,10 +50,19 @@ const (
 // with its first process.
 const bedNamespaces = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET
 
-// settings of the whole machine that kubelet writes on a node, below /proc/sys.
+// inotifyInstances is how many inotify instances a user may have while a bed runs:
+// the nodes' systemd, containerd, kubelet and kube-proxy are all root's, and 128, which
+// is usual, is too few.
+const (
+	inotifyInstances = "fs/inotify/max_user_instances"
+	leastInstances   = 8192
+)
+
+// settings of the whole machine, below /proc/sys, that kubelet or the bed writes.
 // They get their values back when the bed ends.
 func settings() []string {
 	return []string{
+		inotifyInstances,
 		"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
 	}
 }
@@ -80,7 +92,7 @@ func newBed(ctx context.Context, parts Parts, keep bool) (*Bed, error) {
 		return nil, err
 	}
 	b := &Bed{dir: dir, parts: parts, ended: make(chan struct{}), keep: keep, out: filepath.Join(root, "out", "kind")}
-	if err := b.saveSettings(); err != nil {
+	if err := errors.Join(b.saveSettings(), raise(inotifyInstances, leastInstances)); err != nil {
 		return b, err
 	}
 	if err := b.startInit(); err != nil {
@@ -222,6 +234,20 @@ func (b *Bed) saveSettings() error {
 		}
 	}
 	return nil
+}
+
+// raise writes a setting of the machine that is lower.
+func raise(name string, least int) error {
+	path := filepath.Join("/proc/sys", name)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read a setting of the machine: %w", err)
+	}
+	value, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || value >= least {
+		return err
+	}
+	return os.WriteFile(path, []byte(strconv.Itoa(least)), 0)
 }
 
 func (b *Bed) restoreSettings() error {

@@ -43,6 +43,9 @@ func deployWeb(ctx context.Context, c *Cluster, node string) error {
 
 // giveStorage gives a cluster volumes, empty ones.
 func giveStorage(ctx context.Context, c *Cluster) error {
+	if published() != "" {
+		return nil // it has some
+	}
 	if _, err := c.OnNode(ctx, c.Name+"-control-plane", "sh", "-ec", "rm -rf /var/local/first /var/local/second; mkdir -p /var/local/first /var/local/second"); err != nil {
 		return err
 	}

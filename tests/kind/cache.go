@@ -39,7 +39,8 @@ type Parts struct {
 	// Kubernetes is the multi-call binary of tests/kubelab; Kind is kind's command
 	// line, and Helper the program of helper/.
 	Kubernetes, Kind, Helper string
-	// Node is an archive with the file system of a node, and Tag what tells it from others.
+	// Node is an archive with the file system of a node, and Tag what tells it from
+	// others; empty with KIND_IMAGE.
 	Node, Tag string
 }
 
@@ -72,8 +73,8 @@ func Build(ctx context.Context, say io.Writer) (Parts, error) {
 	if p.Kind, err = c.program(ctx, "kind", kindModule, "0"); err != nil {
 		return Parts{}, err
 	}
-	if p.Helper, err = c.helper(ctx); err != nil {
-		return Parts{}, err
+	if p.Helper, err = c.helper(ctx); err != nil || published() != "" {
+		return p, err
 	}
 	p.Node, p.Tag, err = c.node(ctx, p)
 	return p, err

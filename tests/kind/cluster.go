@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -55,14 +56,15 @@ func (b *Bed) West() *Cluster {
 // Clusters are both.
 func (b *Bed) Clusters() []*Cluster { return []*Cluster{b.East(), b.West()} }
 
+// published returns the image of KIND_IMAGE, "" for that which is made here.
+func published() string { return os.Getenv("KIND_IMAGE") }
+
 // Kubeconfig is a file with a context for each cluster, good in the bed's network.
 func (b *Bed) Kubeconfig() string { return b.path("kubeconfig") }
 
 // createClusters starts both, and returns once their nodes and DNS are ready.
 func (b *Bed) createClusters(ctx context.Context) error {
-	image := "causeway-test/node:" + b.parts.Tag
-	_, err := b.docker(ctx, "import", "--change", `ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]`,
-		"--change", "ENV container=docker", b.parts.Node, image)
+	image, err := b.nodeImage(ctx)
 	if err != nil {
 		return err
 	}
@@ -70,6 +72,32 @@ func (b *Bed) createClusters(ctx context.Context) error {
 		return err
 	}
 	return os.WriteFile(b.path("ready"), nil, 0o600)
+}
+
+// nodeImage has the bed's docker know the image of nodes, and returns its name.
+func (b *Bed) nodeImage(ctx context.Context) (string, error) {
+	if image := published(); image != "" {
+		return image, b.fetch(ctx, image)
+	}
+	image := "causeway-test/node:" + b.parts.Tag
+	_, err := b.docker(ctx, "import", "--change", `ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]`,
+		"--change", "ENV container=docker", b.parts.Node, image)
+	return image, err
+}
+
+// fetch takes an image from the machine's docker, which pulls it: the bed reaches no
+// registry.
+func (b *Bed) fetch(ctx context.Context, image string) error {
+	archive := b.path("node.tar")
+	for _, args := range [][]string{{"pull", image}, {"save", "--output", archive, image}} {
+		if _, err := run(exec.CommandContext(ctx, "docker", args...)); err != nil {
+			return err
+		}
+	}
+	if _, err := b.docker(ctx, "load", "--input", archive); err != nil {
+		return err
+	}
+	return os.Remove(archive)
 }
 
 // each does something with both clusters at once.
@@ -92,7 +120,11 @@ func (c *Cluster) create(ctx context.Context, image string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	cmd := c.bed.Command(ctx, c.bed.parts.Kind, "create", "cluster", "--config", "-", "--image", image, "--retain", "--kubeconfig", c.bed.Kubeconfig())
-	cmd.Stdin = strings.NewReader(c.config)
+	config := c.config
+	if published() != "" {
+		config = strings.ReplaceAll(config, "  disableDefaultCNI: true\n", "")
+	}
+	cmd.Stdin = strings.NewReader(config)
 	if _, err := run(cmd); err != nil {
 		return err
 	}
@@ -105,8 +137,10 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	if _, err := c.Kubectl(ctx, "taint", "node", c.Name+"-control-plane", "node-role.kubernetes.io/control-plane-"); err != nil {
 		return err
 	}
-	if err := c.wire(ctx); err != nil {
-		return err
+	if published() == "" {
+		if err := c.wire(ctx); err != nil {
+			return err
+		}
 	}
 	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=5m"); err != nil {
 		return err

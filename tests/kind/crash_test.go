@@ -22,9 +22,17 @@ func TestCrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	instances := filepath.Join("/proc/sys", inotifyInstances)
+	before, err := os.ReadFile(instances)
+	if err != nil {
+		t.Fatal(err)
+	}
 	b, err := newBed(ctx, parts, false)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(instances); err != nil || len(text) < len("8192\n") {
+		t.Errorf("while a bed runs %s is %s, %v", instances, text, err)
 	}
 	roots, err := cgroup.Roots()
 	if err != nil {
@@ -57,5 +65,8 @@ func TestCrash(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+	if after, err := os.ReadFile(instances); err != nil || string(after) != string(before) {
+		t.Errorf("%s was %s and is %s, %v", instances, before, after, err)
 	}
 }

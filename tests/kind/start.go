@@ -39,7 +39,7 @@ func Start(t testing.TB) *Bed {
 	b, err := newBed(ctx, parts, keep)
 	t.Cleanup(func() {
 		if keep && b != nil {
-			t.Logf("the clusters stay up:\n  nsenter --net=/proc/%d/ns/net env KUBECONFIG=%s %s kubectl --context kind-east get pods -A\nkill %d ends them; the next test cleans up",
+			t.Logf("the clusters stay up:\n  nsenter --net=/proc/%d/ns/net env KUBECONFIG=%s %s kubectl --context kind-east get pods -A\nkill -9 %d ends them; the next test cleans up",
 				b.pid, b.Kubeconfig(), parts.Kubernetes, b.pid)
 			return
 		}
