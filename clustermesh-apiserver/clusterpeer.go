@@ -17,7 +17,7 @@ import (
 // another.
 type resources struct{ *clusterpeer.Manager }
 
-func newResources(cfg *config, client *kube.Client, election *kvstore.Election, peers *peer.Manager, log *slog.Logger, registry prometheus.Registerer) resources {
+func newResources(cfg *config, client *kube.Client, election *kvstore.Election, peers *peer.Manager, told *feedback, log *slog.Logger, registry prometheus.Registerer) resources {
 	if client == nil {
 		return resources{}
 	}
@@ -27,7 +27,7 @@ func newResources(cfg *config, client *kube.Client, election *kvstore.Election, 
 			term, _ := election.Term()
 			return term.Writes()
 		},
-		Peers: peers.Status, Beliefs: peers.Beliefs, Logger: log, Registerer: registry,
+		Peers: peers.Status, Beliefs: peers.Beliefs, Event: told.events.ReportPeer, Logger: log, Registerer: registry,
 	})}
 }
 

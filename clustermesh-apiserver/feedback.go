@@ -71,7 +71,7 @@ func (f *feedback) connect(client *kube.Client, cfg *config, election *kvstore.E
 			recorder.Report(name, uid, events.MirrorRefused, reason)
 		},
 		Skipped: func(name service.Name, uid, reason string) { recorder.Report(name, uid, events.MirrorSkipped, reason) },
-		Logger: log, Registerer: registry,
+		Logger:  log, Registerer: registry,
 	})
 	f.mirror = written
 	return err

@@ -162,7 +162,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	}
 	handed := newHandout(cfg, kubernetes, func() bool { term, _ := election.Term(); return term.Writes() }, log, registry)
 	found := &finder{cfg: cfg, client: kubernetes, log: log}
-	declared := newResources(cfg, kubernetes, election, peers, log, registry)
+	declared := newResources(cfg, kubernetes, election, peers, told, log, registry)
 	renewals := newRenewals(cfg, authority, log, registry)
 	var door *gateway.Gateway // who asks the admin server comes through it
 	adminServer := admin.New(admin.Config{

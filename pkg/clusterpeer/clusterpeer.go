@@ -73,8 +73,11 @@ type Config struct {
 	// Writes says whether this replica is the one that writes.
 	Writes func() bool
 	// Peers and Beliefs say how the peers stand, and what is believed of them.
-	Peers      func() []peer.Status
-	Beliefs    func() map[string]peer.Belief
+	Peers   func() []peer.Status
+	Beliefs func() map[string]peer.Belief
+	// Event is told what has become of a condition of an object, once it is in its
+	// status, by a reason that says it alone. It blocks on nothing.
+	Event      func(name, uid, condition, reason, note string, good bool)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,6 +117,11 @@ func testStatus(ctx context.Context, t *testing.T, api API, w *world, apply func
 	until(t, "the status", func() bool {
 		peers, _, err := api.ClusterPeers(ctx)
 		return err == nil && len(peers) == 1 && peers[0].Status.State == "synced" && peers[0].Status.Refused == 2 && peers[0].Status.Origin == "joined"
+	})
+	until(t, "the event", func() bool {
+		w.session.mu.Lock()
+		defer w.session.mu.Unlock()
+		return slices.Contains(w.events, "south Ready Synced true")
 	})
 }
 

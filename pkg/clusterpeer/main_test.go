@@ -78,6 +78,7 @@ type session struct {
 	peers   []peer.Status
 	beliefs map[string]peer.Belief
 	standby bool
+	events  []string
 }
 
 func (s *session) set(change func(*session)) {
@@ -111,6 +112,11 @@ func start(t *testing.T, api API, dir string, s *session) *world {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.beliefs
+		},
+		Event: func(name, _, condition, reason, _ string, good bool) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.events = append(s.events, fmt.Sprintf("%s %s %s %v", name, condition, reason, good))
 		},
 		Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})

@@ -31,6 +31,9 @@ const (
 	conditionCertificate = "CertificateValid"
 )
 
+// reasonNotRenewed is that of a certificate that is good and does not get another.
+const reasonNotRenewed = "NotRenewed"
+
 // report keeps the status of the resources until ctx ends.
 func (m *Manager) report(ctx context.Context) {
 	tick := time.NewTicker(statusEvery)
@@ -62,12 +65,44 @@ func (m *Manager) reportOnce(ctx context.Context, now time.Time) {
 		m.metrics.wrote(err)
 		m.mu.Lock()
 		if o := m.objects[w.name]; o != nil && err == nil {
+			m.tell(o, &w.status)
 			o.status = w.status
 		}
 		m.mu.Unlock()
 		if err != nil && !errors.Is(err, kube.ErrGone) {
 			m.cfg.Logger.Warn("status of the ClusterPeer is not written, will retry", "cluster", w.name, "error", err)
 		}
+	}
+}
+
+// tell makes events of the conditions that are others in a new status. What a peer
+// goes through while it is connected to is none, nor what is not known yet.
+func (m *Manager) tell(o *object, now *kube.ClusterPeerStatus) {
+	for _, c := range now.Conditions {
+		var old kube.ClusterPeerCondition
+		for _, one := range o.status.Conditions {
+			if one.Type == c.Type {
+				old = one
+			}
+		}
+		if old.Status == c.Status && old.Reason == c.Reason || c.Status == "Unknown" {
+			continue
+		}
+		good, reason := c.Status == "True" && c.Reason != reasonNotRenewed, c.Reason
+		switch c.Type {
+		case conditionClaims:
+			reason = "Claims" + strings.TrimPrefix(reason, "Claims")
+		case conditionCertificate:
+			reason = "Certificate" + reason
+		case conditionReady:
+			if passing := []string{"NotRead", "NotJoined", "Connecting", "Listing", "Waiting"}; slices.Contains(passing, reason) {
+				continue
+			}
+		}
+		if good && c.Type != conditionReady && (old.Status == "" || old.Status == "Unknown") {
+			continue // it was never wrong
+		}
+		m.cfg.Event(o.Metadata.Name, o.Metadata.UID, c.Type, reason, c.Message, good)
 	}
 }
 
@@ -228,7 +263,7 @@ func certificate(p *peer.Status, now time.Time) kube.ClusterPeerCondition {
 	case !now.Before(p.Certificate.Ends):
 		return condition(conditionCertificate, "False", "Ended", "the certificate with which the cluster is read has ended: give another in the Secret, or have it join again")
 	case p.Certificate.Problem != "":
-		return condition(conditionCertificate, "True", "NotRenewed", p.Certificate.Problem)
+		return condition(conditionCertificate, "True", reasonNotRenewed, p.Certificate.Problem)
 	}
 	return condition(conditionCertificate, "True", "Valid", "until "+p.Certificate.Ends.UTC().Format(time.RFC3339))
 }

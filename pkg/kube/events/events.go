@@ -1,5 +1,5 @@
-// Package events tells the people who look at a Service in Kubernetes what is wrong
-// with it: as Events of events.k8s.io/v1, one for each thing that is wrong, which
+// Package events tells the people who look at a Service or a ClusterPeer in Kubernetes
+// what is wrong with it: as Events of events.k8s.io/v1, one for each thing that is wrong, which
 // becomes a series when it goes on or comes again.
 package events
 
@@ -48,7 +48,7 @@ const (
 	// maxKept bounds what is remembered; so many wrong Services are one mistake.
 	maxKept = 2000
 	maxNote = 1000 // bytes; Kubernetes takes 1024
-	// A Service has some events at once and then one every now and then, of which the
+	// An object has some events at once and then one every now and then, of which the
 	// last that was said counts: a peer that renames its ports all the time is one that
 	// does so, and neither fills etcd nor keeps others' events waiting.
 	serviceAtOnce = 5
@@ -85,19 +85,32 @@ type Recorder struct {
 
 	mu     sync.Mutex
 	kept   map[key]*entry
-	limits map[service.Name]*rate.Limiter // of those that had events of late
-	denied string                         // why events are not written; "" when they are
+	limits map[object]*rate.Limiter // of those that had events of late
+	denied string                   // why events are not written; "" when they are
 }
 
-// key is what a Service has one event for at a time.
+// The kinds of objects that events are about.
+const (
+	kindService = "Service"
+	kindPeer    = "ClusterPeer"
+)
+
+// object is what events are about.
+type object struct {
+	kind string
+	name service.Name // without a namespace for a ClusterPeer
+}
+
+// key is what an object has one event for at a time: a reason, or a condition.
 type key struct {
-	name   service.Name
-	reason string
+	object
+	about string
 }
 
 type entry struct {
-	uid, note string
-	due       time.Time
+	uid, reason, note string
+	good              bool // nothing is wrong: told once
+	due               time.Time
 }
 
 // New returns a Recorder that does nothing until Run.
@@ -110,9 +123,9 @@ func New(cfg Config) (*Recorder, error) {
 		return nil, err
 	}
 	r := &Recorder{
-		cfg: cfg, writer: writer, wake: make(chan struct{}, 1), kept: make(map[key]*entry), limits: make(map[service.Name]*rate.Limiter),
+		cfg: cfg, writer: writer, wake: make(chan struct{}, 1), kept: make(map[key]*entry), limits: make(map[object]*rate.Limiter),
 		written: promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_events_writes_total", Help: "Events about Services written to the Kubernetes API, by reason and result (done, failed).",
+			Name: "causeway_events_writes_total", Help: "Events about Services and ClusterPeers written to the Kubernetes API, by reason and result (done, failed).",
 		}, []string{"reason", "result"}),
 	}
 	return r, nil
@@ -121,21 +134,35 @@ func New(cfg Config) (*Recorder, error) {
 // Report says what is wrong with a Service for a reason, "" for nothing any more. The
 // same said again is no news. It does not block.
 func (r *Recorder) Report(name service.Name, uid, reason, note string) {
+	r.report(key{object{kindService, name}, reason}, entry{uid: uid, reason: reason, note: note})
+}
+
+// ReportPeer says what has become of a condition of a ClusterPeer: what is good is
+// told once, what is wrong until the condition is another. It does not block.
+func (r *Recorder) ReportPeer(name, uid, condition, reason, note string, good bool) {
+	r.report(key{object{kindPeer, service.Name{Name: name}}, condition}, entry{uid: uid, reason: reason, note: note, good: good})
+}
+
+func (r *Recorder) report(k key, e entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := key{name, reason}
-	if note = strings.ToValidUTF8(note[:min(len(note), maxNote)], ""); note == "" || uid == "" {
+	if e.note = strings.ToValidUTF8(e.note[:min(len(e.note), maxNote)], ""); e.note == "" || e.uid == "" {
 		delete(r.kept, k)
 		return
 	}
-	if e := r.kept[k]; e != nil && e.uid == uid && e.note == note || e == nil && len(r.kept) >= maxKept {
+	if old := r.kept[k]; old != nil && old.same(e) || old == nil && len(r.kept) >= maxKept {
 		return
 	}
-	r.kept[k] = &entry{uid: uid, note: note}
+	r.kept[k] = &e
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// same reports whether two entries say the same.
+func (e *entry) same(other entry) bool {
+	return e.uid == other.uid && e.reason == other.reason && e.note == other.note && e.good == other.good
 }
 
 // Problems returns why no events are written, if that is so.
@@ -145,7 +172,7 @@ func (r *Recorder) Problems() []string {
 	if r.denied == "" {
 		return nil
 	}
-	return []string{"events about Services: " + r.denied}
+	return []string{"events about Services and ClusterPeers: " + r.denied}
 }
 
 // Run writes until ctx ends and returns nil then. It may be called once.
@@ -183,7 +210,7 @@ func (r *Recorder) pass(ctx context.Context) time.Duration {
 		err := r.write(ctx, k, e)
 		switch {
 		case err == nil:
-			r.spend(k.name)
+			r.spend(k, e)
 		case ctx.Err() != nil:
 			return next
 		default:
@@ -203,16 +230,16 @@ func (r *Recorder) take(now time.Time) (due map[key]entry, next time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	due, next = map[key]entry{}, time.Hour
-	maps.DeleteFunc(r.limits, func(_ service.Name, l *rate.Limiter) bool { return l.TokensAt(now) >= serviceAtOnce })
-	taken := map[service.Name]float64{}
+	maps.DeleteFunc(r.limits, func(_ object, l *rate.Limiter) bool { return l.TokensAt(now) >= serviceAtOnce })
+	taken := map[object]float64{}
 	for k, e := range r.kept {
 		if !e.due.After(now) {
-			left := serviceAtOnce - taken[k.name]
-			if l := r.limits[k.name]; l != nil {
-				left = l.TokensAt(now) - taken[k.name]
+			left := serviceAtOnce - taken[k.object]
+			if l := r.limits[k.object]; l != nil {
+				left = l.TokensAt(now) - taken[k.object]
 			}
 			if left >= 1 {
-				taken[k.name]++
+				taken[k.object]++
 				due[k] = *e
 				e.due = now.Add(refresh)
 			} else {
@@ -225,14 +252,17 @@ func (r *Recorder) take(now time.Time) (due map[key]entry, next time.Duration) {
 	return due, next
 }
 
-// spend counts an event of a Service.
-func (r *Recorder) spend(name service.Name) {
+// spend counts an event that was written, and forgets what is to be told once.
+func (r *Recorder) spend(k key, e entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.limits[name] == nil {
-		r.limits[name] = rate.NewLimiter(rate.Every(serviceEvery), serviceAtOnce)
+	if r.limits[k.object] == nil {
+		r.limits[k.object] = rate.NewLimiter(rate.Every(serviceEvery), serviceAtOnce)
 	}
-	r.limits[name].Allow()
+	r.limits[k.object].Allow()
+	if now := r.kept[k]; e.good && now != nil && now.same(e) {
+		delete(r.kept, k)
+	}
 }
 
 // postpone has events written later, those that are still to be.
@@ -241,7 +271,7 @@ func (r *Recorder) postpone(all map[key]entry, after time.Duration) {
 	defer r.mu.Unlock()
 	at := time.Now().Add(after)
 	for k, e := range all {
-		if now := r.kept[k]; now != nil && now.note == e.note && now.uid == e.uid {
+		if now := r.kept[k]; now != nil && now.same(e) {
 			now.due = at
 		}
 	}
@@ -250,29 +280,36 @@ func (r *Recorder) postpone(all map[key]entry, after time.Duration) {
 // write makes an event, or adds to the series of one that is there: its name follows
 // from what it says, so that another run finds it too.
 func (r *Recorder) write(ctx context.Context, k key, e entry) error {
-	name := fmt.Sprintf("%s.causeway-%012x", k.name.Name, service.Hash(e.uid+" "+k.reason+" "+e.note)>>16)
-	_, err := r.writer.Create(ctx, k.name.Namespace, r.event(k, e, name))
+	event := r.event(k, e)
+	_, err := r.writer.Create(ctx, event.Namespace, event)
 	if apierrors.IsAlreadyExists(err) {
-		err = r.prolong(ctx, k.name.Namespace, name)
+		err = r.prolong(ctx, event.Namespace, event.Name)
 	}
 	result := "done"
 	if err != nil {
 		result = "failed"
 	}
-	r.written.WithLabelValues(k.reason, result).Inc()
+	r.written.WithLabelValues(e.reason, result).Inc()
 	r.note(err)
 	return err
 }
 
-func (r *Recorder) event(k key, e entry, name string) *eventsv1.Event {
+func (r *Recorder) event(k key, e entry) *eventsv1.Event {
+	regarding := corev1.ObjectReference{APIVersion: "v1", Kind: k.kind, Namespace: k.name.Namespace, Name: k.name.Name, UID: types.UID(e.uid)}
+	namespace, kind := k.name.Namespace, corev1.EventTypeWarning
+	if k.kind == kindPeer {
+		// Kubernetes wants events of objects without a namespace there.
+		regarding.APIVersion, namespace = "causeway.io/v1alpha1", metav1.NamespaceDefault
+	}
+	if e.good {
+		kind = corev1.EventTypeNormal
+	}
+	name := fmt.Sprintf("%s.causeway-%012x", k.name.Name, service.Hash(e.uid+" "+e.reason+" "+e.note)>>16)
 	return &eventsv1.Event{
-		ObjectMeta:          metav1.ObjectMeta{Namespace: k.name.Namespace, Name: name},
+		ObjectMeta:          metav1.ObjectMeta{Namespace: namespace, Name: name},
 		EventTime:           metav1.NowMicro(),
 		ReportingController: controller, ReportingInstance: r.cfg.Instance[:min(len(r.cfg.Instance), 128)],
-		Action: action, Reason: k.reason, Type: corev1.EventTypeWarning, Note: e.note,
-		Regarding: corev1.ObjectReference{
-			APIVersion: "v1", Kind: "Service", Namespace: k.name.Namespace, Name: k.name.Name, UID: types.UID(e.uid),
-		},
+		Action: action, Reason: e.reason, Type: kind, Note: e.note, Regarding: regarding,
 	}
 }
 
@@ -309,8 +346,8 @@ func (r *Recorder) note(err error) {
 		return
 	}
 	if r.denied = denied; denied == "" {
-		r.cfg.Logger.Info("events about Services are written again")
+		r.cfg.Logger.Info("events are written again")
 		return
 	}
-	r.cfg.Logger.Warn("events about Services are not written, will retry; all else works", "error", denied)
+	r.cfg.Logger.Warn("events are not written, will retry; all else works", "error", denied)
 }

@@ -279,3 +279,28 @@ func TestEventsLead(t *testing.T) {
 		t.Errorf("%d events when the lead is back, want 10", n)
 	}
 }
+
+// TestEventsPeer tells of a ClusterPeer, which has no namespace: what is wrong is a
+// warning that stays, what is good is told once.
+func TestEventsPeer(t *testing.T) {
+	t.Parallel()
+	plane := planes.Start(t)
+	r, client := newRecorder(t, plane.Kubeconfig(), always)
+	t.Cleanup(client.Close)
+	name := fmt.Sprintf("west-%08x", rand.Uint32())
+	r.ReportPeer(name, "u", "Ready", "Disconnected", "no answer", false)
+	r.pass(t.Context())
+	r.ReportPeer(name, "u", "Ready", "Synced", "all is known", true)
+	r.ReportPeer(name, "u", "ClaimsAgreed", "ClaimsWaiting", "names more", false)
+	r.pass(t.Context())
+	text, err := plane.Kubectl(t.Context(), "", "get", "events.events.k8s.io", "-n", "default", "--sort-by=.reason", "-o",
+		`jsonpath={range .items[?(@.regarding.name=="`+name+`")]}{.type} {.reason} {.regarding.apiVersion} {.regarding.kind} {.note}{"\n"}{end}`)
+	want := "Warning ClaimsWaiting causeway.io/v1alpha1 ClusterPeer names more\nWarning Disconnected causeway.io/v1alpha1 ClusterPeer no answer\n" +
+		"Normal Synced causeway.io/v1alpha1 ClusterPeer all is known\n"
+	if err != nil || text != want {
+		t.Errorf("events are %v\n%s, want\n%s", err, text, want)
+	}
+	if len(r.kept) != 1 {
+		t.Errorf("%d are told again, want what is wrong alone", len(r.kept))
+	}
+}
