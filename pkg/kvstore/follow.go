@@ -11,6 +11,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/causeway-mesh/causeway/pkg/retry"
 )
@@ -64,6 +65,10 @@ type FollowConfig struct {
 	// length. Follow ends with ErrTooManyKeys at a store that has more, or whose
 	// list never ends. 0 means no bound, for a store of our own.
 	KeyBytes int
+	// Allow is told of each message that was read, before it is looked at: its bytes,
+	// and whether it is part of a list. Nothing more is read until it returns. Its
+	// error ends Follow. nil: as fast as the store answers.
+	Allow func(ctx context.Context, bytes int, listing bool) error
 	// Probe is how often the store is asked whether it is still the same and
 	// alive; one that was wiped, or is silent, is noticed within three times
 	// that. 0 means 10 s.
@@ -234,6 +239,9 @@ func (f *follower) require(ctx context.Context, now *store) error {
 
 // page passes on what is new in one page of a list.
 func (f *follower) page(ctx context.Context, resp *pb.RangeResponse, now *store) error {
+	if err := f.allow(ctx, proto.Size(resp), true); err != nil {
+		return err
+	}
 	var changes []Change
 	for _, kv := range resp.Kvs {
 		hash := maphash.Bytes(f.seed, kv.Value)
@@ -318,6 +326,14 @@ func (f *follower) give(ctx context.Context, changes []Change) error {
 		return nil
 	}
 	return handled(f.cfg.Handler.Changes(ctx, changes))
+}
+
+// allow waits until what was read may be looked at.
+func (f *follower) allow(ctx context.Context, bytes int, listing bool) error {
+	if f.cfg.Allow == nil {
+		return nil
+	}
+	return handled(f.cfg.Allow(ctx, bytes, listing))
 }
 
 func handled(err error) error {

@@ -11,6 +11,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // quietProbes is how many probes in a row a watch stream may leave unanswered.
@@ -136,6 +137,9 @@ func (w *watch) tick() error {
 func (w *watch) receive(ctx context.Context, m *pb.WatchResponse) error {
 	f := w.follower
 	w.quiet = 0
+	if err := f.allow(ctx, proto.Size(m), false); err != nil {
+		return err
+	}
 	// The header's revision says nothing here: a member that lags behind the
 	// one that was listed is still the same store.
 	if id := m.Header.GetClusterId(); id != 0 && id != f.store.cluster {

@@ -1,6 +1,8 @@
 package peer
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-mesh/causeway/pkg/peer/trust"
@@ -13,6 +15,7 @@ type metrics struct {
 	changed     *prometheus.CounterVec
 	refusedKeys *prometheus.CounterVec
 	waiting     *prometheus.GaugeVec
+	held        *prometheus.CounterVec
 	renewal     *renewal.Metrics
 }
 
@@ -29,10 +32,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			"Keys of the peer that were not taken over, by reason.")), []string{"cluster", "reason"}),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("waiting_ranges",
 			"Ranges that the peer names outside of its claims, which wait for approval.")), []string{"cluster"}),
+		held: prometheus.NewCounterVec(prometheus.CounterOpts(opts("held_seconds_total",
+			"Time in which nothing was read of the peer since it said too much a second.")), []string{"cluster"}),
 		renewal: renewal.NewMetrics(r),
 	}
 	if r != nil {
-		r.MustRegister(m.synced, m.changed, m.refusedKeys, m.waiting)
+		r.MustRegister(m.synced, m.changed, m.refusedKeys, m.waiting, m.held)
 	}
 	return m
 }
@@ -49,6 +54,10 @@ func (m *metrics) waits(peer string, ranges int) {
 	m.waiting.WithLabelValues(peer).Set(float64(ranges))
 }
 
+func (m *metrics) hold(peer string, d time.Duration) {
+	m.held.WithLabelValues(peer).Add(d.Seconds())
+}
+
 func (m *metrics) changes(peer string, n int) { m.changed.WithLabelValues(peer).Add(float64(n)) }
 
 func (m *metrics) refused(peer string, why trust.Reason) {
@@ -61,5 +70,6 @@ func (m *metrics) forget(peer string) {
 	m.changed.DeletePartialMatch(labels)
 	m.refusedKeys.DeletePartialMatch(labels)
 	m.waiting.DeletePartialMatch(labels)
+	m.held.DeletePartialMatch(labels)
 	m.renewal.Forget(peer)
 }

@@ -53,6 +53,9 @@ type session struct {
 	// It belongs to the same goroutine.
 	inUse cluster.ID
 
+	// says bounds what it says about itself, pace the rest.
+	says, pace *pace
+
 	// nudge wakes the data loop when something that it depends on changed.
 	nudge chan struct{}
 
@@ -66,6 +69,7 @@ type session struct {
 	doubted    bool // all is to be judged anew
 	judgedAt   time.Time
 	rules      trust.Rules
+	heldAt     time.Time // until when it was held back last, see pace
 	offences   []Offence
 	whole      bool // the cache was whole when the session began
 	facts      facts
@@ -91,6 +95,8 @@ func newSession(name string, m *Manager, file File) *session {
 		known: map[string]entry{}, special: map[netip.Addr]kvstore.Change{}, nudge: make(chan struct{}, 1),
 		since: time.Now(), lastState: Connecting, refused: map[string]int{},
 	}
+	s.says = newPace(func() int { return minListBytes }, s.hold)
+	s.pace = newPace(s.quotaBytes, s.hold)
 	s.contest = &contest{session: s, lost: map[string][]byte{}}
 	s.declared, s.joined = file.Claims, file.Agreed
 	s.agree()
@@ -195,7 +201,7 @@ func (s *session) run(ctx context.Context, file File) {
 				ranges = append(ranges, kvstore.Key(l.Marker(kind)))
 			}
 		}
-		return client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Proof: wire.HeartbeatKey, Handler: (*control)(s), Logger: s.log})
+		return client.Follow(ctx, kvstore.FollowConfig{Ranges: ranges, Proof: wire.HeartbeatKey, Handler: (*control)(s), Allow: s.says.allow, Logger: s.log})
 	})
 	g.Go(func() error { return s.followData(ctx, client) })
 	g.Go(func() error {
@@ -364,7 +370,7 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 		d := newData(s, layout)
 		defer start(ctx, d.intake.run)()
 		return client.Follow(ctx, kvstore.FollowConfig{
-			Ranges: ranges, Require: markers, Proof: wire.HeartbeatKey, Handler: d, KeyBytes: s.keyBytes(), Logger: s.log,
+			Ranges: ranges, Require: markers, Proof: wire.HeartbeatKey, Handler: d, KeyBytes: s.keyBytes(), Allow: s.pace.allow, Logger: s.log,
 		})
 	}
 	go func() {
@@ -390,10 +396,13 @@ func (s *session) startData(ctx context.Context, client *kvstore.Client, p plan)
 
 // keyBytes bounds what is remembered of the peer's keys, refused ones too: by half
 // of what its values may take.
-func (s *session) keyBytes() int {
+func (s *session) keyBytes() int { return max(s.quotaBytes()/2, minKeyBytes) }
+
+// quotaBytes are how many bytes of the peer's values are taken.
+func (s *session) quotaBytes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return max(s.rules.Quotas.Bytes/2, minKeyBytes)
+	return s.rules.Quotas.Bytes
 }
 
 // drain takes all that the peer said out of use before it is read under another

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -48,6 +49,7 @@ func (s *session) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state, why := s.facts.state()
+	why = cmp.Or(why, heldBack(s.heldAt, time.Now()))
 	out := Status{
 		Name: s.name, State: state, Reason: why, Since: s.since,
 		Endpoints: slices.Clone(s.endpoints), LastChange: s.lastChange, Heartbeat: s.heartbeat,

@@ -53,7 +53,7 @@ func EncodeAddress(a *endpoint.Address) ([]byte, error) {
 	for _, p := range a.NamedPorts {
 		v.NamedPorts = append(v.NamedPorts, namedPortJSON(p))
 	}
-	value, err := marshal(v)
+	value, err := marshal(v, MaxAddressBytes)
 	if err != nil {
 		return fail(err)
 	}
@@ -68,7 +68,7 @@ func (l Layout) DecodeAddress(key string, value []byte) (*endpoint.Address, erro
 		return nil, err
 	}
 	var v addressJSON
-	if err := unmarshal(value, &v); err != nil {
+	if err := unmarshal(value, &v, MaxAddressBytes); err != nil {
 		return nil, decodeError(key, err)
 	}
 	a, err := v.address(l.Cluster)
@@ -153,17 +153,17 @@ func checkAddress(a *endpoint.Address) error {
 	return checkText("metadata", a.Metadata)
 }
 
-// marshal is json.Marshal with the limit on values.
-func marshal(v any) ([]byte, error) {
+// marshal is json.Marshal with the limit on values of a kind.
+func marshal(v any, limit int) ([]byte, error) {
 	value, err := json.Marshal(v)
 	if err != nil {
 		return nil, malformed("%v", err)
 	}
-	return value, checkSize(value)
+	return value, checkSize(value, limit)
 }
 
-func unmarshal(value []byte, v any) error {
-	if err := checkSize(value); err != nil {
+func unmarshal(value []byte, v any, limit int) error {
+	if err := checkSize(value, limit); err != nil {
 		return err
 	}
 	// The decoder would make good text of what is none, and two names one.

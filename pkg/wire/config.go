@@ -42,7 +42,7 @@ func EncodeConfig(c cluster.Config) ([]byte, error) {
 // an id of 0 or above the mesh's size, or another size than the two.
 func DecodeConfig(name string, value []byte) (cluster.Config, error) {
 	key := ConfigKey(name)
-	if err := checkSize(value); err != nil {
+	if err := checkSize(value, MaxValueBytes); err != nil {
 		return cluster.Config{}, decodeError(key, err)
 	}
 	var v configJSON

@@ -18,7 +18,7 @@ func EncodeIdentity(i *identity.Identity) ([]byte, error) {
 		return fail(err)
 	}
 	value := []byte(i.Labels)
-	if err := checkSize(value); err != nil {
+	if err := checkSize(value, MaxIdentityBytes); err != nil {
 		return fail(err)
 	}
 	return value, nil
@@ -31,7 +31,7 @@ func (l Layout) DecodeIdentity(key string, value []byte) (*identity.Identity, er
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSize(value); err != nil {
+	if err := checkSize(value, MaxIdentityBytes); err != nil {
 		return nil, decodeError(key, err)
 	}
 	labels, err := identity.ParseLabels(string(value))

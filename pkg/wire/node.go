@@ -65,7 +65,7 @@ func EncodeNode(n *node.Node) ([]byte, error) {
 	v.IPv6AllocCIDR, v.IPv6SecondaryAllocCIDRs = cidrsOf(n.PodCIDRs, true)
 	v.IPv4HealthIP, v.IPv6HealthIP = pairOf(n.HealthIPs)
 	v.IPv4IngressIP, v.IPv6IngressIP = pairOf(n.IngressIPs)
-	value, err := marshal(v)
+	value, err := marshal(v, MaxNodeBytes)
 	if err != nil {
 		return fail(err)
 	}
@@ -79,7 +79,7 @@ func (l Layout) DecodeNode(key string, value []byte) (*node.Node, error) {
 		return nil, err
 	}
 	var v nodeJSON
-	if err := unmarshal(value, &v); err != nil {
+	if err := unmarshal(value, &v, MaxNodeBytes); err != nil {
 		return nil, decodeError(key, err)
 	}
 	if v.Cluster != l.Cluster {

@@ -67,7 +67,7 @@ func EncodeService(s *service.Service) ([]byte, error) {
 	for _, b := range s.Backends {
 		v.addBackend(b)
 	}
-	value, err := marshal(v)
+	value, err := marshal(v, MaxValueBytes)
 	if err != nil {
 		return fail(err)
 	}
@@ -106,7 +106,7 @@ func (l Layout) DecodeService(key string, value []byte) (*service.Service, error
 		return nil, err
 	}
 	var v serviceJSON
-	if err := unmarshal(value, &v); err != nil {
+	if err := unmarshal(value, &v, MaxValueBytes); err != nil {
 		return nil, decodeError(key, err)
 	}
 	if v.Cluster != l.Cluster {

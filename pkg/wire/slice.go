@@ -47,7 +47,7 @@ func EncodeSlice(s *service.Slice) ([]byte, error) {
 		return fail(err)
 	}
 	value := encoder.EncodeAll(message, nil)
-	if err := checkSize(value); err != nil {
+	if err := checkSize(value, MaxValueBytes); err != nil {
 		return fail(err)
 	}
 	return value, nil
@@ -84,7 +84,7 @@ func (l Layout) DecodeSlice(key string, value []byte) (*service.Slice, error) {
 
 // decompress never holds more than MaxSliceBytes, whatever the value claims.
 func decompress(value []byte) ([]byte, error) {
-	if err := checkSize(value); err != nil {
+	if err := checkSize(value, MaxValueBytes); err != nil {
 		return nil, err
 	}
 	decoder, err := decompressor()

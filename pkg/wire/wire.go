@@ -20,6 +20,12 @@ const (
 	// MaxValueBytes is the largest value, encoded. etcd takes 1.5 MiB for a
 	// whole request; 4 KiB of it are left for the key and the transaction.
 	MaxValueBytes = 3<<19 - 4<<10
+	// MaxNodeBytes is the largest node: twice what Kubernetes takes of annotations.
+	MaxNodeBytes = 512 << 10
+	// MaxIdentityBytes and MaxAddressBytes are the largest values of those: some
+	// hundred labels of the longest kind, and a few names.
+	MaxIdentityBytes = 256 << 10
+	MaxAddressBytes  = 64 << 10
 	// MaxKeyBytes is the longest key. The longest that valid names can make is
 	// shorter.
 	MaxKeyBytes = 1 << 10
@@ -65,9 +71,9 @@ func tooLarge(what string, n, limit int) error {
 }
 
 // checkSize refuses a value before anything is made of it.
-func checkSize(value []byte) error {
-	if len(value) > MaxValueBytes {
-		return tooLarge("bytes of the value", len(value), MaxValueBytes)
+func checkSize(value []byte, limit int) error {
+	if len(value) > limit {
+		return tooLarge("bytes of the value", len(value), limit)
 	}
 	return nil
 }

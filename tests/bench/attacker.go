@@ -30,11 +30,12 @@ const (
 	floodKeys, floodQuota = 1_000_000, 10_000
 	// listEvery is the time between two lists that are read from their beginning.
 	listEvery = 2 * time.Second
-	// largeEvery is the time between two values of largeSize bytes, below and
-	// above what is taken.
-	largeEvery = 50 * time.Millisecond
-	largeSize  = 900 << 10
-	tooLarge   = 1400 << 10
+	// largeEvery is the time between two values: nodes as large as are taken and of
+	// largeSize, and those of tooLarge bytes, which no kind may have.
+	largeEvery  = 50 * time.Millisecond
+	largestNode = wire.MaxNodeBytes - 4<<10
+	largeSize   = 900 << 10
+	tooLarge    = 1400 << 10
 )
 
 // attack is what a hostile peer does for as long as it is let.
@@ -74,12 +75,19 @@ func attacks() []attack {
 		}},
 		{"a list of 1,000,000 addresses, 10,000 of them in its quota, again and again", listEvery, (*attacker).flood},
 		{"values of 0.9 and 1.4 MiB, 20 a second", largeEvery, func(a *attacker, n int) error {
-			size := []int{largeSize, tooLarge}[n%2]
-			key, value, err := a.NodePair(n%10, n)
-			a.Say(rogue.Pair{Key: key, Value: bytes.ReplaceAll(value, []byte(`"zone-`), []byte(`"`+strings.Repeat("z", size)))})
-			return err
+			return a.large(n, []int{largeSize, tooLarge}[n%2])
+		}},
+		{"nodes as large as are taken, 20 a second", largeEvery, func(a *attacker, n int) error {
+			return a.large(n, largestNode)
 		}},
 	}
+}
+
+// large says a node with a label of so many bytes.
+func (a *attacker) large(n, size int) error {
+	key, value, err := a.NodePair(n%10, n)
+	a.Say(rogue.Pair{Key: key, Value: bytes.ReplaceAll(value, []byte(`"zone-`), []byte(`"`+strings.Repeat("z", size)))})
+	return err
 }
 
 // attacker is a cluster that was taken over.
