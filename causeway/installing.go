@@ -32,9 +32,14 @@ type installFlags struct {
 	images  imageFlags
 }
 
-func (i *installFlags) flags(f *pflag.FlagSet) {
+// lookFlags are those of a command that changes nothing.
+func (i *installFlags) lookFlags(f *pflag.FlagSet) {
 	f.StringVar(&i.release, "release", "causeway", "`name` of the release, as helm list shows it")
 	f.DurationVar(&i.timeout, "timeout", 5*time.Minute, "how long each wait may take")
+}
+
+func (i *installFlags) flags(f *pflag.FlagSet) {
+	i.lookFlags(f)
 	f.BoolVar(&i.dryRun, "dry-run", false, "change nothing: only check, and show what would be applied")
 }
 

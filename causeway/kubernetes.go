@@ -98,5 +98,5 @@ func dialCluster(ctx context.Context, c *access.Cluster) (*grpc.ClientConn, erro
 }
 
 func addKubernetesCommands(root *cobra.Command, opts *options) {
-	root.AddCommand(newUpCommand(opts), newInstallCommand(opts), newUpgradeCommand(opts), newUninstallCommand(opts))
+	root.AddCommand(newPreflightCommand(opts), newUpCommand(opts), newInstallCommand(opts), newUpgradeCommand(opts), newUninstallCommand(opts))
 }

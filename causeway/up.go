@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/causeway-mesh/causeway/causeway/install"
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
@@ -27,15 +28,14 @@ const smallestMeshRange = 16
 
 func newUpCommand(opts *options) *cobra.Command {
 	var flags installFlags
-	var contexts, names []string
-	var ids []int
-	var mesh string
+	var several severalFlags
+	var skip bool
 	cmd := &cobra.Command{
 		Use:   "up --contexts NAME,NAME...",
 		Short: "Put Causeway into several Kubernetes clusters and join them, in one step",
 		Long: `Put Causeway into several Kubernetes clusters and join them all with each other. It
-looks at all clusters first, and says at once all that speaks against it. Then it installs
-where Causeway is missing, upgrades where another version is, joins what is not joined, and
+looks at all clusters first, and says at once all that speaks against it; where nothing is
+installed yet a pod looks at each node, as causeway preflight has it. Then it installs where Causeway is missing, upgrades where another version is, joins what is not joined, and
 waits until all is ready. Done again, it changes nothing; what broke off, by Ctrl-C, a lost
 connection or --timeout, is finished by the same command.
 
@@ -55,40 +55,69 @@ With kind, whose nodes have no registry:
   causeway up --contexts kind-east,kind-west --images out/images.tar`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return reportError(cmd, opts, up(cmd, opts, &flags, contexts, names, ids, mesh))
+			return reportError(cmd, opts, up(cmd, opts, &flags, several, skip))
 		},
 	}
 	f := cmd.Flags()
 	flags.flags(f)
 	flags.valueFlags(f)
-	opts.kubernetes.contextsFlag(f, &contexts)
-	f.StringSliceVar(&names, "names", nil, "the clusters' `names` in the mesh, in the order of --contexts (default: the contexts')")
-	f.IntSliceVar(&ids, "ids", nil, "their `numbers`, in the same order (default: those that they have, else the lowest that are free)")
-	f.StringVar(&mesh, "mesh-cidr", meshRange, "`range` that no cluster uses, of which each gets the part of its id for its nodes' mesh addresses; none where the network has routes between all pods")
+	several.flags(f, opts)
+	f.BoolVar(&skip, "skip-preflight", false, "install without a look at the nodes")
 	return cmd
 }
 
-func up(cmd *cobra.Command, opts *options, flags *installFlags, contexts, names []string, ids []int, mesh string) error {
-	switch {
-	case len(contexts) == 0:
-		return errors.New("give --contexts: the names of the clusters' contexts, with commas")
-	case len(names) > 0 && len(names) != len(contexts):
-		return errors.New("--names: give one for each of --contexts")
-	case len(ids) > 0 && len(ids) != len(contexts):
-		return errors.New("--ids: give one for each of --contexts")
+func up(cmd *cobra.Command, opts *options, flags *installFlags, several severalFlags, skip bool) error {
+	cfg, err := several.config(cmd, opts, flags, showEvents(cmd.OutOrStdout(), opts))
+	if err != nil {
+		return err
 	}
-	cfg := install.UpConfig{Names: names, IDs: ids, DryRun: flags.dryRun, Show: showEvents(cmd.OutOrStdout(), opts), Peers: peersOf}
-	if mesh != "none" {
+	cfg.DryRun, cfg.SkipPreflight = flags.dryRun, skip
+	cfg.Connect = func(ctx context.Context, clusters []*install.Installer) error {
+		return connectInstalled(ctx, clusters, cfg.Show)
+	}
+	members, err := install.Up(cmd.Context(), cfg)
+	if err != nil || flags.dryRun || opts.output == "json" {
+		return err
+	}
+	return writeMembers(cmd.Context(), cmd.OutOrStdout(), members)
+}
+
+// severalFlags name clusters, and what each is to be in the mesh.
+type severalFlags struct {
+	contexts, names []string
+	ids             []int
+	mesh            string
+}
+
+func (s *severalFlags) flags(f *pflag.FlagSet, opts *options) {
+	opts.kubernetes.contextsFlag(f, &s.contexts)
+	f.StringSliceVar(&s.names, "names", nil, "the clusters' `names` in the mesh, in the order of --contexts (default: the contexts')")
+	f.IntSliceVar(&s.ids, "ids", nil, "their `numbers`, in the same order (default: those that they have, else the lowest that are free)")
+	f.StringVar(&s.mesh, "mesh-cidr", meshRange, "`range` that no cluster uses, of which each gets the part of its id for its nodes' mesh addresses; none where the network has routes between all pods")
+}
+
+// config checks the flags, and opens all clusters.
+func (s *severalFlags) config(cmd *cobra.Command, opts *options, flags *installFlags, show func(install.Event)) (install.UpConfig, error) {
+	cfg := install.UpConfig{Names: s.names, IDs: s.ids, Show: show, Peers: peersOf}
+	switch {
+	case len(s.contexts) == 0:
+		return cfg, errors.New("give --contexts: the names of the clusters' contexts, with commas")
+	case len(s.names) > 0 && len(s.names) != len(s.contexts):
+		return cfg, errors.New("--names: give one for each of --contexts")
+	case len(s.ids) > 0 && len(s.ids) != len(s.contexts):
+		return cfg, errors.New("--ids: give one for each of --contexts")
+	}
+	if s.mesh != "none" {
 		var err error
-		if cfg.MeshRange, err = netip.ParsePrefix(mesh); err != nil || !cfg.MeshRange.Addr().Is4() || cfg.MeshRange.Bits() > smallestMeshRange {
-			return fmt.Errorf("--mesh-cidr %s: give a range of IPv4 of /%d or larger, or none", mesh, smallestMeshRange)
+		if cfg.MeshRange, err = netip.ParsePrefix(s.mesh); err != nil || !cfg.MeshRange.Addr().Is4() || cfg.MeshRange.Bits() > smallestMeshRange {
+			return cfg, fmt.Errorf("--mesh-cidr %s: give a range of IPv4 of /%d or larger, or none", s.mesh, smallestMeshRange)
 		}
 	}
 	seen := map[string]bool{}
 	var wrong []string
-	for n, name := range contexts {
+	for n, name := range s.contexts {
 		if seen[name] {
-			return fmt.Errorf("--contexts: %s stands there twice", name)
+			return cfg, fmt.Errorf("--contexts: %s stands there twice", name)
 		}
 		seen[name] = true
 		c, err := opts.kubernetes.open(name)
@@ -98,28 +127,21 @@ func up(cmd *cobra.Command, opts *options, flags *installFlags, contexts, names 
 		}
 		i, err := flags.installer(cmd, opts, c, cfg.Show)
 		if err != nil {
-			return err
+			return cfg, err
 		}
-		if i.Name = nameOf(name); len(names) > 0 {
-			i.Name = names[n]
+		if i.Name = nameOf(name); len(s.names) > 0 {
+			i.Name = s.names[n]
 		}
 		values, err := flags.valuesFor(i.Name)
 		if err != nil {
-			return err
+			return cfg, err
 		}
 		cfg.Clusters, cfg.Values = append(cfg.Clusters, i), append(cfg.Values, values)
 	}
 	if len(wrong) > 0 {
-		return fmt.Errorf("nothing was changed:\n  %s", strings.Join(wrong, "\n  "))
+		return cfg, fmt.Errorf("nothing was changed:\n  %s", strings.Join(wrong, "\n  "))
 	}
-	cfg.Connect = func(ctx context.Context, clusters []*install.Installer) error {
-		return connectInstalled(ctx, clusters, cfg.Show)
-	}
-	members, err := install.Up(cmd.Context(), cfg)
-	if err != nil || flags.dryRun || opts.output == "json" {
-		return err
-	}
-	return writeMembers(cmd.Context(), cmd.OutOrStdout(), members)
+	return cfg, nil
 }
 
 // connectInstalled joins all clusters with each other.

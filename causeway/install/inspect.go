@@ -24,6 +24,9 @@ const oldest = 32
 // defaultClass marks the StorageClass that claims get which name none.
 const defaultClass = "storageclass.kubernetes.io/is-default-class"
 
+// fromNodes says that only the nodes tell where pods have their addresses.
+const fromNodes = "its nodes"
+
 // Facts are what has to be known of a cluster before Causeway goes there.
 type Facts struct {
 	// Release is what is there already, nil where nothing is.
@@ -152,7 +155,7 @@ func (i *Installer) lookAtNodes(ctx context.Context, facts *Facts) error {
 		for _, text := range node.Spec.PodCIDRs {
 			if p, err := netip.ParsePrefix(text); err == nil {
 				facts.Pods = append(facts.Pods, p)
-				facts.From = "its nodes"
+				facts.From = fromNodes
 			}
 		}
 		// A cloud that names its nodes also has load balancers; kind names them, too.
@@ -197,7 +200,7 @@ func (i *Installer) lookAtRanges(ctx context.Context, facts *Facts) error {
 	if len(found.Pods.Ranges) > 0 {
 		facts.Pods, facts.From = found.Pods.Ranges, found.Pods.From
 	} else {
-		facts.Pods, facts.From = ranges.Aggregate(facts.Pods), "its nodes"
+		facts.Pods, facts.From = ranges.Aggregate(facts.Pods), fromNodes
 	}
 	facts.Services = found.Services.Ranges
 	return nil

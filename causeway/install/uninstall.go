@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -144,49 +143,15 @@ const cleaner = "causeway-cleanup"
 // runCleanups runs `node-agent cleanup` on every node and returns where it did not
 // succeed, with why.
 func (i *Installer) runCleanups(ctx context.Context, agents *appsv1.DaemonSet) (dirty []string, err error) {
-	nodes, err := i.Cluster.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/os!=windows"})
-	if err != nil {
-		return nil, i.Cluster.Explain(err)
-	}
-	pods := i.Cluster.Client.CoreV1().Pods(i.Cluster.Namespace)
-	only := metav1.ListOptions{LabelSelector: access.NameLabel + "=" + cleaner}
-	remove := func(ctx context.Context) error {
-		return pods.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}, only)
-	}
-	// Those of an earlier command have ended, or hang.
-	if err := remove(ctx); err != nil {
-		return nil, i.Cluster.Explain(err)
-	}
-	defer func() {
-		// Also when ctx has ended: they are ours.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		_ = remove(ctx)
-	}()
-	for _, node := range nodes.Items {
-		if _, err := pods.Create(ctx, cleanup(agents, node.Name), metav1.CreateOptions{}); err != nil {
-			return nil, i.Cluster.Explain(err)
-		}
-	}
 	var last []corev1.Pod
-	err = i.until(ctx, i.cfg.Timeout, "clean nodes", func(ctx context.Context) (bool, string, error) {
-		list, err := pods.List(ctx, only)
-		if err != nil {
-			return false, "", i.Cluster.Explain(err)
-		}
-		last = list.Items
-		var waiting []string
-		for n := range last {
-			if pod := &last[n]; pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && pod.DeletionTimestamp == nil {
-				waiting = append(waiting, fmt.Sprintf("node %s: %s", pod.Spec.NodeName, access.Why(pod)))
-			}
-		}
-		return len(waiting) == 0, strings.Join(waiting, "; "), nil
+	nodes, err := i.onNodes(ctx, errand{
+		what: "clean nodes", name: cleaner, pod: func(node string) *corev1.Pod { return cleanup(agents, node) },
+		ended: func(_ context.Context, pods []corev1.Pod) { last = pods },
 	})
-	if err != nil && ctx.Err() != nil {
+	if err != nil {
 		return nil, err
 	}
-	return i.judge(last, len(nodes.Items)), nil
+	return i.judge(last, nodes), nil
 }
 
 // judge says where a clean-up did not succeed.
@@ -221,39 +186,6 @@ func (i *Installer) judge(pods []corev1.Pod, nodes int) (dirty []string) {
 // cleanup returns a pod that runs on one node what takes Causeway out of its kernel,
 // as the agent ran there.
 func cleanup(agents *appsv1.DaemonSet, node string) *corev1.Pod {
-	spec := *agents.Spec.Template.Spec.DeepCopy()
-	spec.NodeSelector, spec.Affinity, spec.InitContainers = nil, nil, nil
-	// To one node, whatever keeps others from it.
-	spec.NodeName = node
-	spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
-	spec.RestartPolicy = corev1.RestartPolicyNever
-	c := spec.Containers[0]
-	for _, container := range spec.Containers {
-		if container.Name == access.NodeAgent {
-			c = container
-		}
-	}
-	arguments := []string{"cleanup"}
-	for _, arg := range c.Args {
-		if strings.HasPrefix(arg, "--bpffs-dir") {
-			arguments = append(arguments, arg)
-		}
-	}
-	c.Args = arguments
-	c.Ports, c.StartupProbe, c.LivenessProbe, c.ReadinessProbe, c.Lifecycle = nil, nil, nil, nil, nil
-	c.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
 	// It needs nothing of the API server, whose ConfigMap may be gone.
-	spec.Volumes = slices.DeleteFunc(spec.Volumes, func(v corev1.Volume) bool { return v.HostPath == nil })
-	c.VolumeMounts = slices.DeleteFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return !slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
-	})
-	spec.Containers = []corev1.Container{c}
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			GenerateName: cleaner + "-",
-			Namespace:    agents.Namespace,
-			Labels:       map[string]string{access.NameLabel: cleaner, access.PartLabel: "causeway"},
-		},
-		Spec: spec,
-	}
+	return beside(agents, node, cleaner, "cleanup", []string{"--bpffs-dir"}, func(v corev1.Volume) bool { return v.HostPath != nil })
 }

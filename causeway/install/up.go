@@ -29,8 +29,8 @@ type UpConfig struct {
 	DryRun bool
 	// Show is told what is about all clusters.
 	Show func(Event)
-	// Preflight returns what keeps nodes from it, before anything is changed.
-	Preflight func(context.Context, []*Installer) []string
+	// SkipPreflight installs without a look at the nodes.
+	SkipPreflight bool
 	// Peers returns the ids that a cluster's API server knows, with their names.
 	Peers func(context.Context, *Installer) (map[int]string, error)
 	// Connect joins all clusters, by their API servers.
@@ -67,6 +67,11 @@ func Up(ctx context.Context, cfg UpConfig) ([]*Member, error) {
 		return members, each(members, func(m *Member) error {
 			return m.Install(ctx, Options{Values: m.Values, DryRun: true})
 		})
+	}
+	if !cfg.SkipPreflight {
+		if err := lookAll(ctx, members); err != nil {
+			return members, err
+		}
 	}
 	if err := each(members, func(m *Member) error { return m.bring(ctx) }); err != nil {
 		return members, err
@@ -120,9 +125,6 @@ func plan(ctx context.Context, cfg *UpConfig) ([]*Member, error) {
 		}
 		all = append(all, overlaps(members)...)
 	}
-	if len(all) == 0 && cfg.Preflight != nil {
-		all = cfg.Preflight(ctx, cfg.Clusters)
-	}
 	if len(all) > 0 {
 		return nil, fmt.Errorf("nothing was changed:\n  %s", strings.Join(all, "\n  "))
 	}
@@ -148,6 +150,13 @@ func (m *Member) choose(given map[string]any, mesh netip.Prefix) {
 	if !m.Facts.StorageClass && release.At(given, "etcd", "storageClass") == nil {
 		values = release.Merge(values, release.Put("memory", "etcd", "mode"))
 	}
+	// What is found is said to the cluster itself, which then names it to the others.
+	if len(m.Facts.Pods) > 0 && m.Facts.From != fromNodes {
+		values = release.Merge(values, release.Put(texts(m.Facts.Pods), "cluster", "podCIDRs"))
+	}
+	if len(m.Facts.Services) > 0 {
+		values = release.Merge(values, release.Put(texts(m.Facts.Services), "cluster", "reservedCIDRs"))
+	}
 	m.Values = release.Merge(values, given)
 	if gateway == "NodePort" && release.At(m.Values, "gateway", "type") == gateway {
 		m.notes = append(m.notes, "nothing gives load balancers here: others reach the gateway by a port of the nodes (--set gateway.type=LoadBalancer for another way)")
@@ -155,6 +164,15 @@ func (m *Member) choose(given map[string]any, mesh netip.Prefix) {
 	if !m.Facts.StorageClass && release.At(m.Values, "etcd", "mode") == "memory" {
 		m.notes = append(m.notes, "no StorageClass is the default: etcd is in memory, and what must outlive a pod, the authority's key among it, is kept in the Secret causeway-state (--set etcd.storageClass=NAME for a volume)")
 	}
+}
+
+// texts are ranges as values of the chart.
+func texts(ranges []netip.Prefix) []any {
+	out := make([]any, 0, len(ranges))
+	for _, p := range ranges {
+		out = append(out, p.String())
+	}
+	return out
 }
 
 // partBits is log2 of the parts that the mesh range has: one for each id.

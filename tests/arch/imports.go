@@ -44,7 +44,7 @@ var Fences = []Fence{
 	{"k8s.io/streaming", []string{"causeway/access"}, "a forwarded port is a connection to all others"},
 	{"k8s.io/client-go", []string{"pkg/kube", "causeway/access", "causeway/install", "causeway/release"}, "lists, watches, credentials and their failures are easy to get wrong: they are written once, in pkg/kube; the command line makes single requests as a user"},
 	{"k8s.io", []string{"pkg/kube", "pkg/source", "pkg/publish", "causeway/access", "causeway/install", "causeway/release"}, "what Kubernetes' objects look like ends where they become values of our own"},
-	{"sigs.k8s.io", []string{"pkg/source"}, "what Kubernetes' objects look like ends where they become values of our own"},
+	{"sigs.k8s.io", []string{"pkg/source", "causeway/install"}, "what Kubernetes' objects look like ends where they become values of our own"},
 	{"github.com/cilium/ebpf", []string{"pkg/datapath", "bpf"}, "byte order, pinning and link updates are pkg/datapath's hazards alone"},
 	{"github.com/vishvananda/netlink", []string{"pkg/datapath"}, "what changes the machine's network is in one place"},
 	{"github.com/google/nftables", []string{"pkg/datapath"}, "what changes the machine's network is in one place"},

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -54,8 +55,15 @@ func TestUp(t *testing.T) {
 	if left := objects(t, east) + objects(t, west); left != "" {
 		t.Errorf("what was refused left something behind:\n%s", left)
 	}
+	report := causeway(t, append([]string{"preflight"}, up[1:]...)...)
+	if !regexp.MustCompile(`2 nodes: \d\d findings are as they should be`).MatchString(report) || strings.Contains(report, " fail ") {
+		t.Errorf("before it is installed:\n%s", report)
+	}
+	if left := objects(t, east) + objects(t, west) + east.kernel(t) + west.kernel(t); left != "" {
+		t.Errorf("a look left something behind:\n%s", left)
+	}
 	said := causeway(t, up...)
-	for _, want := range []string{"no StorageClass is the default", "port of the nodes"} {
+	for _, want := range []string{"no StorageClass is the default", "port of the nodes", "1 node looked at: agents can run there"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("it does not say %q", want)
 		}
