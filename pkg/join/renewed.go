@@ -117,6 +117,23 @@ func madeAt(authorities []byte) (newest time.Time) {
 	return newest
 }
 
+// dropped reports whether the authorities now are those of before without some, the newest
+// not among them: a peer ends a replacement so.
+func dropped(now, before []byte) bool {
+	if !madeAt(now).Equal(madeAt(before)) {
+		return false
+	}
+	rest := len(before)
+	for block, more := pem.Decode(now); block != nil; block, more = pem.Decode(more) {
+		one := pem.EncodeToMemory(block)
+		if !bytes.Contains(before, one) {
+			return false
+		}
+		rest -= len(one)
+	}
+	return rest > 0
+}
+
 func heldOf(r *reading) pki.Held { return pki.Held{CA: []byte(r.CA), Pair: pairOf(r)} }
 
 // better returns what the files of a peer are to hold: what is there, or what the record
@@ -137,7 +154,7 @@ func better(there pki.Held, r *reading, same, known bool) pki.Held {
 		return record
 	case !signed(there.CA, there.Pair, joined):
 		return record
-	case !signed(record.CA, there.Pair, joined) && later(record, there):
+	case !signed(record.CA, there.Pair, joined) && signed(record.CA, record.Pair, joined) && (later(record, there) || dropped(record.CA, there.CA) && !pki.Newer(own, joined)):
 		return record
 	}
 	return there

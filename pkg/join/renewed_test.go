@@ -236,3 +236,24 @@ func TestNewestByAuthority(t *testing.T) {
 		t.Error("a valid pair is dropped for one of an authority that is gone")
 	}
 }
+
+// Who saw a record from the middle of a rotation takes the one of its end, though all of
+// it was signed within a second.
+func TestTakenAfterRotation(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	joined := s.member(s.issue(time.Hour, time.Time{}))
+	s.must(s.authority.Begin())
+	middle := *joined.Reads
+	middle.Origin, middle.CA = joined.Reads.origin(), string(s.authority.Bundle())
+	s.must(s.files.save("east", member{Reads: &middle}))
+	s.must(s.authority.Replace())
+	last := s.issue(time.Hour, time.Time{})
+	s.must(s.authority.Finish())
+	end := middle
+	end.CA, end.Cert, end.Key = string(s.authority.CertPEM()), string(last.CertPEM), string(last.KeyPEM)
+	s.must(s.files.save("east", member{Reads: &end}))
+	if !s.holds(last) || !bytes.Equal(paths(s.path("")).Held().CA, s.authority.CertPEM()) {
+		t.Error("a pair stays that the peer takes no more")
+	}
+}
