@@ -70,12 +70,28 @@ func writeReaders(w io.Writer, members map[string]*joinpb.Member, now time.Time)
 func writeOut(w io.Writer, members map[string]*joinpb.Member, now time.Time) bool {
 	any := false
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		if m := members[name]; m.Out != nil && m.Reader == nil && m.Origin == "" {
+		if m := members[name]; m.Out != nil && m.Reader == nil && m.Origin == "" && m.Begun == nil {
 			if !any {
 				fmt.Fprintln(w, "\nPUT OUT\tSINCE\tCOMES BACK BY")
 			}
 			any = true
 			fmt.Fprintf(w, "%s\t%s\tcauseway invite --peer %s\n", name, ago(m.Out, now), name)
+		}
+	}
+	return any
+}
+
+// writeBegun shows those that broke off their join and have a certificate from it, and
+// says whether there are any.
+func writeBegun(w io.Writer, members map[string]*joinpb.Member, now time.Time) bool {
+	any := false
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if m := members[name]; m.Begun != nil {
+			if !any {
+				fmt.Fprintln(w, "\nBEGAN TO JOIN\tSINCE\tIT MAY READ THIS CLUSTER; TO END THAT")
+			}
+			any = true
+			fmt.Fprintf(w, "%s\t%s\tcauseway disconnect %s (the same invitation there finishes the join)\n", name, ago(m.Begun, now), name)
 		}
 	}
 	return any

@@ -91,8 +91,13 @@ func TestWriteOut(t *testing.T) {
 		"north": {Name: "north", Out: out, Origin: "joined"},
 		"south": {Name: "south", Out: out, Reader: &joinpb.Reader{}},
 		"far":   {Name: "far", Origin: "joined"},
+		"again": {Name: "again", Out: out, Begun: timestamppb.New(now)},
 	}
 	var text bytes.Buffer
+	if !writeBegun(&text, members, now) || !strings.Contains(text.String(), "again\t0s ago\tcauseway disconnect again ") || strings.Count(text.String(), "\n") != 3 {
+		t.Errorf("shown:\n%s", text.String())
+	}
+	text.Reset()
 	if !writeOut(&text, members, now) || !strings.Contains(text.String(), "west\t1m0s ago\tcauseway invite --peer west\n") || strings.Count(text.String(), "\n") != 3 {
 		t.Errorf("shown:\n%s", text.String())
 	}

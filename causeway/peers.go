@@ -81,8 +81,8 @@ func newApproveCommand(opts *options) *cobra.Command {
 func writeTrust(out io.Writer, r *adminpb.PeersResponse, members map[string]*joinpb.Member, offences bool, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	if len(r.Peers) == 0 {
-		readers, out := writeReaders(w, members, now), writeOut(w, members, now)
-		if !readers && !out {
+		readers, out, begun := writeReaders(w, members, now), writeOut(w, members, now), writeBegun(w, members, now)
+		if !readers && !out && !begun {
 			fmt.Fprintln(w, "No peers.")
 		}
 		return w.Flush()
@@ -109,6 +109,7 @@ func writeTrust(out io.Writer, r *adminpb.PeersResponse, members map[string]*joi
 	}
 	writeReaders(w, members, now)
 	writeOut(w, members, now)
+	writeBegun(w, members, now)
 	return w.Flush()
 }
 

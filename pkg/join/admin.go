@@ -69,17 +69,33 @@ func (s *membership) Describe(ctx context.Context, _ *joinpb.DescribeRequest) (*
 			one.Ends = timestamppb.New(p.Certificate.Ends)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		out.Members = append(out.Members, members[name])
-	}
 	invitations, err := s.invitations.list(ctx)
 	if err != nil {
 		return nil, status.Errorf(codes.Unavailable, "list the invitations: %v", err)
 	}
 	for _, i := range invitations {
 		out.Invitations = append(out.Invitations, protoInvitation(i))
+		if i.Used != nil {
+			begun(members, i.Used)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		out.Members = append(out.Members, members[name])
 	}
 	return out, nil
+}
+
+// begun adds who used an invitation and is neither a peer nor known to read us: it has a
+// certificate, and gave none in return.
+func begun(members map[string]*joinpb.Member, u *used) {
+	one := members[u.Peer]
+	if one == nil {
+		one = &joinpb.Member{Name: u.Peer}
+		members[u.Peer] = one
+	}
+	if one.Origin == "" && one.Reader == nil && (one.Out == nil || u.Time.After(one.Out.AsTime())) {
+		one.Begun = timestamppb.New(u.Time)
+	}
 }
 
 func protoReader(r *reader) *joinpb.Reader {
@@ -239,8 +255,8 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 	before := m.book.member(name)
 	// Certificates are to the second; what was valid before the next one is out.
 	out := time.Now().UTC().Truncate(time.Second).Add(time.Second)
-	m.cfg.Exclude(m.peerSubject(name), out)  // here at once, whatever etcd does
-	err := m.invitations.takeBack(ctx, name) // before the record: see guest
+	m.cfg.Exclude(m.peerSubject(name), out)        // here at once, whatever etcd does
+	used, err := m.invitations.takeBack(ctx, name) // before the record: see guest
 	if err == nil {
 		err = m.book.update(ctx, name, func(old member) (member, error) {
 			if out.Before(old.Out) {
@@ -254,7 +270,7 @@ func (m *Manager) disconnect(ctx context.Context, name string, step func(string,
 	}
 	step(fmt.Sprintf("certificates of %s from before now are refused, its connections are cut", name), false)
 	if !ok {
-		if before.Reads == nil && before.Reader == nil && before.Out.IsZero() {
+		if before.Reads == nil && before.Reader == nil && before.Out.IsZero() && !used {
 			return fmt.Errorf("there is no peer %s here by a join or a file: look whether that is its name (`causeway peers`); certificates of that name are refused from now on all the same", name)
 		}
 		step(fmt.Sprintf("%s is not read", name), false)

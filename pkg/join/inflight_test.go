@@ -31,7 +31,8 @@ func TestPutOutInFlight(t *testing.T) {
 	stream, answer, err := open(east.ctx(), conn, offer)
 	check(t, err)
 
-	unknownIsOut(t, east, "west")
+	_, err = east.disconnect("west")
+	check(t, err)
 	back, err := west.sign(west.ctx(), "east", time.Time{}, answer.GetRequest())
 	check(t, err, stream.Send(&joinpb.JoinRequest{Step: &joinpb.JoinRequest_Certificate{Certificate: &joinpb.Certificate{Chain: back}}}))
 	if _, err := stream.Recv(); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "put out meanwhile") {
@@ -39,6 +40,40 @@ func TestPutOutInFlight(t *testing.T) {
 	}
 	if east.book.member("west").Reads != nil {
 		t.Error("it is a peer")
+	}
+	client := pb.NewKVClient(east.dialWith(string(answer.GetChain()), string(key)))
+	if _, err := client.Range(east.ctx(), &pb.RangeRequest{Key: []byte(wire.HeartbeatKey)}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("its certificate: %v", err)
+	}
+}
+
+// Who stops once it has its certificate is shown, and can be put out.
+func TestBegun(t *testing.T) {
+	t.Parallel()
+	east, west := newCluster(t, "east", 1), newCluster(t, "west", 2)
+	request, key := asked(t, "causeway://east/peer/west")
+	offer := east.offer(east.invite(&joinpb.InviteRequest{}), request)
+	offer.Authority, offer.Facts.Addresses = west.authority.CertPEM(), []string{west.door.Addr().String()}
+	conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
+	check(t, err)
+	_, answer, err := open(east.ctx(), conn, offer)
+	check(t, err, conn.Close())
+	shown := func() *joinpb.Member {
+		t.Helper()
+		described, err := east.membership.Describe(east.ctx(), &joinpb.DescribeRequest{})
+		check(t, err)
+		if len(described.Members) != 1 || described.Members[0].Name != "west" {
+			t.Fatalf("members: %v", described.Members)
+		}
+		return described.Members[0]
+	}
+	if m := shown(); m.Begun == nil || m.Origin != "" {
+		t.Errorf("not shown: %v", m)
+	}
+	_, err = east.disconnect("west")
+	check(t, err)
+	if m := shown(); m.Begun != nil || m.Out == nil {
+		t.Errorf("after it was put out: %v", m)
 	}
 	client := pb.NewKVClient(east.dialWith(string(answer.GetChain()), string(key)))
 	if _, err := client.Range(east.ctx(), &pb.RangeRequest{Key: []byte(wire.HeartbeatKey)}); status.Code(err) != codes.Unauthenticated {
@@ -95,7 +130,9 @@ func TestTakenBackInFlight(t *testing.T) {
 	inv, err := ParseInvitation(east.invite(&joinpb.InviteRequest{Peer: "west"}))
 	check(t, err)
 	proven, err := east.invitations.prove(east.ctx(), inv.ID[:], inv.Secret[:])
-	check(t, err, east.invitations.takeBack(east.ctx(), "west"))
+	check(t, err)
+	_, err = east.invitations.takeBack(east.ctx(), "west")
+	check(t, err)
 	err = east.invitations.use(east.ctx(), inv.ID[:], proven, "west", sha256.Sum256(nil), time.Now())
 	if !errors.Is(err, errUnknown) {
 		t.Errorf("it is used: %v", err)

@@ -87,20 +87,21 @@ func (s invitations) forget(ctx context.Context, id string) error {
 }
 
 // takeBack forgets the invitations that were made for a cluster, or that it used:
-// who was put out does not come back by one of before.
-func (s invitations) takeBack(ctx context.Context, peer string) error {
+// who was put out does not come back by one of before. It reports whether it used one.
+func (s invitations) takeBack(ctx context.Context, peer string) (used bool, err error) {
 	all, err := s.list(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, i := range all {
-		if i.Peer == peer || i.Used != nil && i.Used.Peer == peer {
+		by := i.Used != nil && i.Used.Peer == peer
+		if used = used || by; i.Peer == peer || by {
 			if err := s.forget(ctx, i.ID); err != nil {
-				return err
+				return used, err
 			}
 		}
 	}
-	return nil
+	return used, nil
 }
 
 // list returns the invitations, the newest first.

@@ -777,7 +777,10 @@ type Member struct {
 	// ends is when the certificate ends that it is read with, if that is known.
 	Ends *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ends,proto3" json:"ends,omitempty"`
 	// bounded says that it joined, and a ClusterPeer says what is believed of it.
-	Bounded       bool `protobuf:"varint,10,opt,name=bounded,proto3" json:"bounded,omitempty"`
+	Bounded bool `protobuf:"varint,10,opt,name=bounded,proto3" json:"bounded,omitempty"`
+	// begun is when it used an invitation to join for both directions, where it has not
+	// come to the end of that: it has a certificate, and gave none in return.
+	Begun         *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=begun,proto3" json:"begun,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -880,6 +883,13 @@ func (x *Member) GetBounded() bool {
 		return x.Bounded
 	}
 	return false
+}
+
+func (x *Member) GetBegun() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Begun
+	}
+	return nil
 }
 
 // Reader is a certificate that a cluster reads this one with.
@@ -1905,7 +1915,7 @@ const file_join_proto_rawDesc = "" +
 	"\x05facts\x18\x01 \x01(\v2\x17.causeway.join.v1.FactsR\x05facts\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\fR\vfingerprint\x122\n" +
 	"\amembers\x18\x03 \x03(\v2\x18.causeway.join.v1.MemberR\amembers\x12>\n" +
-	"\vinvitations\x18\x04 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\xb5\x02\n" +
+	"\vinvitations\x18\x04 \x03(\v2\x1c.causeway.join.v1.InvitationR\vinvitations\"\xe7\x02\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
@@ -1917,7 +1927,8 @@ const file_join_proto_rawDesc = "" +
 	"\aone_way\x18\b \x01(\bR\x06oneWay\x12.\n" +
 	"\x04ends\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x18\n" +
 	"\abounded\x18\n" +
-	" \x01(\bR\abounded\"\x92\x01\n" +
+	" \x01(\bR\abounded\x120\n" +
+	"\x05begun\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x05begun\"\x92\x01\n" +
 	"\x06Reader\x120\n" +
 	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12.\n" +
 	"\x04ends\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x16\n" +
@@ -2065,42 +2076,43 @@ var file_join_proto_depIdxs = []int32{
 	28, // 11: causeway.join.v1.Member.out:type_name -> google.protobuf.Timestamp
 	13, // 12: causeway.join.v1.Member.reader:type_name -> causeway.join.v1.Reader
 	28, // 13: causeway.join.v1.Member.ends:type_name -> google.protobuf.Timestamp
-	28, // 14: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
-	28, // 15: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
-	9,  // 16: causeway.join.v1.DeclareRequest.claims:type_name -> causeway.join.v1.Claim
-	28, // 17: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
-	28, // 18: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
-	28, // 19: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
-	28, // 20: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
-	17, // 21: causeway.join.v1.Invitations.invitations:type_name -> causeway.join.v1.Invitation
-	29, // 22: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
-	28, // 23: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
-	8,  // 24: causeway.join.v1.FitsRequest.facts:type_name -> causeway.join.v1.Facts
-	0,  // 25: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
-	2,  // 26: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
-	10, // 27: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
-	19, // 28: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
-	21, // 29: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
-	22, // 30: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
-	14, // 31: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
-	15, // 32: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
-	24, // 33: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
-	26, // 34: causeway.join.v1.Membership.Fits:input_type -> causeway.join.v1.FitsRequest
-	1,  // 35: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
-	3,  // 36: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
-	11, // 37: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
-	20, // 38: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
-	23, // 39: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
-	23, // 40: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
-	23, // 41: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
-	16, // 42: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
-	25, // 43: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
-	27, // 44: causeway.join.v1.Membership.Fits:output_type -> causeway.join.v1.FitsResponse
-	35, // [35:45] is the sub-list for method output_type
-	25, // [25:35] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	28, // 14: causeway.join.v1.Member.begun:type_name -> google.protobuf.Timestamp
+	28, // 15: causeway.join.v1.Reader.since:type_name -> google.protobuf.Timestamp
+	28, // 16: causeway.join.v1.Reader.ends:type_name -> google.protobuf.Timestamp
+	9,  // 17: causeway.join.v1.DeclareRequest.claims:type_name -> causeway.join.v1.Claim
+	28, // 18: causeway.join.v1.IssueResponse.ends:type_name -> google.protobuf.Timestamp
+	28, // 19: causeway.join.v1.Invitation.created:type_name -> google.protobuf.Timestamp
+	28, // 20: causeway.join.v1.Invitation.expires:type_name -> google.protobuf.Timestamp
+	28, // 21: causeway.join.v1.Invitation.used:type_name -> google.protobuf.Timestamp
+	17, // 22: causeway.join.v1.Invitations.invitations:type_name -> causeway.join.v1.Invitation
+	29, // 23: causeway.join.v1.InviteRequest.ttl:type_name -> google.protobuf.Duration
+	28, // 24: causeway.join.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
+	8,  // 25: causeway.join.v1.FitsRequest.facts:type_name -> causeway.join.v1.Facts
+	0,  // 26: causeway.join.v1.Join.Authority:input_type -> causeway.join.v1.AuthorityRequest
+	2,  // 27: causeway.join.v1.Join.Join:input_type -> causeway.join.v1.JoinRequest
+	10, // 28: causeway.join.v1.Membership.Describe:input_type -> causeway.join.v1.DescribeRequest
+	19, // 29: causeway.join.v1.Membership.Invite:input_type -> causeway.join.v1.InviteRequest
+	21, // 30: causeway.join.v1.Membership.Accept:input_type -> causeway.join.v1.AcceptRequest
+	22, // 31: causeway.join.v1.Membership.Disconnect:input_type -> causeway.join.v1.DisconnectRequest
+	14, // 32: causeway.join.v1.Membership.Declare:input_type -> causeway.join.v1.DeclareRequest
+	15, // 33: causeway.join.v1.Membership.Issue:input_type -> causeway.join.v1.IssueRequest
+	24, // 34: causeway.join.v1.Membership.Reach:input_type -> causeway.join.v1.ReachRequest
+	26, // 35: causeway.join.v1.Membership.Fits:input_type -> causeway.join.v1.FitsRequest
+	1,  // 36: causeway.join.v1.Join.Authority:output_type -> causeway.join.v1.AuthorityResponse
+	3,  // 37: causeway.join.v1.Join.Join:output_type -> causeway.join.v1.JoinResponse
+	11, // 38: causeway.join.v1.Membership.Describe:output_type -> causeway.join.v1.DescribeResponse
+	20, // 39: causeway.join.v1.Membership.Invite:output_type -> causeway.join.v1.InviteResponse
+	23, // 40: causeway.join.v1.Membership.Accept:output_type -> causeway.join.v1.Step
+	23, // 41: causeway.join.v1.Membership.Disconnect:output_type -> causeway.join.v1.Step
+	23, // 42: causeway.join.v1.Membership.Declare:output_type -> causeway.join.v1.Step
+	16, // 43: causeway.join.v1.Membership.Issue:output_type -> causeway.join.v1.IssueResponse
+	25, // 44: causeway.join.v1.Membership.Reach:output_type -> causeway.join.v1.ReachResponse
+	27, // 45: causeway.join.v1.Membership.Fits:output_type -> causeway.join.v1.FitsResponse
+	36, // [36:46] is the sub-list for method output_type
+	26, // [26:36] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_join_proto_init() }
