@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,30 +25,8 @@ func TestAddedReplica(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
 	defer cancel()
-	manifests := t.TempDir()
-	text, err := os.ReadFile("testdata/clusters/east.yaml")
-	check(t, err, os.WriteFile(filepath.Join(manifests, "east.yaml"), text, 0o644),
-		os.WriteFile(filepath.Join(manifests, "second.yaml"), []byte(secondNode), 0o644))
-	r := &replicas{world: newWorld(t, t.TempDir()), t: t}
-	r.east = labtest.AddCluster(t, r.lab, "east", 1, manifests)
-	r.west = labtest.AddCluster(t, r.lab, "west", 2, "testdata/clusters/west.yaml")
-	for _, c := range []*lab.Cluster{r.east, r.west} { // they join by an invitation
-		check(t, os.MkdirAll(c.PeersDir(), 0o755))
-	}
-	_, err = r.west.StartAPIServer(ctx)
-	check(t, err, r.west.AwaitReady(ctx))
-	e2, err := r.east.Node("e2")
-	check(t, err)
-	etcd := r.startEtcd(ctx, e2)
-	r.first, err = r.east.StartAPIServer(ctx, etcd...)
-	check(t, err, r.east.AwaitReady(ctx))
-	invitation, err := r.west.Causeway(ctx, "invite")
-	check(t, err)
-	_, err = r.east.Causeway(ctx, "join", strings.TrimSpace(string(invitation)))
-	check(t, err)
-	r.reads(ctx, r.first)
-
-	_, err = r.west.Causeway(ctx, "ca", "rotate")
+	r, e2, etcd := newJoined(ctx, t)
+	_, err := r.west.Causeway(ctx, "ca", "rotate")
 	check(t, err, eventually(ctx, func() error {
 		s, err := r.rotation(ctx)
 		if err == nil && (s.Stage != "replacing" || len(s.Behind) > 0 || s.Holders == 0) {
@@ -65,6 +44,56 @@ func TestAddedReplica(t *testing.T) {
 	check(t, r.trusts(ctx, filepath.Join(r.work, "second"), want))
 	check(t, r.first.Kill(), os.RemoveAll(joinedDir(r.east.DataDir())), r.first.Again(ctx), r.east.AwaitReady(ctx))
 	r.reads(ctx, r.first)
+}
+
+// TestRenewedWithoutEtcd: a gateway that is out of touch with its etcd goes on renewing
+// peers' certificates, which last 15 s here.
+func TestRenewedWithoutEtcd(t *testing.T) {
+	labtest.RequireRoot(t)
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
+	defer cancel()
+	r, _, _ := newJoined(ctx, t, "--peer-certificate-ttl", "15s")
+	file := filepath.Join(joinedDir(r.west.DataDir()), "east.crt")
+	before, err := os.ReadFile(file)
+	check(t, err, r.store.Pause(ctx))
+	check(t, eventually(ctx, func() error {
+		now, err := os.ReadFile(file)
+		if err == nil && string(now) == string(before) {
+			err = errors.New("west has the certificate of before")
+		}
+		return err
+	}))
+	check(t, r.store.Resume(), r.east.AwaitReady(ctx))
+}
+
+// newJoined starts east with an etcd on its second node, and west, which join by an
+// invitation. Flags are of east's API server.
+func newJoined(ctx context.Context, t *testing.T, flags ...string) (r *replicas, e2 *lab.Node, etcd []string) {
+	t.Helper()
+	manifests := t.TempDir()
+	text, err := os.ReadFile("testdata/clusters/east.yaml")
+	check(t, err, os.WriteFile(filepath.Join(manifests, "east.yaml"), text, 0o644),
+		os.WriteFile(filepath.Join(manifests, "second.yaml"), []byte(secondNode), 0o644))
+	r = &replicas{world: newWorld(t, t.TempDir()), t: t}
+	r.east = labtest.AddCluster(t, r.lab, "east", 1, manifests)
+	r.west = labtest.AddCluster(t, r.lab, "west", 2, "testdata/clusters/west.yaml")
+	for _, c := range []*lab.Cluster{r.east, r.west} { // nobody is declared
+		check(t, os.MkdirAll(c.PeersDir(), 0o755))
+	}
+	_, err = r.west.StartAPIServer(ctx)
+	check(t, err, r.west.AwaitReady(ctx))
+	e2, err = r.east.Node("e2")
+	check(t, err)
+	etcd = r.startEtcd(ctx, e2)
+	r.first, err = r.east.StartAPIServer(ctx, append(flags, etcd...)...)
+	check(t, err, r.east.AwaitReady(ctx))
+	invitation, err := r.west.Causeway(ctx, "invite")
+	check(t, err)
+	_, err = r.east.Causeway(ctx, "join", strings.TrimSpace(string(invitation)))
+	check(t, err)
+	r.reads(ctx, r.first)
+	return r, e2, etcd
 }
 
 func joinedDir(data string) string { return filepath.Join(data, "joined") }

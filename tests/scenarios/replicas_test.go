@@ -42,6 +42,7 @@ type replicas struct {
 	west   *lab.Cluster
 	first  *lab.Process
 	second *lab.Process
+	store  *lab.Process // their etcd
 	loads  []*lab.Load
 }
 
@@ -136,7 +137,7 @@ func (r *replicas) startEtcd(ctx context.Context, n *lab.Node) (flags []string) 
 	}
 	serverCert, serverKey := issue(pki.Request{Role: pki.RoleServer, IPs: []netip.Addr{address.Addr()}})
 	clientCert, clientKey := issue(pki.Request{Role: pki.RolePeer, Name: "east"})
-	_, err = n.Start(ctx, lab.Command{Name: "etcd", Path: filepath.Join(labtest.Binaries(r.t), "etcd"), Args: []string{
+	r.store, err = n.Start(ctx, lab.Command{Name: "etcd", Path: filepath.Join(labtest.Binaries(r.t), "etcd"), Args: []string{
 		"--data-dir", filepath.Join(r.work, "etcd"), "--listen", address.String(),
 		"--ca-file", authority.CertFile(), "--cert-file", serverCert, "--key-file", serverKey,
 	}})
