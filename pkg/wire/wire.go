@@ -20,8 +20,9 @@ const (
 	// MaxValueBytes is the largest value, encoded. etcd takes 1.5 MiB for a
 	// whole request; 4 KiB of it are left for the key and the transaction.
 	MaxValueBytes = 3<<19 - 4<<10
-	// MaxNodeBytes is the largest node: twice what Kubernetes takes of annotations.
-	MaxNodeBytes = 512 << 10
+	// MaxNodeBytes is the largest node: labels, annotations, addresses and ranges take some
+	// KiB together, though Kubernetes would let annotations alone have 256.
+	MaxNodeBytes = 128 << 10
 	// MaxIdentityBytes and MaxAddressBytes are the largest values of those: some
 	// hundred labels of the longest kind, and a few names.
 	MaxIdentityBytes = 256 << 10
