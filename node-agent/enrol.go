@@ -56,6 +56,32 @@ func enrol(ctx context.Context, cfg *config, log *slog.Logger) error {
 	}
 }
 
+// lookAgain is how often a running agent looks whether its certificate has ended.
+const lookAgain = 10 * time.Second
+
+// Why there is no new certificate is logged again after noWay, another reason sooner.
+const (
+	otherWay = time.Minute
+	noWay    = 6 * time.Hour
+)
+
+// stayEnrolled gets another certificate, as enrol does, whenever the one that is there has
+// ended: no gateway takes it any more, so nobody renews it. Where there is no way to one,
+// the log says so. It returns when ctx ends.
+func stayEnrolled(ctx context.Context, cfg *config, every time.Duration, log *slog.Logger) {
+	var told retry.Reason
+	for retry.Sleep(ctx, every) {
+		cert, err := cfg.files.Certificate()
+		if err != nil || time.Now().Before(cert.NotAfter) {
+			continue // who dials says what is wrong with the file
+		}
+		err = enrol(ctx, cfg, log)
+		if err != nil && ctx.Err() == nil && told.Tell(err.Error(), time.Now(), otherWay, noWay) {
+			log.Error("certificate has ended, and there is no new one; what was received stays in effect", "error", err)
+		}
+	}
+}
+
 // forgetAuthority removes certificate and key where --authority-file says that the
 // cluster has another authority altogether: it was installed anew, or lost its state.
 // Nobody there takes them, nor would the agent believe anybody. An authority that is

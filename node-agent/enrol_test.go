@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +75,44 @@ func TestEnrolLeavesAlone(t *testing.T) {
 	if err := enrol(t.Context(), c, logger(t)); err == nil || !strings.Contains(err.Error(), "needed is one for causeway://east/agent/node-2") {
 		t.Errorf("another node's: %v", err)
 	}
+}
+
+// An agent that runs says what to do once its certificate has ended.
+func TestStayEnrolled(t *testing.T) {
+	c, authority := newConfig(t)
+	pair, err := authority.Issue(pki.Request{Role: pki.RoleAgent, Name: c.node, TTL: time.Nanosecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(pair.Save(c.files.CertFile, c.files.KeyFile), os.WriteFile(c.files.CAFile, authority.CertPEM(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	said := make(chan string, 1)
+	log := slog.New(slog.NewTextHandler(writer(func(line string) {
+		said <- line // there is one, however often it is looked
+		cancel()
+	}), nil))
+	stayEnrolled(ctx, c, time.Millisecond, log)
+	select {
+	case line := <-said:
+		for _, want := range []string{"certificate expired", "causeway agent token " + c.node} {
+			if !strings.Contains(line, want) {
+				t.Errorf("no %q in %s", want, line)
+			}
+		}
+	default:
+		t.Error("nothing is said")
+	}
+}
+
+// writer is called for each line.
+type writer func(string)
+
+func (w writer) Write(p []byte) (int, error) {
+	w(string(p))
+	return len(p), nil
 }
 
 // A node's certificate of an authority that the cluster no longer has goes, to make

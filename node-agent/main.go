@@ -115,6 +115,10 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return prober.Run(ctx) })
 	g.Go(func() error { return desk.run(ctx, observer) })
 	g.Go(func() error { return client.Run(ctx) })
+	g.Go(func() error {
+		stayEnrolled(ctx, cfg, lookAgain, log)
+		return nil
+	})
 	return g.Wait()
 }
 
