@@ -244,7 +244,7 @@ apiVersion: v1
 kind: Node
 metadata: {name: m, namespace: nonsense}
 spec: {podCIDR: 10.0.0.0/24}
-status: {images: [{names: [a]}], capacity: {cpu: "2"}, conditions: [{type: Ready, status: "True", lastHeartbeatTime: 2026-01-01T00:00:00Z}]}
+status: {images: [{names: [a]}], capacity: {cpu: "2"}, conditions: [{type: DiskPressure, status: "False"}, {type: Ready, status: "True", lastHeartbeatTime: 2026-01-01T00:00:00Z}]}
 `), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -261,7 +261,10 @@ status: {images: [{names: [a]}], capacity: {cpu: "2"}, conditions: [{type: Ready
 		case *corev1.Pod:
 			text = fmt.Sprintf("%d %q %s %v %v %v %v", len(o.Annotations), o.ResourceVersion, o.Spec.ServiceAccountName, o.Spec.Volumes, o.Spec.Containers[0].Ports, o.Status.PodIPs, o.Status.HostIPs)
 		case *corev1.Node:
-			text = fmt.Sprintf("%v %d %d", o.Spec.PodCIDRs, len(o.Status.Images), len(o.Status.Conditions))
+			text = fmt.Sprintf("%v %d", o.Spec.PodCIDRs, len(o.Status.Images))
+			for _, c := range o.Status.Conditions {
+				text += fmt.Sprintf(" %s %s %t", c.Type, c.Status, c.LastHeartbeatTime.IsZero())
+			}
 		}
 		got[keyOf(o).String()] = text
 	})
@@ -269,7 +272,7 @@ status: {images: [{names: [a]}], capacity: {cpu: "2"}, conditions: [{type: Ready
 		"Service default/web":      "ClusterIP [fd00::1] [IPv6] /TCP/80/80 b/UDP/81/web",
 		"Pod default/web":          `0 "" default [] [{web 0 8080 TCP }] [{10.0.0.1}] [{10.1.0.1}]`,
 		"EndpointSlice shop/web-1": "",
-		"Node m":                   "[10.0.0.0/24] 0 0",
+		"Node m":                   "[10.0.0.0/24] 0 Ready True true",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("objects (-want +got):\n%s", diff)
