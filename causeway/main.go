@@ -70,6 +70,7 @@ func newCommand(out io.Writer) *cobra.Command {
 	opts.kubernetes.flags(root.PersistentFlags())
 	addKubernetesCommands(root, &opts)
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpCommand(newHelpCommand(root))
 	tidy(root)
 	return root
 }

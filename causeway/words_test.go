@@ -29,6 +29,30 @@ func TestUnknownWords(t *testing.T) {
 	}
 }
 
+// A command with too few words or too many says how it is written, and help on what there
+// is not is an error.
+func TestWrongWords(t *testing.T) {
+	for text, want := range map[string]string{
+		"disconnect a b": "received 2; it is: causeway disconnect PEER",
+		"peers approve":  "it is: causeway peers approve PEER [RANGE...]",
+		"status extra":   "it is: causeway status",
+		"help nonsense":  `no command "nonsense" to help with`,
+		"help ca foo":    `no command "ca foo"`,
+	} {
+		cmd := newCommand(new(bytes.Buffer))
+		cmd.SetArgs(strings.Fields(text))
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	var out bytes.Buffer
+	cmd := newCommand(&out)
+	cmd.SetArgs([]string{"help", "ca", "rotate"})
+	if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), "causeway ca rotate [flags]") {
+		t.Errorf("help: %v\n%s", err, out.String())
+	}
+}
+
 // Flags are shown as they are declared: the text of one refers to the one before.
 func TestFlagOrder(t *testing.T) {
 	var out bytes.Buffer
