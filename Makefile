@@ -11,7 +11,7 @@ SPACE := $(subst ,, )
 GENERATED := bpf pkg \( -name '*_bpfel*' -o -name '*.pb.go' \)
 FUZZTIME ?= 1m
 # What make test does, one after the other.
-STEPS ?= lint verify test-conformance test-kernels test-kube test-rest
+STEPS ?= lint verify test-conformance test-kube test-rest
 # The packages whose tests start Kubernetes control planes.
 KUBE = $(sort tests/kubelab $(patsubst %/,%,$(dir $(shell grep -rl --include='*_test.go' '/tests/kubelab"' pkg tests clustermesh-apiserver causeway))))
 # The packages that link Helm beside the command line's own; tag nokubernetes leaves it out there.
