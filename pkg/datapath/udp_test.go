@@ -120,6 +120,9 @@ func (c *client) ask(to netip.AddrPort) (who, from netip.AddrPort, err error) {
 	}
 	var buffer [64]byte
 	n, sender, err := unix.Recvfrom(c.fd, buffer[:], 0)
+	for errors.Is(err, unix.EINTR) { // by the Go runtime's own signals
+		n, sender, err = unix.Recvfrom(c.fd, buffer[:], 0)
+	}
 	if err != nil {
 		return who, from, fmt.Errorf("receive: %w", err)
 	}
