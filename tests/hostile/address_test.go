@@ -131,7 +131,7 @@ func addressValues() []semantic {
 		text("null", trust.Malformed, "null"),
 		text("a list", trust.Malformed, "[]"),
 		text("an empty object", trust.Malformed, "{}"),
-		text("100,000 brackets", trust.Malformed, strings.Repeat("[", 100_000)),
+		text("60,000 brackets", trust.Malformed, strings.Repeat("[", 60_000)),
 		at("1.4 MiB", trust.TooLarge, func(p *peer) []byte {
 			return p.spell(`"Metadata":""`, `"Metadata":"`+strings.Repeat("m", 1_400_000)+`"`)
 		}),
