@@ -109,8 +109,8 @@ func later(a, b pki.Held) bool {
 
 // madeAt is when the newest of some authorities was made.
 func madeAt(authorities []byte) (newest time.Time) {
-	for block, rest := pem.Decode(authorities); block != nil; block, rest = pem.Decode(rest) {
-		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && cert.NotBefore.After(newest) {
+	for _, cert := range pki.Certificates(authorities) {
+		if cert.NotBefore.After(newest) {
 			newest = cert.NotBefore
 		}
 	}
@@ -123,15 +123,8 @@ func dropped(now, before []byte) bool {
 	if !madeAt(now).Equal(madeAt(before)) {
 		return false
 	}
-	rest := len(before)
-	for block, more := pem.Decode(now); block != nil; block, more = pem.Decode(more) {
-		one := pem.EncodeToMemory(block)
-		if !bytes.Contains(before, one) {
-			return false
-		}
-		rest -= len(one)
-	}
-	return rest > 0
+	left, there := pki.Certificates(now), pki.Certificates(before)
+	return len(left) < len(there) && !slices.ContainsFunc(left, func(one *x509.Certificate) bool { return !slices.ContainsFunc(there, one.Equal) })
 }
 
 func heldOf(r *reading) pki.Held { return pki.Held{CA: []byte(r.CA), Pair: pairOf(r)} }

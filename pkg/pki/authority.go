@@ -152,7 +152,7 @@ func (a *root) choose(path string, text []byte) (err error) {
 	if a.cert, err = parseCertificate(path, text); err != nil {
 		return err
 	}
-	all := parseAll(text)
+	all := Certificates(text)
 	for _, cert := range all {
 		if len(all) > 1 && a.key.PublicKey.Equal(cert.PublicKey) {
 			a.cert, a.certPEM = cert, encodeCertificate(cert)

@@ -289,7 +289,7 @@ func (f ClientFiles) sameSigner(chainPEM []byte) bool {
 	if err != nil || oldErr != nil {
 		return true
 	}
-	by := signerOf(chainPEM, parseAll(text))
+	by := signerOf(chainPEM, Certificates(text))
 	return by != nil && Fingerprint(by) == signer
 }
 

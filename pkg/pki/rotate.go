@@ -412,8 +412,8 @@ func (a *Authority) issueServer(by *root, r Request) (*tls.Certificate, error) {
 	return cert, nil
 }
 
-// parseAll returns the certificates in a PEM text; what is none is passed over.
-func parseAll(text []byte) (out []*x509.Certificate) {
+// Certificates returns the certificates in a PEM text; what is none is passed over.
+func Certificates(text []byte) (out []*x509.Certificate) {
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == pemCertificate {
 			out = append(out, cert)
@@ -429,7 +429,7 @@ func (a *Authority) SignerOf(chainPEM []byte) (leaf *x509.Certificate, signer [s
 	if len(chainPEM) > maxRequest {
 		return nil, signer, false
 	}
-	chain, roots := parseAll(chainPEM), a.roots()
+	chain, roots := Certificates(chainPEM), a.roots()
 	all := make([]*x509.Certificate, 0, len(roots))
 	for _, r := range roots {
 		all = append(all, r.cert)

@@ -27,7 +27,7 @@ func (f ClientFiles) Trusted() (trusted [][sha256.Size]byte, signer [sha256.Size
 	if err != nil {
 		return nil, signer, fmt.Errorf("read client certificate: %w", err)
 	}
-	all := parseAll(text)
+	all := Certificates(text)
 	for _, cert := range all {
 		trusted = append(trusted, Fingerprint(cert))
 	}
@@ -39,7 +39,7 @@ func (f ClientFiles) Trusted() (trusted [][sha256.Size]byte, signer [sha256.Size
 
 // signerOf returns which of the authorities the chain is of, nil for none.
 func signerOf(chainPEM []byte, authorities []*x509.Certificate) *x509.Certificate {
-	chain := parseAll(chainPEM)
+	chain := Certificates(chainPEM)
 	for i := 1; i < len(chain); i++ {
 		if chain[i-1].CheckSignatureFrom(chain[i]) != nil {
 			return nil
@@ -64,7 +64,7 @@ func (f ClientFiles) Trust(clusterName string, authoritiesPEM []byte) (changed b
 	if len(authoritiesPEM) > maxText {
 		return false, fmt.Errorf("%d bytes of authorities of cluster %s, more than %d: %w", len(authoritiesPEM), clusterName, maxText, ErrCertificate)
 	}
-	said := parseAll(authoritiesPEM)
+	said := Certificates(authoritiesPEM)
 	if len(said) == 0 || len(said) > maxAuthorities {
 		return false, fmt.Errorf("%d authorities of cluster %s: %w", len(said), clusterName, ErrCertificate)
 	}
@@ -111,7 +111,7 @@ func (f ClientFiles) trusting(want Subject, said []*x509.Certificate) ([]*x509.C
 	if err != nil {
 		return nil, fmt.Errorf("read trusted certificates: %w", err)
 	}
-	old := parseAll(text)
+	old := Certificates(text)
 	next := slices.Clone(said)
 	for _, cert := range old {
 		if s, err := subjectOf(cert); err != nil || s != want {
