@@ -1,14 +1,10 @@
 package main
 
 import (
-	"context"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/causeway-mesh/causeway/pkg/admin/adminpb"
 	"github.com/causeway-mesh/causeway/pkg/pki"
-	"github.com/causeway-mesh/causeway/pkg/stranger"
 	"github.com/causeway-mesh/causeway/tests/kubelab"
 )
 
@@ -33,11 +29,6 @@ spec: {serviceAccountName: node-agent, nodeName: node-1, containers: [{name: age
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := plane.Kubectl(t.Context(), "", "create", "token", "node-agent", "--namespace=causeway",
-		"--audience="+stranger.Audience, "--bound-object-kind=Pod", "--bound-object-name=agent-1")
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := parse(t, "--data-dir="+t.TempDir(), "--manifests-dir=", "--kubeconfig="+plane.Kubeconfig(), "--listen=127.0.0.1:0", "--listen-http=",
 		"--agent-service-account=causeway/node-agent")
 	if err := c.validate(); err != nil {
@@ -45,21 +36,7 @@ spec: {serviceAccountName: node-agent, nodeName: node-1, containers: [{name: age
 	}
 	r := startRun(t, c)
 	r.until("an answer", func(*adminpb.StatusResponse) bool { return true })
-	admin, err := pki.ReadAdmin(filepath.Join(c.dataDir, "admin.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	files := pki.ClientFiles{CAFile: filepath.Join(dir, "ca.crt"), CertFile: filepath.Join(dir, "agent.crt"), KeyFile: filepath.Join(dir, "agent.key")}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	err = stranger.EnrolAccount(ctx, files, stranger.Account{
-		Cluster: "east", Node: "node-1", Addresses: []string{admin.Endpoint},
-		AuthorityFile: filepath.Join(c.dataDir, "pki", "ca.crt"), Token: strings.TrimSpace(token),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := enrol(t, plane, "causeway", c.dataDir)
 	if err := files.CheckSubject(pki.Subject{Cluster: "east", Role: pki.RoleAgent, Name: "node-1"}); err != nil {
 		t.Error(err)
 	}

@@ -57,15 +57,24 @@ type handoutItem struct {
 // validateHandouts checks the flags.
 func (c *config) validateHandouts() error {
 	for flag, value := range map[string]string{"--admin-secret": c.adminSecret, "--authority-configmap": c.authorityMap} {
-		if value == "" {
-			continue
+		if err := c.validateNamed(flag, value, "only Kubernetes has such objects"); err != nil {
+			return err
 		}
-		if c.manifestsDir != "" {
-			return fmt.Errorf("%s: only Kubernetes has such objects, so --in-cluster or --kubeconfig is needed in place of --manifests-dir", flag)
-		}
-		if _, _, err := kube.ParseKept(value); err != nil {
-			return fmt.Errorf("%s: %w", flag, err)
-		}
+	}
+	return nil
+}
+
+// validateNamed checks a flag that names an object as namespace/name, "" for none; since
+// says why that takes the Kubernetes API.
+func (c *config) validateNamed(flag, value, since string) error {
+	if value == "" {
+		return nil
+	}
+	if c.manifestsDir != "" {
+		return fmt.Errorf("%s: %s, so --in-cluster or --kubeconfig is needed in place of --manifests-dir", flag, since)
+	}
+	if _, _, err := kube.ParseKept(value); err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
 	}
 	return nil
 }

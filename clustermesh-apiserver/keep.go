@@ -44,18 +44,10 @@ type keeping struct {
 
 // validateState checks the flag.
 func (c *config) validateState() error {
-	switch {
-	case c.stateSecret == "":
-		return nil
-	case c.manifestsDir != "":
-		return errors.New("--state-secret: only Kubernetes has Secrets, so --in-cluster or --kubeconfig is needed in place of --manifests-dir")
-	case len(c.etcdEndpoints) > 0:
+	if c.stateSecret != "" && c.manifestsDir == "" && len(c.etcdEndpoints) > 0 {
 		return errors.New("--state-secret: is for one API server with its own etcd; with --etcd-endpoints the state is there, and the data directory needs a disk")
 	}
-	if _, _, err := kube.ParseKept(c.stateSecret); err != nil {
-		return fmt.Errorf("--state-secret: %w", err)
-	}
-	return nil
+	return c.validateNamed("--state-secret", c.stateSecret, "only Kubernetes has Secrets")
 }
 
 // newKeeping returns what has asked nothing yet.

@@ -119,10 +119,11 @@ metadata: {name: gone, namespace: mesh, labels: {app: gone}}
 spec: {serviceAccountName: node-agent, nodeName: node-1, containers: [{name: web, image: none}]}
 `
 
-// enrol returns what an agent shows that began by its pod's token.
-func enrol(t *testing.T, plane *kubelab.ControlPlane, dir string) pki.ClientFiles {
+// enrol returns what the agent shows that began by the token of the pod agent-1 of a
+// namespace, at the API server with a data directory.
+func enrol(t *testing.T, plane *kubelab.ControlPlane, namespace, dir string) pki.ClientFiles {
 	t.Helper()
-	token, err := plane.Kubectl(t.Context(), "", "create", "token", "node-agent", "--namespace=mesh",
+	token, err := plane.Kubectl(t.Context(), "", "create", "token", "node-agent", "--namespace="+namespace,
 		"--audience="+stranger.Audience, "--bound-object-kind=Pod", "--bound-object-name=agent-1")
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +211,7 @@ func TestStateSecret(t *testing.T) {
 		return ok
 	}
 	eventually(t, "east", ready)
-	agent := enrol(t, plane, east.dir)
+	agent := enrol(t, plane, "mesh", east.dir)
 	numbers := func() string {
 		text, _ := os.ReadFile(filepath.Join(east.dir, "identities"))
 		return string(text)

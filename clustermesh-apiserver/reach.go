@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 
@@ -16,16 +14,7 @@ import (
 
 // validateGatewayService checks the flag.
 func (c *config) validateGatewayService() error {
-	if c.gatewayService == "" {
-		return nil
-	}
-	if c.manifestsDir != "" {
-		return errors.New("--gateway-service: only Kubernetes leads a Service to the gateway, so --in-cluster or --kubeconfig is needed in place of --manifests-dir")
-	}
-	if _, _, err := kube.ParseKept(c.gatewayService); err != nil {
-		return fmt.Errorf("--gateway-service: %w", err)
-	}
-	return nil
+	return c.validateNamed("--gateway-service", c.gatewayService, "only Kubernetes leads a Service to the gateway")
 }
 
 // reach knows by which addresses others reach the gateway.
