@@ -52,47 +52,49 @@ func writeMember(w io.Writer, m *joinpb.Member, now time.Time) {
 // writeReaders shows those that read this cluster and are no peers of it, and says
 // whether there are any.
 func writeReaders(w io.Writer, members map[string]*joinpb.Member, now time.Time) bool {
-	any := false
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		if m := members[name]; m.Reader != nil && m.Origin == "" {
-			if !any {
-				fmt.Fprintln(w, "\nREADER\tID\tCERTIFICATE")
-			}
-			any = true
-			fmt.Fprintf(w, "%s\t%s\t%s\n", name, id(m.Reader.Id), readerText(m, now))
+	return writeSome(w, members, "READER\tID\tCERTIFICATE", func(m *joinpb.Member) string {
+		if m.Reader == nil || m.Origin != "" {
+			return ""
 		}
-	}
-	return any
+		return id(m.Reader.Id) + "\t" + readerText(m, now)
+	})
 }
 
 // writeOut shows those that were put out and have not come back, and says whether there
 // are any.
 func writeOut(w io.Writer, members map[string]*joinpb.Member, now time.Time) bool {
-	any := false
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		if m := members[name]; m.Out != nil && m.Reader == nil && m.Origin == "" && m.Begun == nil {
-			if !any {
-				fmt.Fprintln(w, "\nPUT OUT\tSINCE\tCOMES BACK BY")
-			}
-			any = true
-			fmt.Fprintf(w, "%s\t%s\tcauseway invite --peer %s\n", name, ago(m.Out, now), name)
+	return writeSome(w, members, "PUT OUT\tSINCE\tCOMES BACK BY", func(m *joinpb.Member) string {
+		if m.Out == nil || m.Reader != nil || m.Origin != "" || m.Begun != nil {
+			return ""
 		}
-	}
-	return any
+		return fmt.Sprintf("%s\tcauseway invite --peer %s", ago(m.Out, now), m.Name)
+	})
 }
 
 // writeBegun shows those that broke off their join and have a certificate from it, and
 // says whether there are any.
 func writeBegun(w io.Writer, members map[string]*joinpb.Member, now time.Time) bool {
-	any := false
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		if m := members[name]; m.Begun != nil {
-			if !any {
-				fmt.Fprintln(w, "\nBEGAN TO JOIN\tSINCE\tIT MAY READ THIS CLUSTER; TO END THAT")
-			}
-			any = true
-			fmt.Fprintf(w, "%s\t%s\tcauseway disconnect %s (the same invitation there finishes the join)\n", name, ago(m.Begun, now), name)
+	return writeSome(w, members, "BEGAN TO JOIN\tSINCE\tIT MAY READ THIS CLUSTER; TO END THAT", func(m *joinpb.Member) string {
+		if m.Begun == nil {
+			return ""
 		}
+		return fmt.Sprintf("%s\tcauseway disconnect %s (the same invitation there finishes the join)", ago(m.Begun, now), m.Name)
+	})
+}
+
+// writeSome writes a table of those of which row has something to say after their names,
+// and says whether there are any; without any there is no table.
+func writeSome(w io.Writer, members map[string]*joinpb.Member, header string, row func(*joinpb.Member) string) (any bool) {
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		text := row(members[name])
+		if text == "" {
+			continue
+		}
+		if !any {
+			fmt.Fprintln(w, "\n"+header)
+		}
+		any = true
+		fmt.Fprintf(w, "%s\t%s\n", name, text)
 	}
 	return any
 }

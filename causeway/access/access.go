@@ -37,7 +37,8 @@ const (
 	// Namespace is where Causeway is unless somebody chose another.
 	Namespace = "causeway-system"
 
-	gatewayPort = 8474
+	// GatewayPort is that of the gateway's Service, and of its pod.
+	GatewayPort = 8474
 )
 
 // A command line makes a burst of requests and is gone.

@@ -55,7 +55,7 @@ func (c *Cluster) forward(pod string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := openPort(tunnel, gatewayPort)
+	conn, err := openPort(tunnel, GatewayPort)
 	if err != nil {
 		_ = tunnel.Close()
 		return nil, err

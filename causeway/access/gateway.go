@@ -29,7 +29,7 @@ func (c *Cluster) Gateway(ctx context.Context) ([]string, error) {
 	for _, in := range service.Status.LoadBalancer.Ingress {
 		for _, host := range []string{in.IP, in.Hostname} {
 			if host != "" {
-				out = append(out, net.JoinHostPort(host, strconv.Itoa(gatewayPort)))
+				out = append(out, net.JoinHostPort(host, strconv.Itoa(GatewayPort)))
 			}
 		}
 	}

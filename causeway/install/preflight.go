@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,9 +65,6 @@ const looker = "causeway-preflight"
 
 // remoteNodes is how many nodes of each other cluster are tried from each node.
 const remoteNodes = 3
-
-// gatewayPort is that of the gateway's Service.
-const gatewayPort = "8474"
 
 // Remote are the ways to other clusters that each node tries.
 type Remote struct {
@@ -288,7 +286,7 @@ func others(ctx context.Context, m *Member, members []*Member) (out Remote) {
 			out.Nodes = append(out.Nodes, ip.String())
 		}
 		if address, _, err := other.gateway(ctx); err == nil && address != "" {
-			out.Gateways = append(out.Gateways, net.JoinHostPort(address, gatewayPort))
+			out.Gateways = append(out.Gateways, net.JoinHostPort(address, strconv.Itoa(access.GatewayPort)))
 		}
 	}
 	return out

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/causeway-mesh/causeway/causeway/access"
 	"github.com/causeway-mesh/causeway/causeway/release"
 )
 
@@ -208,7 +209,7 @@ func (m *Member) bring(ctx context.Context) error {
 		return err == nil && address != "", "the Service " + m.Cluster.Namespace + "/clustermesh-apiserver has none yet", err
 	})
 	if err == nil {
-		m.say(Done, "others reach the gateway at %s:8474", address)
+		m.say(Done, "others reach the gateway at %s:%d", address, access.GatewayPort)
 		return nil
 	}
 	if ctx.Err() != nil {
