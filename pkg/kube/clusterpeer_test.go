@@ -118,14 +118,14 @@ func TestClusterPeersInPages(t *testing.T) {
 	var pages atomic.Int32
 	var size atomic.Value
 	size.Store("2")
-	client := clientOf(t, kubelab.Proxy(t, plane, func(_ http.ResponseWriter, request *http.Request) bool {
+	client := clientOf(t, kubelab.Proxy(t, plane, func(w http.ResponseWriter, request *http.Request) http.ResponseWriter {
 		if query := request.URL.Query(); request.URL.Path == clusterPeers && query.Get("limit") != "" {
 			pages.Add(1)
 			query.Set("limit", size.Load().(string))
 			request.URL.RawQuery = query.Encode()
 		}
-		return true
-	}))
+		return w
+	}).Kubeconfig)
 	apply(t, plane, readDefinition(t))
 	const count = clusterPeersPages + 1
 	for i := range count {

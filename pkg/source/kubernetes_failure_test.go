@@ -4,19 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/causeway-mesh/causeway/tests/kubelab"
 )
@@ -63,7 +55,7 @@ func TestKubernetesSurvives(t *testing.T) {
 
 	t.Log("what is resumed from is compacted away: 410 Gone")
 	cut := startProxy(t, plane)
-	late := startKubernetes(t, apiSource{kubeconfig: cut.kubeconfig})
+	late := startKubernetes(t, apiSource{kubeconfig: cut.Kubeconfig})
 	late.untilIn("shop", "Pod shop/a", "Pod shop/b", "Pod shop/c")
 	late.take()
 	cut.close()
@@ -138,8 +130,7 @@ func (r *run) untilAllFail(texts ...string) {
 // proxy stands between a source and an API server and can do what networks and
 // overloaded API servers do.
 type proxy struct {
-	kubeconfig string
-	server     *httptest.Server
+	*kubelab.Proxied
 
 	mu       sync.Mutex
 	closed   bool
@@ -153,45 +144,16 @@ type proxy struct {
 	pages   int
 }
 
-// startProxy puts one in front of a control plane, with its administrator's rights.
+// startProxy puts one in front of a control plane.
 func startProxy(t *testing.T, plane *kubelab.ControlPlane) *proxy {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", plane.Kubeconfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport, err := rest.TransportFor(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	upstream, err := url.Parse(plane.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	forward := &httputil.ReverseProxy{
-		Rewrite:       func(request *httputil.ProxyRequest) { request.SetURL(upstream) },
-		Transport:     transport,
-		FlushInterval: -1,
-		ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
-	}
-	p := &proxy{kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
-	p.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-		if p.answer(w, request) {
-			forward.ServeHTTP(p.writer(w, request), request)
+	p := &proxy{}
+	p.Proxied = kubelab.Proxy(t, plane, func(w http.ResponseWriter, request *http.Request) http.ResponseWriter {
+		if !p.answer(w, request) {
+			return nil
 		}
-	}))
-	t.Cleanup(func() {
-		p.server.CloseClientConnections()
-		p.server.Close()
-		if idle, ok := transport.(interface{ CloseIdleConnections() }); ok {
-			idle.CloseIdleConnections()
-		}
+		return p.writer(w, request)
 	})
-	text := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: %q}}]\nusers: [{name: a}]\n"+
-		"contexts: [{name: a, context: {cluster: a, user: a}}]\ncurrent-context: a\n", p.server.URL)
-	if err := os.WriteFile(p.kubeconfig, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	return p
 }
 
@@ -271,7 +233,7 @@ func (p *proxy) count(of *int) int {
 // close cuts all connections, and those that come.
 func (p *proxy) close() {
 	p.set(func() { p.closed = true })
-	p.server.CloseClientConnections()
+	p.Cut()
 }
 
 func (p *proxy) open() { p.set(func() { p.closed = false }) }
@@ -285,7 +247,7 @@ func TestKubernetesThrottled(t *testing.T) {
 	apply(t, plane, podIn(ns, "a"))
 	p := startProxy(t, plane)
 	p.set(func() { p.throttle = true })
-	r := startKubernetes(t, apiSource{kubeconfig: p.kubeconfig})
+	r := startKubernetes(t, apiSource{kubeconfig: p.Kubeconfig})
 	problem := r.untilProblem(allKinds, "too many requests", "nothing is published or withdrawn before all kinds have been read")
 	if since := time.Since(problem.Since); since < 0 || since > timeout {
 		t.Errorf("a problem since %v", problem.Since)
@@ -299,7 +261,7 @@ func TestKubernetesThrottled(t *testing.T) {
 
 	before := p.count(&p.refused)
 	p.set(func() { p.throttle = true })
-	p.server.CloseClientConnections()
+	p.Cut()
 	r.untilProblem(allKinds, "too many requests", "what was read before stays in effect")
 	apply(t, plane, podIn(ns, "b"))
 	r.until("a second request that is refused", func() bool { return p.count(&p.refused) > before+5 })
@@ -320,7 +282,7 @@ func TestKubernetesCutListing(t *testing.T) {
 	apply(t, plane, podIn(ns, "a"))
 	p := startProxy(t, plane)
 	p.set(func() { p.cut = true })
-	r := startKubernetes(t, apiSource{kubeconfig: p.kubeconfig})
+	r := startKubernetes(t, apiSource{kubeconfig: p.Kubeconfig})
 	r.untilProblem("namespaces", "the connection ended before the listing was whole", "nothing is published or withdrawn before all kinds have been read")
 	if r.isComplete() || len(r.names()) > 0 {
 		t.Errorf("the sink was given %v, complete %v", r.names(), r.isComplete())
@@ -345,7 +307,7 @@ func TestKubernetesUnstreamed(t *testing.T) {
 	apply(t, plane, strings.Join(pods, "---\n"))
 	p := startProxy(t, plane)
 	p.set(func() { p.unstreamed = true })
-	r := startKubernetes(t, apiSource{kubeconfig: p.kubeconfig})
+	r := startKubernetes(t, apiSource{kubeconfig: p.Kubeconfig})
 	r.untilComplete()
 	r.untilIn(ns, want...)
 	if pages := p.count(&p.pages); pages < 4 {

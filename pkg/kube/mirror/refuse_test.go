@@ -157,14 +157,14 @@ type throttle struct {
 func startThrottle(t *testing.T, plane *kubelab.ControlPlane) *throttle {
 	t.Helper()
 	x := &throttle{}
-	x.kubeconfig = kubelab.Proxy(t, plane, func(w http.ResponseWriter, request *http.Request) bool {
+	x.kubeconfig = kubelab.Proxy(t, plane, func(w http.ResponseWriter, request *http.Request) http.ResponseWriter {
 		if request.Method == http.MethodGet || x.lets() {
-			return true
+			return w
 		}
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "too many requests", http.StatusTooManyRequests)
-		return false
-	})
+		return nil
+	}).Kubeconfig
 	return x
 }
 
