@@ -21,17 +21,9 @@ import (
 func TestPutOutInFlight(t *testing.T) {
 	t.Parallel()
 	east, west := newCluster(t, "east", 1), newCluster(t, "west", 2)
-	text := east.invite(&joinpb.InviteRequest{})
-	request, key := asked(t, "causeway://east/peer/west")
-	offer := east.offer(text, request)
-	offer.Authority, offer.Facts.Addresses = west.authority.CertPEM(), []string{west.door.Addr().String()}
-	conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
-	check(t, err)
-	defer func() { _ = conn.Close() }()
-	stream, answer, err := open(east.ctx(), conn, offer)
-	check(t, err)
+	stream, answer, key, _ := east.halfJoined(west)
 
-	_, err = east.disconnect("west")
+	_, err := east.disconnect("west")
 	check(t, err)
 	back, err := west.sign(west.ctx(), "east", time.Time{}, answer.GetRequest())
 	check(t, err, stream.Send(&joinpb.JoinRequest{Step: &joinpb.JoinRequest_Certificate{Certificate: &joinpb.Certificate{Chain: back}}}))
@@ -47,17 +39,28 @@ func TestPutOutInFlight(t *testing.T) {
 	}
 }
 
+// halfJoined has another cluster, called west, join up to the moment at which it has its
+// certificate, of a key, and is to give one in return.
+func (r *replica) halfJoined(west *replica) (s joinpb.Join_JoinClient, answer *joinpb.Answer, key []byte, hangUp func()) {
+	r.site.t.Helper()
+	request, key := asked(r.site.t, "causeway://east/peer/west")
+	offer := r.offer(r.invite(&joinpb.InviteRequest{}), request)
+	offer.Authority, offer.Facts.Addresses = west.authority.CertPEM(), []string{west.door.Addr().String()}
+	conn, err := stranger.Dial(r.door.Addr().String(), "east", r.authority.CertPEM())
+	check(r.site.t, err)
+	hangUp = func() { _ = conn.Close() }
+	r.site.t.Cleanup(hangUp)
+	s, answer, err = open(r.ctx(), conn, offer)
+	check(r.site.t, err)
+	return s, answer, key, hangUp
+}
+
 // Who stops once it has its certificate is shown, and can be put out.
 func TestBegun(t *testing.T) {
 	t.Parallel()
 	east, west := newCluster(t, "east", 1), newCluster(t, "west", 2)
-	request, key := asked(t, "causeway://east/peer/west")
-	offer := east.offer(east.invite(&joinpb.InviteRequest{}), request)
-	offer.Authority, offer.Facts.Addresses = west.authority.CertPEM(), []string{west.door.Addr().String()}
-	conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
-	check(t, err)
-	_, answer, err := open(east.ctx(), conn, offer)
-	check(t, err, conn.Close())
+	_, answer, key, hangUp := east.halfJoined(west)
+	hangUp()
 	shown := func() *joinpb.Member {
 		t.Helper()
 		described, err := east.membership.Describe(east.ctx(), &joinpb.DescribeRequest{})
@@ -70,7 +73,7 @@ func TestBegun(t *testing.T) {
 	if m := shown(); m.Begun == nil || m.Origin != "" {
 		t.Errorf("not shown: %v", m)
 	}
-	_, err = east.disconnect("west")
+	_, err := east.disconnect("west")
 	check(t, err)
 	if m := shown(); m.Begun != nil || m.Out == nil {
 		t.Errorf("after it was put out: %v", m)
@@ -85,16 +88,9 @@ func TestBegun(t *testing.T) {
 func TestOvertakenInFlight(t *testing.T) {
 	t.Parallel()
 	east, west, other := newCluster(t, "east", 1), newCluster(t, "west", 2), newCluster(t, "west", 2)
-	request, _ := asked(t, "causeway://east/peer/west")
-	offer := east.offer(east.invite(&joinpb.InviteRequest{}), request)
-	offer.Authority, offer.Facts.Addresses = other.authority.CertPEM(), []string{other.door.Addr().String()}
-	conn, err := stranger.Dial(east.door.Addr().String(), "east", east.authority.CertPEM())
-	check(t, err)
-	defer func() { _ = conn.Close() }()
-	stream, answer, err := open(east.ctx(), conn, offer)
-	check(t, err)
+	stream, answer, _, _ := east.halfJoined(other)
 
-	_, err = west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
+	_, err := west.join(&joinpb.AcceptRequest{Invitation: east.invite(&joinpb.InviteRequest{})})
 	check(t, err)
 	back, err := other.sign(other.ctx(), "east", time.Time{}, answer.GetRequest())
 	check(t, err, stream.Send(&joinpb.JoinRequest{Step: &joinpb.JoinRequest_Certificate{Certificate: &joinpb.Certificate{Chain: back}}}))

@@ -9,9 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/encoding/protojson"
-
-	"github.com/causeway-mesh/causeway/pkg/rotation/rotationpb"
 	"github.com/causeway-mesh/causeway/tests/lab"
 	"github.com/causeway-mesh/causeway/tests/lab/labtest"
 )
@@ -28,7 +25,7 @@ func TestAddedReplica(t *testing.T) {
 	r, e2, etcd := newJoined(ctx, t)
 	_, err := r.west.Causeway(ctx, "ca", "rotate")
 	check(t, err, eventually(ctx, func() error {
-		s, err := r.rotation(ctx)
+		s, err := rotationOf(ctx, r.west)
 		if err == nil && (s.Stage != "replacing" || len(s.Behind) > 0 || s.Holders == 0) {
 			err = fmt.Errorf("%s: %v need the old authority", s.Stage, s.Behind)
 		}
@@ -71,17 +68,11 @@ func TestRenewedWithoutEtcd(t *testing.T) {
 // invitation. Flags are of east's API server.
 func newJoined(ctx context.Context, t *testing.T, flags ...string) (r *replicas, e2 *lab.Node, etcd []string) {
 	t.Helper()
-	manifests := t.TempDir()
-	text, err := os.ReadFile("testdata/clusters/east.yaml")
-	check(t, err, os.WriteFile(filepath.Join(manifests, "east.yaml"), text, 0o644),
-		os.WriteFile(filepath.Join(manifests, "second.yaml"), []byte(secondNode), 0o644))
-	r = &replicas{world: newWorld(t, t.TempDir()), t: t}
-	r.east = labtest.AddCluster(t, r.lab, "east", 1, manifests)
-	r.west = labtest.AddCluster(t, r.lab, "west", 2, "testdata/clusters/west.yaml")
+	r = newClusters(t)
 	for _, c := range []*lab.Cluster{r.east, r.west} { // nobody is declared
 		check(t, os.MkdirAll(c.PeersDir(), 0o755))
 	}
-	_, err = r.west.StartAPIServer(ctx)
+	_, err := r.west.StartAPIServer(ctx)
 	check(t, err, r.west.AwaitReady(ctx))
 	e2, err = r.east.Node("e2")
 	check(t, err)
@@ -97,15 +88,6 @@ func newJoined(ctx context.Context, t *testing.T, flags ...string) (r *replicas,
 }
 
 func joinedDir(data string) string { return filepath.Join(data, "joined") }
-
-func (r *replicas) rotation(ctx context.Context) (*rotationpb.StatusResponse, error) {
-	out, err := r.west.Causeway(ctx, "ca", "status", "--output", "json")
-	if err != nil {
-		return nil, err
-	}
-	var s rotationpb.StatusResponse
-	return &s, protojson.Unmarshal(out, &s)
-}
 
 // reads waits until a replica follows west.
 func (r *replicas) reads(ctx context.Context, p *lab.Process) {

@@ -83,7 +83,8 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
-func newReplicas(ctx context.Context, t *testing.T) *replicas {
+// newClusters returns east, with a second node, and west, of which nothing runs.
+func newClusters(t *testing.T) *replicas {
 	t.Helper()
 	manifests := t.TempDir()
 	text, err := os.ReadFile("testdata/clusters/east.yaml")
@@ -92,6 +93,12 @@ func newReplicas(ctx context.Context, t *testing.T) *replicas {
 	r := &replicas{world: newWorld(t, t.TempDir()), t: t}
 	r.east = labtest.AddCluster(t, r.lab, "east", 1, manifests)
 	r.west = labtest.AddCluster(t, r.lab, "west", 2, "testdata/clusters/west.yaml")
+	return r
+}
+
+func newReplicas(ctx context.Context, t *testing.T) *replicas {
+	t.Helper()
+	r := newClusters(t)
 	check(t, refuseServices(r.east), refuseServices(r.west), r.east.Connect(r.west))
 	e1, err := r.east.Node("e1")
 	check(t, err)

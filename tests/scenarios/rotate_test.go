@@ -46,7 +46,12 @@ func newRotating(ctx context.Context, t *testing.T) *rotating {
 }
 
 func (r *rotating) status(ctx context.Context) (*rotationpb.StatusResponse, error) {
-	out, err := r.east.Causeway(ctx, "ca", "status", "--output", "json")
+	return rotationOf(ctx, r.east)
+}
+
+// rotationOf returns how it stands with a cluster's authority.
+func rotationOf(ctx context.Context, c *lab.Cluster) (*rotationpb.StatusResponse, error) {
+	out, err := c.Causeway(ctx, "ca", "status", "--output", "json")
 	if err != nil {
 		return nil, err
 	}
