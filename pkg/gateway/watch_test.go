@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -218,16 +219,23 @@ func TestWatchStreamsWait(t *testing.T) {
 	}
 }
 
+// allWatches opens as many watches as a peer may have, and returns their streams.
+func (b *bed) allWatches(peer string) (streams []pb.Watch_WatchClient) {
+	b.t.Helper()
+	for range maxHolderWatches / maxWatches {
+		stream := b.watch(b.dial(pki.RolePeer, peer))
+		for range maxWatches {
+			b.ask(stream, create(nodes, nodesEnd))
+		}
+		streams = append(streams, stream)
+	}
+	return streams
+}
+
 // All connections of a peer together have so many, another peer its own.
 func TestWatchesOfAPeerAreBounded(t *testing.T) {
 	b := newBed(t)
-	var streams []pb.Watch_WatchClient
-	for range maxHolderWatches / maxWatches {
-		streams = append(streams, b.watch(b.dial(pki.RolePeer, "west")))
-		for range maxWatches {
-			b.ask(streams[len(streams)-1], create(nodes, nodesEnd))
-		}
-	}
+	streams := b.allWatches("west")
 	more := func() (pb.Watch_WatchClient, error) {
 		stream := b.watch(b.dial(pki.RolePeer, "west"))
 		if err := stream.Send(create(nodes, nodesEnd)); err != nil {
@@ -243,6 +251,41 @@ func TestWatchesOfAPeerAreBounded(t *testing.T) {
 	b.ask(streams[0], cancel(0))
 	if _, err := more(); err != nil {
 		t.Errorf("in the place of one that was cancelled: %v", err)
+	}
+}
+
+// A peer that tries 10,000 watches has those that it may, each of the others is refused
+// by its code, and another peer has its own.
+func TestManyWatchesOfAPeer(t *testing.T) {
+	b := newBed(t)
+	before := memory()
+	more := maxHolderStreams - len(b.allWatches("west")) // as many streams as there may be
+	var tried sync.WaitGroup
+	for range more {
+		conn := b.dial(pki.RolePeer, "west")
+		tried.Go(func() {
+			for range (10_000 - maxHolderWatches) / more {
+				stream, err := pb.NewWatchClient(conn).Watch(t.Context())
+				if err == nil {
+					_ = stream.Send(create(nodes, nodesEnd)) // its error shows in Recv
+					_, err = stream.Recv()
+				}
+				if status.Code(err) != codes.ResourceExhausted {
+					t.Errorf("one of too many watches: %v", err)
+					return
+				}
+			}
+		})
+	}
+	tried.Wait()
+	north := b.watch(b.dial(pki.RolePeer, "north"))
+	b.ask(north, create(nodes, nodesEnd))
+	b.put(nodes+"changed", "x")
+	if event := b.next(north); len(event.Events) != 1 {
+		t.Errorf("another peer was told %v", event)
+	}
+	if now := memory(); now > before+mostMemory {
+		t.Errorf("%d MiB more are in use", (now-before)>>20)
 	}
 }
 
