@@ -210,7 +210,7 @@ func (b *book) revise(now time.Time) {
 		}
 		cert, err := paths(b.files.peer(name)).Certificate()
 		joined := leaf(pairOf(m.Reads))
-		if err == nil && joined != nil && now.After(cert.NotAfter) && pki.Newer(joined, cert) {
+		if err == nil && joined != nil && now.After(cert.NotAfter) && now.Before(joined.NotAfter) {
 			b.save(name)
 		}
 	}
