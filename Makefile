@@ -17,6 +17,8 @@ KUBE = $(sort tests/kubelab $(patsubst %/,%,$(dir $(shell grep -rl --include='*_
 # The packages that link Helm beside the command line's own; tag nokubernetes leaves it out there.
 HELM = causeway/install causeway/release
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+# Some tests build programs of their own, which go test does not see: what it remembers of them may be of older ones.
+UNCACHED = -count=1
 SUMMARY = go run ./tests/summary $(if $(filter true,$(CI)),-no-skips) --
 
 .PHONY: help
@@ -63,18 +65,18 @@ test-fast: lint ## lint and all tests but those that need what is built for them
 test-kube: kubernetes ## what follows the Kubernetes API against real control planes and a node (root; built once, minutes)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kube" containerd runc iproute2 nftables containernetworking-plugins; fi
 	@go run ./tests/kind/build coredns
-	@$(SUMMARY) $(RACE) -timeout 20m $(addprefix ./,$(KUBE))
+	@$(SUMMARY) $(RACE) $(UNCACHED) -timeout 20m $(addprefix ./,$(KUBE))
 
 # A target of its own: make test leaves the package out.
 .PHONY: test-kind
 test-kind: ## two real kind clusters, made here without a registry (root; built once, 10 minutes; KEEP=1 leaves them up)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kind" docker.io debootstrap jq containerd runc iproute2 iptables nftables util-linux gcc libc6-dev; fi
-	@KEEP=$(KEEP) $(SUMMARY) -timeout 60m ./tests/kind
+	@KEEP=$(KEEP) $(SUMMARY) $(UNCACHED) -timeout 60m ./tests/kind
 
 .PHONY: test-kernels
 test-kernels: ## the eBPF programs on Linux 5.10, 6.1 and 6.12, in emulated machines (root, Debian; kernels are downloaded once)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kernels" qemu-system-x86 iproute2 iptables nftables xz-utils; fi
-	@$(SUMMARY) -timeout 70m ./tests/kernels
+	@$(SUMMARY) $(UNCACHED) -timeout 70m ./tests/kernels
 
 .PHONY: test-conformance
 test-conformance: ## hold what we publish and read against Cilium itself (built once, minutes)
@@ -108,6 +110,7 @@ test-churn: ## let 1,000 pods come and go in a minute (root; 5 s of it in make t
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## gofumpt, go vet, staticcheck and a short list more; actionlint
 	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/golangci-lint run --build-tags nokubernetes ./causeway
 	$(TOOLS)/actionlint
 
 .PHONY: format
