@@ -147,7 +147,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 		MeshRanges: meshRanges, MeshFile: filepath.Join(cfg.dataDir, "mesh-addresses"),
 		Filter: filter, Wrong: told.wrong, Local: localOf(cfg, book, engine), Logger: log, Registerer: registry,
 	})
-	reached, sink := newReach(cfg, publisher, log, registry)
+	reached, sink := newReach(cfg, publisher, publisher.SetGateway, log, registry)
 	objects, kubernetes, err := cfg.newReader(sink, log, registry)
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	var members *join.Manager // peers run after it was made
 	peers := peer.New(peer.Config{
 		Cluster: cfg.cluster(), Dir: cfg.peers(), Resources: cfg.resources(), Joined: cfg.joined(), Etcd: etcd, Election: election, Engine: engine, Book: book,
-		Renewed: func(name string) { members.Renewed(name) }, Logger: log, Registerer: registry,
+		Renewed: func(name string) { members.Renewed(name) }, Reached: func(name string, addresses []string) { members.Reached(name, addresses) }, Logger: log, Registerer: registry,
 	})
 	if err := told.connect(kubernetes, cfg, election, peers, log, registry); err != nil {
 		return err
@@ -184,6 +184,9 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g.Go(func() error { return told.Run(ctx, publisher.Listed(), peers.Seeded()) })
 	g.Go(func() error { return runAfter(ctx, declared.loaded(ctx, members.Loaded()), peers.Run) })
 	g.Go(func() error { return runAfter(ctx, members.Loaded(), door.Run) })
+	g.Go(func() error {
+		return runAfter(ctx, door.Listening(), func(context.Context) error { reached.tell(door.Addr()); return nil })
+	})
 	g.Go(func() error { return openFeed(ctx, cfg, nodes, publisher, peers, listed, seeded) })
 	g.Go(func() error { return welcome(ctx, cfg, authority, door, open, log) })
 	return g.Wait()

@@ -20,20 +20,33 @@ func (c *config) validateGatewayService() error {
 // reach knows by which addresses others reach the gateway.
 type reach struct {
 	cfg     *config
-	service *source.Reach // nil where no flag names one
+	service *source.Reach            // nil where no flag names one
+	say     func(addresses []string) // to who reads this cluster
 }
 
 // newReach returns what knows that, and the sink that it learns it from, through
-// which the source's objects come to next.
-func newReach(cfg *config, next source.Sink, log *slog.Logger, registry prometheus.Registerer) (*reach, source.Sink) {
+// which the source's objects come to next. It has say tell the addresses that somebody
+// gave the gateway, and none that it was merely bound to.
+func newReach(cfg *config, next source.Sink, say func([]string), log *slog.Logger, registry prometheus.Registerer) (*reach, source.Sink) {
 	if cfg.gatewayService == "" {
-		return &reach{cfg: cfg}, next
+		return &reach{cfg: cfg, say: say}, next
+	}
+	told := say
+	if len(cfg.advertise) > 0 { // which counts, see tell
+		told = nil
 	}
 	namespace, service, _ := kube.ParseKept(cfg.gatewayService) // validate has seen it
 	found := source.NewReach(source.ReachConfig{
-		Namespace: namespace, Name: service, Max: join.MaxAddresses, Next: next, Logger: log, Registerer: registry,
+		Namespace: namespace, Name: service, Max: join.MaxAddresses, Next: next, Found: told, Logger: log, Registerer: registry,
 	})
-	return &reach{cfg: cfg, service: found}, found
+	return &reach{cfg: cfg, service: found, say: say}, found
+}
+
+// tell tells the addresses of --advertise, if there are any.
+func (r *reach) tell(bound net.Addr) {
+	if len(r.cfg.advertise) > 0 {
+		r.say(r.addresses(bound))
+	}
 }
 
 // addresses are host:port: those of --advertise, else of the Service, else where the

@@ -37,11 +37,11 @@ func TestGatewayServiceFlag(t *testing.T) {
 // nothing is no reason to say nothing.
 func TestReachOrder(t *testing.T) {
 	log, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry
-	without, sink := newReach(parse(t, "--listen=192.0.2.1:9"), nil, log, registry())
+	without, sink := newReach(parse(t, "--listen=192.0.2.1:9"), nil, nil, log, registry())
 	if got := without.status(nil); sink != nil || got.Service.Service != "" || !slices.Equal(got.Addresses, []string{"192.0.2.1:9"}) {
 		t.Errorf("without a Service: %+v", got)
 	}
-	with, sink := newReach(parse(t, "--listen=192.0.2.1:9", "--gateway-service=mesh/gw"), nil, log, registry())
+	with, sink := newReach(parse(t, "--listen=192.0.2.1:9", "--gateway-service=mesh/gw"), nil, nil, log, registry())
 	if got := with.status(nil); sink == nil || got.Service.Service != "mesh/gw" || got.Service.Note == "" || !slices.Equal(got.Addresses, []string{"192.0.2.1:9"}) {
 		t.Errorf("with one that is not known: %+v", got)
 	}

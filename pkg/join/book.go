@@ -47,6 +47,7 @@ type book struct {
 	behind  map[string]bool   // whose record etcd lacks
 	unsaved map[string]bool   // whose record the disk lacks
 	ahead   map[string]bool   // whose files may be newer than the record
+	ways    map[string]wayTo  // what clusters said last of where they are reached
 	changed chan struct{}     // closed and replaced when members changes
 
 	loaded  chan struct{} // closed when etcd was read once
@@ -58,7 +59,7 @@ type book struct {
 func newBook(etcd *kvstore.Client, dir string, log *slog.Logger, exclude, readmit func(string, time.Time)) *book {
 	return &book{
 		etcd: etcd, files: files{dir: dir}, log: log, exclude: exclude, readmit: readmit,
-		members: map[string]member{}, stored: map[string][]byte{}, behind: map[string]bool{}, unsaved: map[string]bool{}, ahead: map[string]bool{},
+		members: map[string]member{}, stored: map[string][]byte{}, behind: map[string]bool{}, unsaved: map[string]bool{}, ahead: map[string]bool{}, ways: map[string]wayTo{},
 		changed: make(chan struct{}), loaded: make(chan struct{}), restore: make(chan struct{}, 1), resave: make(chan struct{}, 1), writes: make(chan struct{}, 1),
 	}
 }
@@ -100,6 +101,10 @@ func (b *book) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		b.reviseAll(ctx)
+		return nil
+	})
+	g.Go(func() error {
+		b.followReached(ctx)
 		return nil
 	})
 	return g.Wait()

@@ -65,6 +65,9 @@ func (m member) outdates(n member) bool {
 // reading is a joined peer.
 type reading struct {
 	Endpoints []string `json:"endpoints"`
+	// Said are those of Endpoints that the peer said since, in its config: they go when
+	// it does not say them any more. The others are from when it joined.
+	Said []string `json:"said,omitempty"`
 	// CA, Cert and Key are PEM. The key was made here.
 	CA   string `json:"ca"`
 	Cert string `json:"cert"`

@@ -159,6 +159,7 @@ func (r *replica) start() {
 	check(t, err)
 	r.sessions = peer.New(peer.Config{
 		Cluster: r.site.config, Dir: r.peersDir, Joined: r.dir, Etcd: r.site.etcd, Engine: merge.NewEngine(r.site.config.Name, noSink{}), Logger: quiet(),
+		Reached: func(name string, addresses []string) { r.Reached(name, addresses) },
 	})
 	exclusions := gateway.NewExclusions(quiet())
 	var door *gateway.Gateway

@@ -96,6 +96,10 @@ func Dial(cfg ClientConfig) (*Client, error) {
 	}, nil
 }
 
+// Move has the client use other endpoints, of the same store. What is under way at one
+// that stays goes on.
+func (c *Client) Move(endpoints []string) { c.etcd.SetEndpoints(endpoints...) }
+
 // Close ends the connection and everything that runs on it.
 func (c *Client) Close() error {
 	if err := c.etcd.Close(); err != nil && !errors.Is(err, context.Canceled) {

@@ -51,6 +51,9 @@ func (s *session) config(change kvstore.Change) {
 		return
 	}
 	s.change(func() { s.facts.config, s.facts.malformed = &config, nil })
+	if addresses := wire.DecodeGateway(change.Value); len(addresses) > 0 {
+		s.reached(addresses)
+	}
 }
 
 func (s *session) marker(change kvstore.Change) {

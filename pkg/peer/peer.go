@@ -53,6 +53,9 @@ type Config struct {
 	// Renewed is told of a peer that the certificate by which it is read, or what is
 	// trusted of it, is another one; nil for nobody. It must not wait.
 	Renewed func(name string)
+	// Reached is told by which addresses, host:port, a peer says that it is reached now, also
+	// when it says the same again; nil for nobody. They are not checked. It must not wait.
+	Reached func(name string, addresses []string)
 	// Book knows what is ours and what peers claim; New makes one if it is nil.
 	Book       *trust.Book
 	Logger     *slog.Logger
@@ -90,6 +93,9 @@ func New(cfg Config) *Manager {
 	}
 	if cfg.Renewed == nil {
 		cfg.Renewed = func(string) {}
+	}
+	if cfg.Reached == nil {
+		cfg.Reached = func(string, []string) {}
 	}
 	m := &Manager{
 		cfg: cfg, registry: newRegistry(), metrics: newMetrics(cfg.Registerer),
@@ -311,8 +317,8 @@ func (m *Manager) begin(ctx context.Context, p *peer) (stop func()) {
 	if p.broken {
 		return func() {}
 	}
-	file := p.file
-	return start(ctx, func(ctx context.Context) { p.run(ctx, file) })
+	p.open(p.file)
+	return start(ctx, p.run)
 }
 
 // keep begins, or begins anew, the session with a peer whose file is good.
@@ -322,6 +328,9 @@ func (m *Manager) keep(ctx context.Context, name string, file File) (ok bool) {
 	case p == nil:
 		return m.add(ctx, name, file, nil)
 	case p.broken || !reflect.DeepEqual(p.file, file):
+		if m.moved(p, file) {
+			return true
+		}
 		m.cfg.Logger.Info("peer file changed", "cluster", name)
 		p.stop()
 		m.mu.Lock()
@@ -331,6 +340,21 @@ func (m *Manager) keep(ctx context.Context, name string, file File) (ok bool) {
 		p.agree()
 		p.stop = m.begin(ctx, p)
 	}
+	return true
+}
+
+// moved lets the session go on where the file says other addresses and nothing else.
+func (m *Manager) moved(p *peer, file File) bool {
+	same := p.file
+	same.Endpoints = file.Endpoints
+	if p.broken || !reflect.DeepEqual(same, file) {
+		return false
+	}
+	m.cfg.Logger.Info("peer has other addresses", "cluster", p.name, "endpoints", file.Endpoints)
+	m.mu.Lock()
+	p.file = file
+	m.mu.Unlock()
+	p.move(file.Endpoints)
 	return true
 }
 

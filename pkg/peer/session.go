@@ -37,6 +37,7 @@ type session struct {
 	metrics  *metrics
 	progress chan<- struct{} // poked at every change
 	renewed  func()          // see Config.Renewed
+	reached  func([]string)  // see Config.Reached
 
 	// known are the keys in use, in the cache's layout, with the number of the
 	// attempt that saw each last. Only the one goroutine that seeds, follows or
@@ -73,11 +74,11 @@ type session struct {
 	offences   []Offence
 	whole      bool // the cache was whole when the session began
 	facts      facts
-	file       File      // that run was begun with
-	since      time.Time // of the state
+	file       File            // what is in use of it
+	client     *kvstore.Client // to it; nil while there is none
+	since      time.Time       // of the state
 	lastState  State
-	lastWhy    retry.Reason // that was logged last
-	endpoints  []string
+	lastWhy    retry.Reason    // that was logged last
 	keeper     *renewal.Keeper // of the certificate; nil before the first session
 	lastChange time.Time
 	heartbeat  time.Time
@@ -91,7 +92,7 @@ type session struct {
 func newSession(name string, m *Manager, file File) *session {
 	s := &session{
 		name: name, ours: m.cfg.Cluster, engine: m.cfg.Engine, registry: m.registry, book: m.cfg.Book, ledger: m.ledger,
-		cache: newCache(name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger), log: m.cfg.Logger.With("cluster", name), metrics: m.metrics, progress: m.progress, renewed: func() { m.cfg.Renewed(name) },
+		cache: newCache(name, m.cfg.Etcd, m.cfg.Election, m.cfg.Logger), log: m.cfg.Logger.With("cluster", name), metrics: m.metrics, progress: m.progress, renewed: func() { m.cfg.Renewed(name) }, reached: func(addresses []string) { m.cfg.Reached(name, addresses) },
 		known: map[string]entry{}, special: map[netip.Addr]kvstore.Change{}, nudge: make(chan struct{}, 1),
 		since: time.Now(), lastState: Connecting, refused: map[string]int{},
 	}
@@ -182,13 +183,26 @@ func (s *session) begin(id cluster.ID) {
 	s.judge.Begin(id)
 }
 
-// run keeps a session with the peer that file describes until ctx ends.
-func (s *session) run(ctx context.Context, file File) {
-	s.attempt++
+// open says by which file the next run is.
+func (s *session) open(file File) {
+	s.change(func() { s.facts, s.markers, s.file = facts{}, map[wire.Kind]bool{}, file })
+}
+
+// move has the session go on at other addresses. What is read at one that stays goes on
+// as it is.
+func (s *session) move(endpoints []string) {
 	s.change(func() {
-		s.facts, s.markers, s.endpoints, s.file = facts{}, map[wire.Kind]bool{}, file.Endpoints, file
+		s.file.Endpoints = endpoints
+		if s.client != nil {
+			s.client.Move(endpoints)
+		}
 	})
-	client, ok := s.dial(ctx, file)
+}
+
+// run keeps a session with the peer until ctx ends. Only addresses change meanwhile.
+func (s *session) run(ctx context.Context) {
+	s.attempt++
+	client, file, ok := s.dial(ctx)
 	if !ok {
 		return
 	}
@@ -211,6 +225,7 @@ func (s *session) run(ctx context.Context, file File) {
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		s.log.Error("peer session ended", "error", err)
 	}
+	s.change(func() { s.client = nil })
 	if err := client.Close(); err != nil {
 		s.log.Debug("close the connection to the peer", "error", err)
 	}
@@ -218,22 +233,28 @@ func (s *session) run(ctx context.Context, file File) {
 
 // dial tries until the peer's files can be used: certificates may come after the
 // file that names them.
-func (s *session) dial(ctx context.Context, file File) (*kvstore.Client, bool) {
+func (s *session) dial(ctx context.Context) (*kvstore.Client, File, bool) {
 	for {
+		s.mu.Lock()
+		file := s.file
+		s.mu.Unlock()
 		tls, err := pki.ClientConfig(file.TLS, pki.MeshNames(s.name)...)
 		if err == nil {
 			var client *kvstore.Client
 			client, err = kvstore.Dial(kvstore.ClientConfig{Endpoints: file.Endpoints, TLS: tls, Logger: s.log})
 			if err == nil {
-				s.change(func() { s.facts.setup = nil })
-				return client, true
+				s.change(func() {
+					s.facts.setup, s.client = nil, client
+					client.Move(s.file.Endpoints) // they may be others by now
+				})
+				return client, file, true
 			}
 		}
 		err = s.explain(err)
 		s.change(func() { s.facts.setup = err })
 		select {
 		case <-ctx.Done():
-			return nil, false
+			return nil, File{}, false
 		case <-time.After(2*time.Second + rand.N(time.Second)):
 		}
 	}

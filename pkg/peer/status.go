@@ -52,7 +52,7 @@ func (s *session) status() Status {
 	why = cmp.Or(why, heldBack(s.heldAt, time.Now()))
 	out := Status{
 		Name: s.name, State: state, Reason: why, Since: s.since,
-		Endpoints: slices.Clone(s.endpoints), LastChange: s.lastChange, Heartbeat: s.heartbeat,
+		Endpoints: slices.Clone(s.file.Endpoints), LastChange: s.lastChange, Heartbeat: s.heartbeat,
 		Refused: maps.Clone(s.refused), LastRefused: s.lastRefuse, Waiting: waiting,
 	}
 	if conflicts > 0 {

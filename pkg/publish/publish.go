@@ -85,6 +85,10 @@ type Publisher struct {
 	// wire is the way to writer.
 	wire *sequence
 
+	configuring sync.Mutex
+	gateway     []string // by which others reach the cluster, none while it is not known
+	begun       bool     // the config is published
+
 	mu     sync.Mutex
 	index  *index
 	state  uint64 // counts what the source said
@@ -326,13 +330,39 @@ func (p *Publisher) emit(from int, state uint64, out publication, done bool) {
 	p.wire.add(from, state, out.keys, done)
 }
 
-// finish prunes and sets the markers, once.
-func (p *Publisher) finish(ctx context.Context) error {
-	config, err := wire.EncodeConfig(p.cfg.Cluster)
+// SetGateway has those who read this cluster told by which addresses, host:port, they
+// reach it from now on. It may be called before and during Run, and does not wait.
+func (p *Publisher) SetGateway(addresses []string) {
+	p.configuring.Lock()
+	defer p.configuring.Unlock()
+	p.gateway = addresses
+	if p.begun {
+		_ = p.publishConfig() // it could be encoded before
+	}
+}
+
+// begin publishes the config.
+func (p *Publisher) begin() error {
+	p.configuring.Lock()
+	defer p.configuring.Unlock()
+	p.begun = true
+	return p.publishConfig()
+}
+
+func (p *Publisher) publishConfig() error {
+	config, err := wire.EncodeConfig(p.cfg.Cluster, p.gateway...)
 	if err != nil {
 		return err
 	}
 	p.writer.Set(wire.ConfigKey(p.cfg.Cluster.Name), config)
+	return nil
+}
+
+// finish prunes and sets the markers, once.
+func (p *Publisher) finish(ctx context.Context) error {
+	if err := p.begin(); err != nil {
+		return err
+	}
 	for _, listed := range []<-chan struct{}{p.local, p.addressed} {
 		select {
 		case <-ctx.Done():

@@ -27,8 +27,11 @@ const gatewayPort = "gateway"
 type ReachConfig struct {
 	Namespace, Name string
 	// Max is how many addresses are found at most.
-	Max        int
-	Next       Sink
+	Max  int
+	Next Sink
+	// Found is told of each other addresses, and not when there are none; nil for nobody.
+	// It must not wait.
+	Found      func(addresses []string)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -134,13 +137,24 @@ func (r *Reach) find() {
 	addresses, note := r.addresses()
 	addresses = addresses[:min(len(addresses), r.cfg.Max)]
 	r.found.Set(float64(len(addresses)))
+	if !r.set(addresses, note) {
+		return
+	}
+	if r.cfg.Found != nil && len(addresses) > 0 {
+		r.cfg.Found(addresses)
+	}
+	r.cfg.Logger.Info("found the gateway's addresses", "service", r.cfg.Namespace+"/"+r.cfg.Name, "addresses", addresses, "note", note)
+}
+
+// set reports whether that is another state.
+func (r *Reach) set(addresses []string, note string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if slices.Equal(addresses, r.state.Addresses) && note == r.state.Note {
-		return
+		return false
 	}
 	r.state.Addresses, r.state.Note = addresses, note
-	r.cfg.Logger.Info("found the gateway's addresses", "service", r.state.Service, "addresses", addresses, "note", note)
+	return true
 }
 
 // addresses returns all that there are, and what keeps the Service from having those

@@ -32,13 +32,16 @@ type reachRun struct {
 	*Reach
 	t    *testing.T
 	next *counted
+	told []string
 }
 
 func newReachRun(t *testing.T) *reachRun {
 	next := &counted{}
-	return &reachRun{t: t, next: next, Reach: NewReach(ReachConfig{
-		Namespace: "mesh", Name: "gateway", Max: 4, Next: next, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
-	})}
+	r := &reachRun{t: t, next: next}
+	r.Reach = NewReach(ReachConfig{
+		Namespace: "mesh", Name: "gateway", Max: 4, Next: next, Found: func(addresses []string) { r.told = addresses }, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	})
+	return r
 }
 
 func (r *reachRun) put(objects ...Object) {
@@ -67,6 +70,9 @@ func (r *reachRun) check(note string, want ...string) {
 	got := r.Reached()
 	if !slices.Equal(got.Addresses, want) || note == "" != (got.Note == "") || !strings.Contains(got.Note, note) || got.Service != "mesh/gateway" {
 		r.t.Errorf("%+v, want %q and a note %q", got, want, note)
+	}
+	if len(want) > 0 && !slices.Equal(r.told, want) {
+		r.t.Errorf("%v was told, want %v", r.told, want)
 	}
 }
 
@@ -119,6 +125,9 @@ func TestReachByNodes(t *testing.T) {
 	r.check("", "192.0.2.2:31000")
 	r.drop(host("b", corev1.ConditionTrue, "192.0.2.2"))
 	r.check("no node that is ready")
+	if len(r.told) != 1 { // where others read from stays as it is
+		r.t.Errorf("%v was told of no address", r.told)
+	}
 	r.put(host("a", corev1.ConditionTrue, "192.0.2.9"))
 	r.check("", "192.0.2.9:31000")
 	for i := range 9 {

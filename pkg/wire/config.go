@@ -11,6 +11,15 @@ type configJSON struct {
 	Capabilities capabilitiesJSON `json:"capabilities"`
 }
 
+// oursJSON is what the reference's config has not, and its readers pass over.
+type oursJSON struct {
+	Causeway *causewayJSON `json:"causeway,omitempty"`
+}
+
+type causewayJSON struct {
+	Gateway []string `json:"gateway,omitempty"`
+}
+
 type capabilitiesJSON struct {
 	SyncedCanaries bool               `json:"syncedCanaries,omitempty"`
 	Cached         bool               `json:"cached,omitempty"`
@@ -19,22 +28,40 @@ type capabilitiesJSON struct {
 	ExportMode     cluster.ExportMode `json:"endpointSlicesExportMode,omitempty"`
 }
 
-// EncodeConfig returns the value of ConfigKey(c.Name). Errors are those of
-// c.Validate.
-func EncodeConfig(c cluster.Config) ([]byte, error) {
+// EncodeConfig returns the value of ConfigKey(c.Name). gateway are the addresses,
+// host:port, by which others reach the cluster's gateway; none where it does not say.
+// Errors are those of c.Validate.
+func EncodeConfig(c cluster.Config, gateway ...string) ([]byte, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	if err := checkText("export mode", string(c.ExportMode)); err != nil {
 		return nil, err
 	}
-	return json.Marshal(configJSON{ID: c.ID, Capabilities: capabilitiesJSON{
+	v := struct {
+		configJSON
+		oursJSON
+	}{configJSON: configJSON{ID: c.ID, Capabilities: capabilitiesJSON{
 		SyncedCanaries: c.SyncedCanaries,
 		Cached:         c.Cached,
 		MaxClusters:    c.Size,
 		ServiceExports: c.ServiceExports,
 		ExportMode:     c.ExportMode,
-	}})
+	}}}
+	if len(gateway) > 0 {
+		v.Causeway = &causewayJSON{Gateway: gateway}
+	}
+	return json.Marshal(v)
+}
+
+// DecodeGateway returns the gateway's addresses that the value of a config says, none
+// where it does not or says what can not be read. They are not checked.
+func DecodeGateway(value []byte) []string {
+	var v oursJSON
+	if checkSize(value, MaxValueBytes) != nil || json.Unmarshal(value, &v) != nil || v.Causeway == nil {
+		return nil
+	}
+	return v.Causeway.Gateway
 }
 
 // DecodeConfig returns what the value of ConfigKey(name) says. Beside the

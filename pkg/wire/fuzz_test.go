@@ -60,7 +60,7 @@ func seed(f *testing.F, values ...string) {
 func FuzzConfig(f *testing.F) {
 	seed(f, goldenConfig, `{"id":511,"capabilities":{"cached":true,"maxConnectedClusters":511}}`, `{}`, `null`)
 	f.Fuzz(func(t *testing.T, value []byte) {
-		checkFuzzed(t, value, func(value []byte) (cluster.Config, error) { return wire.DecodeConfig("c1", value) }, wire.EncodeConfig)
+		checkFuzzed(t, value, func(value []byte) (cluster.Config, error) { return wire.DecodeConfig("c1", value) }, encodeConfig)
 	})
 }
 

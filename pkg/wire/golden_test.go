@@ -1,6 +1,8 @@
 package wire_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -83,9 +85,42 @@ func goldenServiceValue() *service.Service {
 }
 
 func TestGoldenConfig(t *testing.T) {
-	checkGolden(t, goldenConfig, goldenConfigValue(), wire.EncodeConfig, func(value []byte) (cluster.Config, error) {
+	checkGolden(t, goldenConfig, goldenConfigValue(), encodeConfig, func(value []byte) (cluster.Config, error) {
 		return wire.DecodeConfig("c1", value)
 	})
+}
+
+// encodeConfig is a config that says nothing of the gateway.
+func encodeConfig(c cluster.Config) ([]byte, error) { return wire.EncodeConfig(c) }
+
+// What a config says of the gateway is beside what the reference says, and nothing of it
+// makes a config that can not be used.
+func TestGateway(t *testing.T) {
+	addresses := []string{"192.0.2.1:8474", "[2001:db8::1]:8474"}
+	value, err := wire.EncodeConfig(goldenConfigValue(), addresses...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.TrimSuffix(goldenConfig, "}") + `,"causeway":{"gateway":["192.0.2.1:8474","[2001:db8::1]:8474"]}}`; string(value) != want {
+		t.Errorf("encoded as %s, want %s", value, want)
+	}
+	if got := wire.DecodeGateway(value); !slices.Equal(got, addresses) {
+		t.Errorf("decoded as %q", got)
+	}
+	for _, text := range []string{`1`, `{"gateway":1}`, `{"gateway":[1]}`, `{"gateway":{}}`, `null`, `{}`} {
+		value := []byte(strings.TrimSuffix(goldenConfig, "}") + `,"causeway":` + text + `}`)
+		if got := wire.DecodeGateway(value); got != nil {
+			t.Errorf("%s: decoded as %q", text, got)
+		}
+		if config, err := wire.DecodeConfig("c1", value); err != nil || config.ID != 1 {
+			t.Errorf("%s: %+v, %v", text, config, err)
+		}
+	}
+	for _, text := range []string{"", "{", strings.Repeat("x", wire.MaxValueBytes+1)} {
+		if got := wire.DecodeGateway([]byte(text)); got != nil {
+			t.Errorf("%.10q: decoded as %q", text, got)
+		}
+	}
 }
 
 func TestGoldenValues(t *testing.T) {

@@ -1,0 +1,86 @@
+package join
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+)
+
+// followEvery is how often what peers say of where they are reached is looked at: a
+// peer that says something else all the time makes no more writes than that.
+const followEvery = 5 * time.Second
+
+// wayTo are the endpoints that a cluster said last, and in which join.
+type wayTo struct {
+	endpoints []string
+	origin    string
+}
+
+// reached keeps what a cluster says, for followReached.
+func (b *book) reached(name string, endpoints []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r := b.members[name].Reads; r != nil {
+		b.ways[name] = wayTo{endpoints: endpoints, origin: r.origin()}
+	}
+}
+
+// followReached writes to the records what peers said, until ctx ends. What can not be
+// written is tried again at the next look.
+func (b *book) followReached(ctx context.Context) {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			b.writeReached(ctx)
+		}
+	}
+}
+
+func (b *book) writeReached(ctx context.Context) {
+	b.mu.Lock()
+	all := maps.Clone(b.ways)
+	b.mu.Unlock()
+	for name, s := range all {
+		if m := b.member(name); len(s.changes(m)) == 0 {
+			continue
+		}
+		var now []string
+		err := b.swap(ctx, name, nil, func(m member) (member, error) {
+			if now = s.changes(m); len(now) > 0 {
+				next := *m.Reads // the record that is known has the other one
+				next.Endpoints, next.Said = now, s.endpoints
+				m.Reads = &next
+			}
+			return m, nil
+		})
+		switch {
+		case err != nil && ctx.Err() == nil:
+			b.log.Warn("addresses of a joined peer are not in its record yet, will retry", "cluster", name, "error", err)
+		case err == nil && len(now) > 0:
+			b.log.Info("joined peer says that it is reached elsewhere", "cluster", name, "endpoints", now)
+		}
+	}
+}
+
+// changes returns the endpoints that the record is to have, nil when it has them or is not
+// of the join in which they were said. Those that the peer never said stay behind its own:
+// they were given by a person, or answered when it joined, and may be the only ones that
+// lead there from here. Where a configuration gave them, it is the operator's to change.
+func (s wayTo) changes(m member) []string {
+	r := m.Reads
+	if r == nil || r.OneWay || r.origin() != s.origin || slices.Equal(r.Said, s.endpoints) {
+		return nil
+	}
+	out := slices.Clone(s.endpoints)
+	for _, e := range r.Endpoints {
+		if !slices.Contains(out, e) && !slices.Contains(r.Said, e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
