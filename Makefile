@@ -69,9 +69,9 @@ test-kube: kubernetes ## what follows the Kubernetes API against real control pl
 
 # A target of its own: make test leaves the package out.
 .PHONY: test-kind
-test-kind: ## two real kind clusters, made here without a registry (root; built once, 10 minutes; KEEP=1 leaves them up)
+test-kind: ## two real kind clusters, made here without a registry (root; built once, 10 minutes; CLUSTERS=3 for a third, KEEP=1 leaves them up)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kind" docker.io debootstrap jq containerd runc iproute2 iptables nftables util-linux gcc libc6-dev; fi
-	@KEEP=$(KEEP) $(SUMMARY) $(UNCACHED) -timeout 60m ./tests/kind
+	@KEEP=$(KEEP) CLUSTERS=$(CLUSTERS) $(SUMMARY) $(UNCACHED) -timeout 60m ./tests/kind
 
 .PHONY: test-kernels
 test-kernels: ## the eBPF programs on Linux 5.10, 6.1 and 6.12, in emulated machines (root, Debian; kernels are downloaded once)

@@ -7,7 +7,7 @@
 // touched, and all of it ends with the bed's first process. East has flannel
 // (vxlan) and kube-proxy with nftables, west has ptp with masquerading and
 // kube-proxy with iptables; they share a docker network without routes between
-// their pods. It takes root, Debian's docker.io, debootstrap, containerd, runc and
+// their pods. With CLUSTERS=3 north joins them at the end. It takes root, Debian's docker.io, debootstrap, containerd, runc and
 // a C compiler, 5 GB of disk below /var/tmp and 3 GB of memory.
 //
 // With KIND_IMAGE, a tag of kind's published node image, nodes are of that image and
@@ -76,6 +76,8 @@ type Bed struct {
 	ended chan struct{} // closed when it ended; nil of one that another process started
 	// keep lets it live on when this process ends.
 	keep bool
+	// third is that north is there.
+	third bool
 	// out is the folder for what is collected of a failure.
 	out string
 }

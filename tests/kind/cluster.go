@@ -53,8 +53,22 @@ func (b *Bed) West() *Cluster {
 	return c
 }
 
-// Clusters are both.
-func (b *Bed) Clusters() []*Cluster { return []*Cluster{b.East(), b.West()} }
+// North comes later: one node, and otherwise as west.
+func (b *Bed) North() *Cluster {
+	config := strings.NewReplacer("name: west", "name: north", "10.12.", "10.13.", "10.112.", "10.113.", "- role: worker\n", "").Replace(westConfig)
+	c := &Cluster{Name: "north", Pods: "10.13.0.0/16", Services: "10.113.0.0/16", bed: b, config: config}
+	c.wire = c.wirePTP
+	return c
+}
+
+// Clusters are those that there are.
+func (b *Bed) Clusters() []*Cluster {
+	all := []*Cluster{b.East(), b.West()}
+	if b.third {
+		all = append(all, b.North())
+	}
+	return all
+}
 
 // published returns the image of KIND_IMAGE, "" for that which is made here.
 func published() string { return os.Getenv("KIND_IMAGE") }
@@ -85,6 +99,24 @@ func (b *Bed) nodeImage(ctx context.Context) (string, error) {
 	return image, err
 }
 
+// AddNorth starts the third cluster, which has the images of archives.
+func (b *Bed) AddNorth(ctx context.Context, archives ...string) error {
+	image, err := b.nodeImage(ctx)
+	if err != nil {
+		return err
+	}
+	b.third = true
+	if err := b.North().create(ctx, image); err != nil {
+		return err
+	}
+	for _, archive := range append(archives, b.path(echoArchive)) {
+		if err := b.North().load(ctx, archive); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fetch takes an image from the machine's docker, which pulls it: the bed reaches no
 // registry.
 func (b *Bed) fetch(ctx context.Context, image string) error {
@@ -100,7 +132,7 @@ func (b *Bed) fetch(ctx context.Context, image string) error {
 	return os.Remove(archive)
 }
 
-// each does something with both clusters at once.
+// each does something with all clusters at once.
 func (b *Bed) each(do func(*Cluster) error) error {
 	clusters := b.Clusters()
 	errs := make([]error, len(clusters))
@@ -240,10 +272,12 @@ func (c *Cluster) OnNode(ctx context.Context, node string, command ...string) (s
 	return c.bed.docker(ctx, append([]string{"exec", node}, command...)...)
 }
 
-// LoadImage gives all nodes of both clusters the images of an archive.
+// LoadImage gives all nodes of all clusters the images of an archive.
 func (b *Bed) LoadImage(ctx context.Context, archive string) error {
-	return b.each(func(c *Cluster) error {
-		_, err := b.Run(ctx, b.parts.Kind, "load", "image-archive", archive, "--name", c.Name)
-		return err
-	})
+	return b.each(func(c *Cluster) error { return c.load(ctx, archive) })
+}
+
+func (c *Cluster) load(ctx context.Context, archive string) error {
+	_, err := c.bed.Run(ctx, c.bed.parts.Kind, "load", "image-archive", archive, "--name", c.Name)
+	return err
 }

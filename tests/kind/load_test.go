@@ -120,7 +120,7 @@ func (j *journey) upgrade(ctx context.Context) {
 	j.must(err)
 	j.t.Log(said)
 	for _, c := range j.bed.Clusters() {
-		j.both(ctx, c, "client")
+		j.all(ctx, c, "client")
 	}
 	if before.Version == j.mesh.Version {
 		j.t.Fatalf("both versions are %s: what is upgraded?", before.Version)

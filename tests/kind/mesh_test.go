@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,10 +27,11 @@ type journey struct {
 // done with a mesh in its life. Each step needs those before it.
 func TestMesh(t *testing.T) {
 	j := &journey{t: t, bed: Start(t)}
-	steps := []struct {
+	type step struct {
 		name string
 		do   func(context.Context)
-	}{
+	}
+	steps := []step{
 		{"without a mesh", j.alone},
 		{"up", j.up},
 		{"annotation", j.annotation},
@@ -41,6 +43,9 @@ func TestMesh(t *testing.T) {
 		{"uninstall", j.uninstall},
 		{"upgrade", j.upgrade},
 		{"a node leaves", j.nodeLeaves},
+	}
+	if os.Getenv("CLUSTERS") == "3" {
+		steps = append(steps, step{"a cluster comes", j.clusterComes})
 	}
 	for _, step := range steps {
 		begun := time.Now()
@@ -129,7 +134,7 @@ func (j *journey) everybodyAsks(ctx context.Context) {
 	for _, c := range j.bed.Clusters() {
 		pods := j.kubectl(ctx, c, "get", "pods", "-l", "app in (client, host)", "-o", `jsonpath={range .items[*]}{.metadata.name}{"\n"}{end}`)
 		for pod := range strings.FieldsSeq(pods) {
-			j.both(ctx, c, pod)
+			j.all(ctx, c, pod)
 		}
 		address := j.kubectl(ctx, c, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
 		nodes, err := c.Nodes(ctx)
@@ -143,12 +148,12 @@ func (j *journey) everybodyAsks(ctx context.Context) {
 	}
 }
 
-// both waits until a pod gets answers of both clusters, by the service's name.
-func (j *journey) both(ctx context.Context, c *Cluster, pod string) {
+// all waits until a pod gets answers of all clusters, by the service's name.
+func (j *journey) all(ctx context.Context, c *Cluster, pod string) {
 	j.t.Helper()
 	err := await(ctx, patience, func(ctx context.Context) error {
 		got, err := ask(ctx, c, pod, webName, 40)
-		if err == nil && (got["east"] == 0 || got["west"] == 0) {
+		if err == nil && len(got) < len(j.bed.Clusters()) {
 			err = fmt.Errorf("40 requests were answered by %v", got)
 		}
 		return err
@@ -232,13 +237,19 @@ func (j *journey) disconnect(ctx context.Context) {
 func (j *journey) nodeLeaves(ctx context.Context) {
 	east, west := j.bed.East(), j.bed.West()
 	const node = "east-worker"
+	nodes, err := east.Nodes(ctx)
+	j.must(err)
+	address := nodes[slices.IndexFunc(nodes, func(n Node) bool { return n.Name == node })].Address
+	if reached := j.causeway(ctx, "peers", "east", "--context", west.Context()); !strings.Contains(reached, "https://"+address+":") {
+		j.t.Fatalf("west does not know the gateway by the node %s at %s:\n%s", node, address, reached)
+	}
 	j.kubectl(ctx, east, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=3m")
 	j.kubectl(ctx, east, "delete", "node", node)
-	_, err := j.bed.docker(ctx, "rm", "--force", "--volumes", node)
+	_, err = j.bed.docker(ctx, "rm", "--force", "--volumes", node)
 	j.must(err)
 	j.must(deployWeb(ctx, east, "east-control-plane"))
-	j.both(ctx, east, "client")
-	j.both(ctx, west, "client")
+	j.all(ctx, east, "client")
+	j.all(ctx, west, "client")
 	err = await(ctx, patience, func(ctx context.Context) error {
 		status, err := j.mesh.Causeway(ctx, "status", "--context", east.Context())
 		if err == nil && (strings.Contains(status, node) || !strings.Contains(status, "Ready.")) {
@@ -247,6 +258,26 @@ func (j *journey) nodeLeaves(ctx context.Context) {
 		return err
 	})
 	j.must(err)
+	err = await(ctx, patience, func(ctx context.Context) error {
+		reached, err := j.mesh.Causeway(ctx, "peers", "east", "--context", west.Context())
+		if err == nil && strings.Contains(reached, "https://"+address+":") {
+			err = fmt.Errorf("west still knows the gateway by the node %s, which is gone:\n%s", node, reached)
+		}
+		return err
+	})
+	j.must(err)
+}
+
+// clusterComes has a third cluster join the two, by the command that made them a mesh.
+func (j *journey) clusterComes(ctx context.Context) {
+	j.must(j.bed.AddNorth(ctx, j.mesh.Images))
+	north := j.bed.North()
+	j.must(deployWeb(ctx, north, "north-control-plane"))
+	j.kubectl(ctx, north, "annotate", "service", "web", "causeway.io/global=true")
+	j.t.Log(j.causeway(ctx, "up", "--contexts", j.contexts(), "--images", j.mesh.Images))
+	for _, c := range j.bed.Clusters() {
+		j.all(ctx, c, "client")
+	}
 }
 
 // writeOut keeps a file for people below out/.

@@ -17,6 +17,8 @@ import (
 // EchoImage is the workload: tests/echo, which nodes have from the start.
 const EchoImage = "causeway-test/echo:1"
 
+const echoArchive = "echo.tar" // in the bed's folder
+
 // Start returns a bed with both clusters up, which ends with the test: unless
 // KEEP=1, which leaves it up and takes it up again. Where no bed can run the
 // test is skipped and says why; with CI=true it fails.
@@ -110,7 +112,7 @@ func (b *Bed) loadEcho(ctx context.Context) error {
 	if err := goBuild(ctx, programs, "./tests/echo"); err != nil {
 		return err
 	}
-	archive, err := os.Create(b.path("echo.tar"))
+	archive, err := os.Create(b.path(echoArchive))
 	if err != nil {
 		return err
 	}
