@@ -184,11 +184,8 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger, registry *prometh
 	g.Go(func() error { return told.Run(ctx, publisher.Listed(), peers.Seeded()) })
 	g.Go(func() error { return runAfter(ctx, declared.loaded(ctx, members.Loaded()), peers.Run) })
 	g.Go(func() error { return runAfter(ctx, members.Loaded(), door.Run) })
-	g.Go(func() error {
-		return runAfter(ctx, door.Listening(), func(context.Context) error { reached.tell(door.Addr()); return nil })
-	})
 	g.Go(func() error { return openFeed(ctx, cfg, nodes, publisher, peers, listed, seeded) })
-	g.Go(func() error { return welcome(ctx, cfg, authority, door, open, log) })
+	g.Go(func() error { return welcome(ctx, cfg, authority, door, reached, open, log) })
 	return g.Wait()
 }
 
@@ -253,13 +250,14 @@ func openFeed(ctx context.Context, cfg *config, nodes *feed.Server, publisher *p
 }
 
 // welcome keeps what the command line needs in the data directory while the
-// gateway listens.
-func welcome(ctx context.Context, cfg *config, authority *pki.Authority, door *gateway.Gateway, open *process.Condition, log *slog.Logger) error {
+// gateway listens, and has peers told where that is.
+func welcome(ctx context.Context, cfg *config, authority *pki.Authority, door *gateway.Gateway, reached *reach, open *process.Condition, log *slog.Logger) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-door.Listening():
 	}
+	reached.tell(door.Addr())
 	path := filepath.Join(cfg.dataDir, "admin.yaml")
 	changed := authority.Changed()
 	if err := writeAdmin(path, cfg, authority, door); err != nil {

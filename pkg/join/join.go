@@ -108,13 +108,9 @@ func (m *Manager) Run(ctx context.Context) error { return m.book.run(ctx) }
 func (m *Manager) Renewed(name string) { m.book.renewed(name) }
 
 // Reached has the addresses, host:port, by which a joined peer says that it is reached
-// now written to its record, for all replicas. It does not wait; what is no joined peer,
-// and what are no addresses, is passed over.
+// now written to its record, for all replicas. It does not wait; what is no joined peer
+// is passed over.
 func (m *Manager) Reached(name string, addresses []string) {
-	if err := CheckAddresses(addresses); err != nil {
-		m.log.Warn("addresses that a peer says are not used", "cluster", name, "error", err)
-		return
-	}
 	m.book.reached(name, endpoints(addresses))
 }
 

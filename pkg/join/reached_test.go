@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,12 @@ func TestReachedElsewhere(t *testing.T) {
 	}
 	third, _ := west.anotherDoor()
 	west.says("192.0.2.1:1", "not an address")
+	eventually(t, func() error {
+		if p, _ := east.peer("west"); !strings.Contains(p.LastRefused, "not an address") {
+			return fmt.Errorf("the last that was refused is %q", p.LastRefused)
+		}
+		return nil
+	})
 	west.says(third.Addr().String()) // what it said before goes with that
 	east.awaitEndpoints(third.Addr().String())
 	other.awaitEndpoints(third.Addr().String())

@@ -3,12 +3,14 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/kvstore"
+	"github.com/causeway-mesh/causeway/pkg/stranger"
 	"github.com/causeway-mesh/causeway/pkg/wire"
 )
 
@@ -51,9 +53,20 @@ func (s *session) config(change kvstore.Change) {
 		return
 	}
 	s.change(func() { s.facts.config, s.facts.malformed = &config, nil })
-	if addresses := wire.DecodeGateway(change.Value); len(addresses) > 0 {
-		s.reached(addresses)
+	s.moves(change)
+}
+
+// moves tells on by which addresses the peer says that it is reached.
+func (s *session) moves(config kvstore.Change) {
+	addresses := wire.DecodeGateway(config.Value)
+	if len(addresses) == 0 {
+		return
 	}
+	if err := stranger.CheckAddresses(addresses); err != nil {
+		s.refuse("", config.Key, fmt.Errorf("%w: gateway: %w", wire.ErrMalformed, err))
+		return
+	}
+	s.reached(addresses)
 }
 
 func (s *session) marker(change kvstore.Change) {

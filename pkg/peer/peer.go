@@ -54,7 +54,7 @@ type Config struct {
 	// trusted of it, is another one; nil for nobody. It must not wait.
 	Renewed func(name string)
 	// Reached is told by which addresses, host:port, a peer says that it is reached now, also
-	// when it says the same again; nil for nobody. They are not checked. It must not wait.
+	// when it says the same again; nil for nobody. It must not wait.
 	Reached func(name string, addresses []string)
 	// Book knows what is ours and what peers claim; New makes one if it is nil.
 	Book       *trust.Book
