@@ -50,6 +50,7 @@ func TestCarriedThroughout(t *testing.T) {
 	on := func(what string) {
 		t.Helper()
 		loads.on(t, what)
+		t.Logf("%s %s", time.Now().UTC().Format("15:04:05.000"), what)
 		for _, g := range guards {
 			g.check(t, what)
 		}
@@ -86,6 +87,7 @@ func TestCarriedThroughout(t *testing.T) {
 		}
 		awaitTrue(t, func(context.Context) error { return hasRules(n) })
 		loads.on(t, fmt.Sprintf("%s has rules of somebody's", n))
+		t.Logf("%s %s has rules of somebody's", time.Now().UTC().Format("15:04:05.000"), n)
 	}
 	for _, s := range streams {
 		s.check(t)

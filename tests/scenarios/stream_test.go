@@ -3,6 +3,7 @@ package scenarios
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -24,6 +25,9 @@ import (
 const (
 	streamPort = 9998
 	streamLag  = 200
+
+	// arrival is how long the last datagrams may be under way.
+	arrival = 10 * time.Second
 )
 
 // stream is datagrams, each of which counts, from one pod to an address of
@@ -34,8 +38,11 @@ type stream struct {
 	out            net.Conn
 	in             net.PacketConn
 	stop           context.CancelFunc
+	end            func() // for good
 	sending, ended sync.WaitGroup
 	sent, received atomic.Int64
+	arrived        []byte  // one for each that was sent, as far as it got; of receive
+	sentAt         []int64 // when, in ms of the wall clock; of send
 	failed         atomic.Pointer[error]
 	overflow       int64 // of receive buffers in the pod, before
 	backlog        int64 // of the machine's processors, before
@@ -58,19 +65,20 @@ func startStream(t *testing.T, from, to *lab.Pod, ip netip.Addr, rate int) *stre
 	s.stop = cancel
 	s.sending.Go(func() { s.send(ctx, rate) })
 	s.ended.Go(s.receive)
-	t.Cleanup(func() {
+	s.end = sync.OnceFunc(func() {
 		cancel()
 		s.sending.Wait()
 		_ = errors.Join(s.out.Close(), s.in.Close())
 		s.ended.Wait()
 	})
+	t.Cleanup(s.end)
 	return s
 }
 
 func (s *stream) send(ctx context.Context, rate int) {
 	ticker := time.NewTicker(2 * time.Millisecond)
 	defer ticker.Stop()
-	data := make([]byte, 64)
+	data := make([]byte, 64) // begins with its number
 	for begin, skipped := time.Now(), int64(0); ; {
 		select {
 		case <-ctx.Done():
@@ -80,6 +88,8 @@ func (s *stream) send(ctx context.Context, rate int) {
 		due := int64(time.Since(begin).Seconds()*float64(rate)) - skipped - s.sent.Load()
 		skipped += max(0, due-streamLag)
 		for range min(due, streamLag) {
+			binary.BigEndian.PutUint64(data, uint64(s.sent.Load()))
+			s.sentAt = append(s.sentAt, time.Now().UnixMilli())
 			if _, err := s.out.Write(data); err != nil {
 				s.failed.CompareAndSwap(nil, &err)
 			}
@@ -94,7 +104,14 @@ func (s *stream) receive() {
 		if _, _, err := s.in.ReadFrom(data); err != nil {
 			return
 		}
-		s.received.Add(1)
+		number := int(binary.BigEndian.Uint64(data))
+		if more := number + 1 - len(s.arrived); more > 0 {
+			s.arrived = append(s.arrived, make([]byte, more)...)
+		}
+		if s.arrived[number] == 0 {
+			s.received.Add(1)
+		}
+		s.arrived[number] = 1
 	}
 }
 
@@ -104,20 +121,43 @@ func (s *stream) check(t *testing.T) {
 	t.Helper()
 	s.stop()
 	s.sending.Wait()
-	var overflow, backlog int64
-	awaitTrue(t, func(context.Context) error {
-		overflow, backlog = overflows(t, s.to)-s.overflow, backlogDrops(t)-s.backlog
-		if missing := s.sent.Load() - s.received.Load(); missing > overflow+backlog {
-			return fmt.Errorf("%d of %d datagrams to %s are lost; %d found no room in the receiver's buffer, %d in that of a processor",
-				missing, s.sent.Load(), s.ip, overflow, backlog)
+	var missing, overflow, backlog int64
+	for deadline := time.Now().Add(arrival); ; time.Sleep(10 * time.Millisecond) { // between two looks
+		missing, overflow, backlog = s.sent.Load()-s.received.Load(), overflows(t, s.to)-s.overflow, backlogDrops(t)-s.backlog
+		if missing <= overflow+backlog || time.Now().After(deadline) {
+			break
 		}
-		return nil
-	})
+	}
+	s.end()
+	if missing > overflow+backlog {
+		t.Errorf("%d of %d datagrams to %s are lost; %d found no room in the receiver's buffer, %d in that of a processor; lost are\n%s",
+			missing, s.sent.Load(), s.ip, overflow, backlog, s.lost())
+	}
 	if err := s.failed.Load(); err != nil {
 		t.Errorf("send to %s: %v", s.ip, *err)
 	}
 	t.Logf("to %s: %d datagrams sent, %d received; %d found no room in the receiver's buffer, at most %d in that of a processor",
 		s.ip, s.sent.Load(), s.received.Load(), overflow, backlog)
+}
+
+// lost says which datagrams have not arrived, those that follow one another in one line.
+// The stream has ended.
+func (s *stream) lost() string {
+	var out strings.Builder
+	came := func(number int) bool { return number < len(s.arrived) && s.arrived[number] > 0 }
+	for first := 0; first < len(s.sentAt); first++ {
+		if came(first) {
+			continue
+		}
+		last := first
+		for last+1 < len(s.sentAt) && !came(last+1) {
+			last++
+		}
+		when := func(number int) string { return time.UnixMilli(s.sentAt[number]).UTC().Format("15:04:05.000") }
+		fmt.Fprintf(&out, "%d to %d, sent at %s to %s\n", first, last, when(first), when(last))
+		first = last
+	}
+	return out.String()
 }
 
 // overflows is how many datagrams of either family found no room in a receive
