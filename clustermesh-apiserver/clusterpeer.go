@@ -22,7 +22,7 @@ func newResources(cfg *config, client *kube.Client, election *kvstore.Election, 
 		return resources{}
 	}
 	return resources{clusterpeer.New(clusterpeer.Config{
-		API: client, Cluster: cfg.clusterName, Dir: cfg.resources(), Files: cfg.peers(), Secrets: cfg.peerSecrets,
+		API: client, Cluster: cfg.clusterName, ID: cfg.cluster().ID, Dir: cfg.resources(), Files: cfg.peers(), Secrets: cfg.peerSecrets,
 		Writes: func() bool {
 			term, _ := election.Term()
 			return term.Writes()

@@ -22,6 +22,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/causeway-mesh/causeway/pkg/cluster"
 	"github.com/causeway-mesh/causeway/pkg/kube"
 	"github.com/causeway-mesh/causeway/pkg/peer"
 	"github.com/causeway-mesh/causeway/pkg/pki"
@@ -62,8 +63,9 @@ type API interface {
 // required.
 type Config struct {
 	API API
-	// Cluster is this one's name.
+	// Cluster is this one's name, ID its number.
 	Cluster string
+	ID      cluster.ID
 	// Dir is where peer files are written, and nothing else; it exists.
 	Dir string
 	// Files is where an operator's peer files are, which count before resources.

@@ -43,6 +43,7 @@ func TestManager(t *testing.T) {
 	apply(peerOf("north", `{"secretRef": {"name": "north"}}`))
 	apply(peerOf("south", `{"claims": {"podCIDRs": ["10.4.0.0/16"]}, "import": {"serviceSelector": {"matchLabels": {"export": "yes"}}, "quotas": {"nodes": 3}}}`))
 	apply(peerOf("east", `{"claims": {}}`))
+	apply(peerOf("mid", `{"id": 1}`))
 
 	west := filepath.Join(dir, "west")
 	until(t, "the file of west", func() bool { return exists(west) && exists(filepath.Join(dir, "south")) && w.Problem() == "" })
@@ -53,10 +54,10 @@ func TestManager(t *testing.T) {
 	if south := parseFile(t, filepath.Join(dir, "south")); len(south.Endpoints) > 0 || len(south.Claims) != 1 || south.Import.Quotas.Nodes != 3 || south.Import.Services.MatchLabels["export"] != "yes" {
 		t.Errorf("south is %+v", south)
 	}
-	want := map[string]string{"west": "True Accepted", "south": "True Accepted", "north": "False SecretForbidden", "east": "False Invalid"}
+	want := map[string]string{"west": "True Accepted", "south": "True Accepted", "north": "False SecretForbidden", "east": "False Invalid", "mid": "False Invalid"}
 	var got map[string]string
 	until(t, "the conditions", func() bool { got = accepted(ctx, t, api); return cmp.Equal(want, got) })
-	if ok, refused := w.count(); ok != 2 || refused != 2 {
+	if ok, refused := w.count(); ok != 2 || refused != 3 {
 		t.Errorf("%d are in force, %d are not", ok, refused)
 	}
 
@@ -81,7 +82,7 @@ func TestManager(t *testing.T) {
 	w.stop()
 	w = start(t, api, dir, &session{})
 	<-w.Loaded()
-	until(t, "read again", func() bool { ok, refused := w.count(); return ok == 1 && refused == 3 })
+	until(t, "read again", func() bool { ok, refused := w.count(); return ok == 1 && refused == 4 })
 	if got := parseFile(t, west); got.Endpoints[0] != "https://192.0.2.3:8474" || !sameFile(t, got.TLS.KeyFile, key) {
 		t.Errorf("west is %+v", got)
 	}
@@ -104,7 +105,7 @@ func TestManager(t *testing.T) {
 func testStatus(ctx context.Context, t *testing.T, api API, w *world, apply func(string)) {
 	t.Helper()
 	w.set(func(s *session) { s.standby = true })
-	apply(peerOf("south", `{"claims": {}}`))
+	apply(peerOf("south", `{"id": 5}`))
 	until(t, "south is known", func() bool { ok, _ := w.count(); return ok == 1 })
 	w.set(func(s *session) {
 		s.peers = []peer.Status{{Name: "south", ID: 4, State: peer.Synced, File: "/joined/south", Bounds: "/x/south", Refused: map[string]int{"identity": 2}}}
@@ -118,11 +119,17 @@ func testStatus(ctx context.Context, t *testing.T, api API, w *world, apply func
 		peers, _, err := api.ClusterPeers(ctx)
 		return err == nil && len(peers) == 1 && peers[0].Status.State == "synced" && peers[0].Status.Refused == 2 && peers[0].Status.Origin == "joined"
 	})
-	until(t, "the event", func() bool {
-		w.session.mu.Lock()
-		defer w.session.mu.Unlock()
-		return slices.Contains(w.events, "south Ready Synced true")
-	})
+	told := func(event string) {
+		t.Helper()
+		until(t, event, func() bool {
+			w.session.mu.Lock()
+			defer w.session.mu.Unlock()
+			return slices.Contains(w.events, event)
+		})
+	}
+	told("south Ready OtherID false")
+	apply(peerOf("south", `{"id": 4}`))
+	told("south Ready Synced true")
 }
 
 // accepted returns the condition by name, of objects that were looked at.

@@ -74,6 +74,9 @@ func (m *Manager) declare(ctx context.Context, p *kube.ClusterPeer) error {
 	if name == m.cfg.Cluster {
 		return refuse(reasonInvalid, "%s is this cluster's own name", name)
 	}
+	if id := p.Spec.ID; id != 0 && id == int64(m.cfg.ID) {
+		return refuse(reasonInvalid, "spec.id %d is this cluster's own id: each cluster of the mesh has its own", id)
+	}
 	content := peerFile{Claims: p.Spec.Claims, Import: p.Spec.Import}
 	var found *credentials
 	if p.Spec.SecretRef != nil {

@@ -97,7 +97,7 @@ type world struct {
 func start(t *testing.T, api API, dir string, s *session) *world {
 	t.Helper()
 	m := New(Config{
-		API: api, Cluster: "east", Dir: dir, Files: "/etc/peers", Secrets: "default",
+		API: api, Cluster: "east", ID: 1, Dir: dir, Files: "/etc/peers", Secrets: "default",
 		Writes: func() bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -197,7 +197,7 @@ func (m *Manager) accepted(o *object, p *peer.Status) kube.ClusterPeerCondition 
 	return condition(conditionAccepted, "True", "Accepted", "the spec is in force")
 }
 
-// ready says whether the peer is read whole.
+// ready says whether the peer is read whole, and is the one that is meant.
 func ready(o *object, p *peer.Status) kube.ClusterPeerCondition {
 	switch {
 	case p == nil && o.Spec.SecretRef == nil:
@@ -205,6 +205,10 @@ func ready(o *object, p *peer.Status) kube.ClusterPeerCondition {
 			"no cluster of that name has joined: `causeway connect`, `causeway join`, or give secretRef")
 	case p == nil:
 		return condition(conditionReady, "False", "NotRead", "the cluster is not read")
+	case p.ID != 0 && o.Spec.ID != 0 && int64(p.ID) != o.Spec.ID:
+		return condition(conditionReady, "False", "OtherID", fmt.Sprintf(
+			"the cluster says that its id is %d, and spec.id is %d: find out whether this is the cluster that is meant; if it is, put spec.id right, "+
+				"else delete the ClusterPeer, as what the cluster publishes is in use meanwhile", p.ID, o.Spec.ID))
 	case p.State == peer.Synced:
 		return condition(conditionReady, "True", "Synced", "all that the cluster publishes is known and followed")
 	}

@@ -57,6 +57,18 @@ func TestStatusOf(t *testing.T) {
 			peer: with(func(p *peer.Status) { p.State, p.Reason = peer.Disconnected, "no answer" }), origin: "ClusterPeer",
 			want: []string{"True Accepted", "False Disconnected", "True Agreed", "True Valid"}, says: "no answer",
 		},
+		"the id that is meant": {
+			object: object{ClusterPeer: kube.ClusterPeer{Spec: kube.ClusterPeerSpec{ID: 2}}}, peer: with(same), origin: "ClusterPeer",
+			want: []string{"True Accepted", "True Synced", "True Agreed", "True Valid"},
+		},
+		"another id": {
+			object: object{ClusterPeer: kube.ClusterPeer{Spec: kube.ClusterPeerSpec{ID: 3}}}, peer: with(same), origin: "ClusterPeer",
+			want: []string{"True Accepted", "False OtherID", "True Agreed", "True Valid"}, says: "its id is 2, and spec.id is 3",
+		},
+		"an id that is not known yet": {
+			object: object{ClusterPeer: kube.ClusterPeer{Spec: kube.ClusterPeerSpec{ID: 3}}}, peer: with(func(p *peer.Status) { p.ID, p.State = 0, peer.Connecting }), origin: "ClusterPeer",
+			want: []string{"True Accepted", "False Connecting", "True Agreed", "True Valid"},
+		},
 		"no file that can be used": {
 			peer: with(func(p *peer.Status) { p.State, p.File = peer.Connecting, "" }),
 			want: []string{"True Accepted", "False Connecting", "True Agreed", "True Valid"}, says: "the cluster is connecting",

@@ -49,6 +49,8 @@ type ClusterPeerMeta struct {
 
 // ClusterPeerSpec is what a peer file says, but that a Secret has the certificates.
 type ClusterPeerSpec struct {
+	// ID is the number in the mesh that the peer is expected to have, 0 for any.
+	ID int64 `json:"id,omitempty"`
 	// Endpoints are https://host:port of the peer's gateway; empty where the Secret has
 	// them, or the peer joined.
 	Endpoints []string `json:"endpoints,omitempty"`

@@ -169,7 +169,7 @@ func TestClusterPeers(t *testing.T) {
 
 	changed := make(chan error, 1)
 	go func() { changed <- client.AwaitClusterPeers(ctx, revision, time.Minute) }()
-	const spec = `{"endpoints": ["https://192.0.2.1:8474"], "secretRef": {"name": "west"},
+	const spec = `{"id": 511, "endpoints": ["https://192.0.2.1:8474"], "secretRef": {"name": "west"},
 		"claims": {"podCIDRs": ["10.2.0.0/16", "fd00:2::/48"], "meshCIDR": ["10.250.2.0/24"], "nodeCIDRs": [], "externalCIDRs": ["198.51.100.0/24"]},
 		"import": {"namespaces": ["shop"], "quotas": {"nodes": 10, "bytes": 536870912}, "serviceSelector": {"matchLabels": {"export": "yes"},
 		"matchExpressions": [{"key": "tier", "operator": "In", "values": ["front"]}, {"key": "beta", "operator": "DoesNotExist"}]}}}`
@@ -246,28 +246,31 @@ func testPeerStatus(ctx context.Context, t *testing.T, plane *kubelab.ControlPla
 // testRefused gives the API server what it has to refuse, each with the reason.
 func testRefused(t *testing.T, plane *kubelab.ControlPlane) {
 	for name, test := range map[string]struct{ object, spec, want string }{
-		"nothing said":          {spec: `{}`, want: "give secretRef"},
-		"no spec":               {spec: `null`, want: "spec"},
-		"endpoints alone":       {spec: `{"endpoints": ["https://h:1"], "claims": {}}`, want: "endpoints take a secretRef"},
-		"no https":              {spec: `{"endpoints": ["http://h:1"], "secretRef": {"name": "s"}}`, want: "spec.endpoints[0]"},
-		"no port":               {spec: `{"endpoints": ["https://h"], "secretRef": {"name": "s"}}`, want: "spec.endpoints[0]"},
-		"with a user":           {spec: `{"endpoints": ["https://u@h:1"], "secretRef": {"name": "s"}}`, want: "spec.endpoints[0]"},
-		"no endpoint":           {spec: `{"endpoints": [], "secretRef": {"name": "s"}}`, want: "spec.endpoints"},
-		"a Secret's path":       {spec: `{"secretRef": {"name": "../s"}}`, want: "spec.secretRef.name"},
-		"a Secret without name": {spec: `{"secretRef": {}}`, want: "spec.secretRef.name"},
-		"no range":              {spec: `{"claims": {"podCIDRs": ["10.1.0.0"]}}`, want: "is no range like"},
-		"bits behind the range": {spec: `{"claims": {"nodeCIDRs": ["10.1.2.3/16"]}}`, want: "is no range like"},
-		"an IPv6 in IPv4":       {spec: `{"claims": {"externalCIDRs": ["::ffff:10.0.0.0/104"]}}`, want: "is no range like"},
-		"three mesh ranges":     {spec: `{"claims": {"meshCIDR": ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]}}`, want: "spec.claims.meshCIDR"},
-		"a quota of none":       {spec: `{"import": {"quotas": {"nodes": 0}}}`, want: "spec.import.quotas.nodes"},
-		"a negative quota":      {spec: `{"import": {"quotas": {"bytes": -1}}}`, want: "spec.import.quotas.bytes"},
-		"an empty namespace":    {spec: `{"import": {"namespaces": [""]}}`, want: "spec.import.namespaces[0]"},
-		"an operator":           {spec: `{"import": {"serviceSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}}`, want: "operator"},
-		"In nothing":            {spec: `{"import": {"serviceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}}`, want: "In and NotIn take values"},
-		"Exists in something":   {spec: `{"import": {"serviceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}}}`, want: "take none"},
-		"a name with a dot":     {object: "a.b", spec: `{"claims": {}}`, want: "the object has the cluster's name"},
-		"a name that is long":   {object: strings.Repeat("a", 33), spec: `{"claims": {}}`, want: "the object has the cluster's name"},
-		"an unknown field":      {spec: `{"claims": {"podCidrs": []}}`, want: "podCidrs"},
+		"nothing said":           {spec: `{}`, want: "give secretRef"},
+		"no spec":                {spec: `null`, want: "spec"},
+		"endpoints alone":        {spec: `{"endpoints": ["https://h:1"], "claims": {}}`, want: "endpoints take a secretRef"},
+		"no https":               {spec: `{"endpoints": ["http://h:1"], "secretRef": {"name": "s"}}`, want: "spec.endpoints[0]"},
+		"no port":                {spec: `{"endpoints": ["https://h"], "secretRef": {"name": "s"}}`, want: "spec.endpoints[0]"},
+		"with a user":            {spec: `{"endpoints": ["https://u@h:1"], "secretRef": {"name": "s"}}`, want: "spec.endpoints[0]"},
+		"no endpoint":            {spec: `{"endpoints": [], "secretRef": {"name": "s"}}`, want: "spec.endpoints"},
+		"a Secret's path":        {spec: `{"secretRef": {"name": "../s"}}`, want: "spec.secretRef.name"},
+		"a Secret without name":  {spec: `{"secretRef": {}}`, want: "spec.secretRef.name"},
+		"no range":               {spec: `{"claims": {"podCIDRs": ["10.1.0.0"]}}`, want: "is no range like"},
+		"bits behind the range":  {spec: `{"claims": {"nodeCIDRs": ["10.1.2.3/16"]}}`, want: "is no range like"},
+		"an IPv6 in IPv4":        {spec: `{"claims": {"externalCIDRs": ["::ffff:10.0.0.0/104"]}}`, want: "is no range like"},
+		"three mesh ranges":      {spec: `{"claims": {"meshCIDR": ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]}}`, want: "spec.claims.meshCIDR"},
+		"an id of none":          {spec: `{"id": 0}`, want: "spec.id"},
+		"an id that is no one's": {spec: `{"id": 512}`, want: "spec.id"},
+		"an id that is a text":   {spec: `{"id": "2"}`, want: "spec.id"},
+		"a quota of none":        {spec: `{"import": {"quotas": {"nodes": 0}}}`, want: "spec.import.quotas.nodes"},
+		"a negative quota":       {spec: `{"import": {"quotas": {"bytes": -1}}}`, want: "spec.import.quotas.bytes"},
+		"an empty namespace":     {spec: `{"import": {"namespaces": [""]}}`, want: "spec.import.namespaces[0]"},
+		"an operator":            {spec: `{"import": {"serviceSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}}`, want: "operator"},
+		"In nothing":             {spec: `{"import": {"serviceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}}`, want: "In and NotIn take values"},
+		"Exists in something":    {spec: `{"import": {"serviceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}}}`, want: "take none"},
+		"a name with a dot":      {object: "a.b", spec: `{"claims": {}}`, want: "the object has the cluster's name"},
+		"a name that is long":    {object: strings.Repeat("a", 33), spec: `{"claims": {}}`, want: "the object has the cluster's name"},
+		"an unknown field":       {spec: `{"claims": {"podCidrs": []}}`, want: "podCidrs"},
 	} {
 		object := test.object
 		if object == "" {
