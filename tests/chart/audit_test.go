@@ -88,9 +88,13 @@ type rule struct {
 	Resources     []string `json:"resources"`
 	ResourceNames []string `json:"resourceNames"`
 	Verbs         []string `json:"verbs"`
+	namespace     string   // of a Role
 }
 
 // lets reports whether the rule lets a verb on a resource through that was used.
 func (r rule) lets(u use, resource, verb string) bool {
+	if r.namespace != "" && u.Object.Namespace != r.namespace || len(r.ResourceNames) > 0 && !slices.Contains(r.ResourceNames, u.Object.Name) {
+		return false
+	}
 	return u.Verb == verb && u.resource() == resource && slices.Contains(r.APIGroups, u.Object.APIGroup) && u.Response.Code != http.StatusForbidden
 }

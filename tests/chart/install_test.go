@@ -253,6 +253,9 @@ func rulesOf(t *testing.T, object map[string]any) []rule {
 		t.Fatal(err)
 	}
 	var role struct {
+		Metadata struct {
+			Namespace string `json:"namespace"`
+		} `json:"metadata"`
 		Rules []rule `json:"rules"`
 	}
 	if err := yaml.Unmarshal(text, &role); err != nil {
@@ -260,6 +263,9 @@ func rulesOf(t *testing.T, object map[string]any) []rule {
 	}
 	if len(role.Rules) == 0 {
 		t.Errorf("no rules in %s", text)
+	}
+	for i := range role.Rules {
+		role.Rules[i].namespace = role.Metadata.Namespace
 	}
 	return role.Rules
 }

@@ -2,6 +2,7 @@ package chart
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,19 +10,22 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// rights returns what the ClusterRoles among the objects let do, one by one.
+// rights returns what the roles among the objects let do outside of the namespace
+// of the release, one by one.
 func rights(t *testing.T, objects []map[string]any) map[string]bool {
 	t.Helper()
 	all := map[string]bool{}
 	for _, object := range objects {
-		if object["kind"] != "ClusterRole" {
+		kind, _ := object["kind"].(string)
+		meta, _ := object["metadata"].(map[string]any)
+		if !strings.HasSuffix(kind, "Role") || meta["namespace"] == namespace {
 			continue
 		}
 		for _, r := range rulesOf(t, object) {
 			for _, group := range r.APIGroups {
 				for _, resource := range r.Resources {
 					for _, verb := range r.Verbs {
-						all[strings.Join([]string{verb, group, resource, strings.Join(r.ResourceNames, ",")}, " ")] = true
+						all[strings.TrimSpace(strings.Join([]string{verb, group, resource, strings.Join(r.ResourceNames, ","), r.namespace}, " "))] = true
 					}
 				}
 			}
@@ -48,6 +52,24 @@ func TestByHand(t *testing.T) {
 	}
 }
 
+// TestConfigMaps: of the whole cluster's ConfigMaps and Secrets none may be read but
+// those with the ranges, and of these by all of the cluster only what network plugins
+// have in a namespace of their own.
+func TestConfigMaps(t *testing.T) {
+	t.Parallel()
+	var got []string
+	for right := range rights(t, mustRender(t).objects(t)) {
+		if strings.Contains(right, "configmaps") || strings.Contains(right, "secrets") {
+			got = append(got, right)
+		}
+	}
+	slices.Sort(got)
+	want := []string{"get  configmaps cilium-config,kube-flannel-cfg", "get  configmaps kubeadm-config,kube-proxy,canal-config kube-system"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 // TestMirrorEndpointsOff: who wants no EndpointSlices written gives no right to.
 func TestMirrorEndpointsOff(t *testing.T) {
 	t.Parallel()
@@ -55,7 +77,7 @@ func TestMirrorEndpointsOff(t *testing.T) {
 		objects := mustRender(t, values)
 		all := rights(t, objects.objects(t))
 		for verb, want := range map[string]bool{"list": true, "watch": true, "create": !off, "patch": !off, "delete": !off} {
-			if got := all[verb+" discovery.k8s.io endpointslices "]; got != want {
+			if got := all[verb+" discovery.k8s.io endpointslices"]; got != want {
 				t.Errorf("mirroring off %v: the right to %s endpointslices: %v", off, verb, got)
 			}
 		}
