@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 )
 
@@ -129,15 +130,44 @@ func (o *Objects) addNode(text []byte) error {
 	return nil
 }
 
+// container is one of a pod.
+type container struct {
+	Name    string   `json:"name"`
+	Command []string `json:"command"`
+	Args    []string `json:"args"`
+}
+
+// line is the container's command line, as far as the pod says it.
+func (c container) line() []string { return slices.Concat(c.Command, c.Args) }
+
+// commandOf returns the command line of a part of the control plane: that of the
+// container that runs its program, wherever it stands among others. Without a command,
+// which the image may have, it is the container of that name; else the one whose program
+// starts it; else the only one. It is nil for pods that are no such part.
+func commandOf(program string, containers []container) []string {
+	if program != "kube-controller-manager" && program != "kube-apiserver" {
+		return nil
+	}
+	is := func(word string) bool { return path.Base(word) == program }
+	for _, fits := range []func(container) bool{
+		func(c container) bool { return len(c.Command) > 0 && is(c.Command[0]) },
+		func(c container) bool { return c.Name == program },
+		func(c container) bool { return slices.ContainsFunc(c.line(), is) },
+		func(container) bool { return len(containers) == 1 },
+	} {
+		if at := slices.IndexFunc(containers, fits); at >= 0 {
+			return containers[at].line()
+		}
+	}
+	return nil
+}
+
 func (o *Objects) addPod(text []byte) error {
 	var p struct {
 		meta
 		Spec struct {
-			HostNetwork bool `json:"hostNetwork"`
-			Containers  []struct {
-				Command []string `json:"command"`
-				Args    []string `json:"args"`
-			} `json:"containers"`
+			HostNetwork bool        `json:"hostNetwork"`
+			Containers  []container `json:"containers"`
 		} `json:"spec"`
 		Status struct {
 			Phase  string `json:"phase"`
@@ -149,10 +179,10 @@ func (o *Objects) addPod(text []byte) error {
 	if err := json.Unmarshal(text, &p); err != nil {
 		return err
 	}
-	name := p.Metadata.Labels["component"]
-	if p.Metadata.Namespace == "kube-system" && (name == "kube-controller-manager" || name == "kube-apiserver") && len(p.Spec.Containers) > 0 {
-		c := p.Spec.Containers[0]
-		o.components = append(o.components, component{"flags of Pod kube-system/" + p.Metadata.Name, slices.Concat(c.Command, c.Args)})
+	if p.Metadata.Namespace == "kube-system" {
+		if args := commandOf(p.Metadata.Labels["component"], p.Spec.Containers); args != nil {
+			o.components = append(o.components, component{"flags of Pod kube-system/" + p.Metadata.Name, args})
+		}
 	}
 	if p.Spec.HostNetwork || p.Status.Phase == "Succeeded" || p.Status.Phase == "Failed" {
 		return nil // the node's address, or one that is another pod's by now

@@ -179,6 +179,29 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestCommandOf finds the container of a part of the control plane among others.
+func TestCommandOf(t *testing.T) {
+	t.Parallel()
+	const sidecar = `{"name":"proxy","command":["proxy","--cluster-cidr=10.1.0.0/16"]}`
+	for name, test := range map[string]struct{ component, containers, want string }{
+		"one":                     {"kube-controller-manager", `{"command":["kube-controller-manager","--cluster-cidr=10.2.0.0/16"]}`, "10.2.0.0/16"},
+		"the second":              {"kube-controller-manager", sidecar + `,{"command":["/usr/local/bin/kube-controller-manager"],"args":["--cluster-cidr","10.2.0.0/16"]}`, "10.2.0.0/16"},
+		"the image has it":        {"kube-controller-manager", sidecar + `,{"name":"kube-controller-manager","args":["--cluster-cidr=10.2.0.0/16"]}`, "10.2.0.0/16"},
+		"something starts it":     {"kube-controller-manager", sidecar + `,{"name":"main","command":["/go-runner","--log-file=/l","/bin/kube-controller-manager","--cluster-cidr=10.2.0.0/16"]}`, "10.2.0.0/16"},
+		"one that waits for it":   {"kube-controller-manager", `{"command":["wait","kube-controller-manager","--cluster-cidr=10.1.0.0/16"]},{"command":["kube-controller-manager","--cluster-cidr=10.2.0.0/16"]}`, "10.2.0.0/16"},
+		"another name, but alone": {"kube-controller-manager", `{"command":["hyperkube","--cluster-cidr=10.2.0.0/16"]}`, "10.2.0.0/16"},
+		"none of several":         {"kube-controller-manager", sidecar + "," + sidecar, ""},
+		"no containers":           {"kube-controller-manager", "", ""},
+		"another component":       {"etcd", sidecar, ""},
+	} {
+		var o Objects
+		o.Add(KindPod, []byte(`{"metadata":{"name":"p","namespace":"kube-system","labels":{"component":"`+test.component+`"}},"spec":{"containers":[`+test.containers+`]}}`))
+		if got := List(Decide(&o).Pods.Ranges); got != test.want {
+			t.Errorf("%s: the range is %q, want %q", name, got, test.want)
+		}
+	}
+}
+
 func parse(texts ...string) (out []netip.Prefix) {
 	for _, text := range texts {
 		out = append(out, netip.MustParsePrefix(text))
