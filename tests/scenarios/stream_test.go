@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/tests/lab"
+	"github.com/causeway-mesh/causeway/tests/lab/netspace"
 )
 
 // Where a stream's receiver listens, and how far behind its rate a sender that
@@ -28,6 +29,8 @@ const (
 
 	// arrival is how long the last datagrams may be under way.
 	arrival = 10 * time.Second
+	// underWay is how long a packet may wait for a processor, in ms.
+	underWay = 50
 )
 
 // stream is datagrams, each of which counts, from one pod to an address of
@@ -115,9 +118,24 @@ func (s *stream) receive() {
 	}
 }
 
+// span is a time in ms of the wall clock.
+type span struct{ from, to int64 }
+
+// firstRule makes the first rule of a network namespace, and returns when. The kernel
+// takes its table of local IPv4 addresses out of the main one then, and while it does, a
+// packet may be looked up in neither: on two plain namespaces, one datagram of 150,000 a
+// second is lost in one of 15 times.
+func firstRule(t *testing.T, in *netspace.Space, r netspace.Rule) span {
+	t.Helper()
+	begun := time.Now()
+	check(t, in.AddRule(r))
+	return span{begun.UnixMilli(), time.Now().UnixMilli()}
+}
+
 // check ends the stream: all must have arrived but what the receiver's own buffer
-// and the machine's processors had no room for, of which the kernel keeps count.
-func (s *stream) check(t *testing.T) {
+// and the machine's processors had no room for, of which the kernel keeps count, and
+// one for each first rule.
+func (s *stream) check(t *testing.T, firstRules []span) {
 	t.Helper()
 	s.stop()
 	s.sending.Wait()
@@ -129,6 +147,11 @@ func (s *stream) check(t *testing.T) {
 		}
 	}
 	s.end()
+	for _, rule := range firstRules {
+		if s.lostIn(rule) {
+			missing--
+		}
+	}
 	if missing > overflow+backlog {
 		t.Errorf("%d of %d datagrams to %s are lost; %d found no room in the receiver's buffer, %d in that of a processor; lost are\n%s",
 			missing, s.sent.Load(), s.ip, overflow, backlog, s.lost())
@@ -140,17 +163,29 @@ func (s *stream) check(t *testing.T) {
 		s.ip, s.sent.Load(), s.received.Load(), overflow, backlog)
 }
 
+// lostIn reports whether one was lost that was sent in the time, or so shortly before
+// that it was under way. The stream has ended.
+func (s *stream) lostIn(during span) bool {
+	for number, at := range s.sentAt {
+		if at >= during.from-underWay && at <= during.to && !s.came(number) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *stream) came(number int) bool { return number < len(s.arrived) && s.arrived[number] > 0 }
+
 // lost says which datagrams have not arrived, those that follow one another in one line.
 // The stream has ended.
 func (s *stream) lost() string {
 	var out strings.Builder
-	came := func(number int) bool { return number < len(s.arrived) && s.arrived[number] > 0 }
 	for first := 0; first < len(s.sentAt); first++ {
-		if came(first) {
+		if s.came(first) {
 			continue
 		}
 		last := first
-		for last+1 < len(s.sentAt) && !came(last+1) {
+		for last+1 < len(s.sentAt) && !s.came(last+1) {
 			last++
 		}
 		when := func(number int) string { return time.UnixMilli(s.sentAt[number]).UTC().Format("15:04:05.000") }
