@@ -11,7 +11,7 @@ SPACE := $(subst ,, )
 GENERATED := bpf pkg \( -name '*_bpfel*' -o -name '*.pb.go' \)
 FUZZTIME ?= 1m
 # What make test does, one after the other.
-STEPS ?= lint verify test-conformance test-kube test-rest
+STEPS ?= lint verify test-conformance test-kube test-kernels test-kind test-rest
 # The packages whose tests start Kubernetes control planes.
 KUBE = $(sort tests/kubelab $(patsubst %/,%,$(dir $(shell grep -rl --include='*_test.go' '/tests/kubelab"' pkg tests clustermesh-apiserver causeway))))
 # The packages that link Helm beside the command line's own; tag nokubernetes leaves it out there.
@@ -67,7 +67,6 @@ test-kube: kubernetes ## what follows the Kubernetes API against real control pl
 	@go run ./tests/kind/build coredns
 	@$(SUMMARY) $(RACE) $(UNCACHED) -timeout 20m $(addprefix ./,$(KUBE))
 
-# A target of its own: make test leaves the package out.
 .PHONY: test-kind
 test-kind: ## two real kind clusters, made here without a registry (root; built once, 10 minutes; CLUSTERS=3 for a third, KEEP=1 leaves them up)
 	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test-kind" docker.io debootstrap jq containerd runc iproute2 iptables nftables util-linux gcc libc6-dev; fi
