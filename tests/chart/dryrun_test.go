@@ -55,6 +55,8 @@ var sets = map[string]string{
 	"load balancer": `{gateway: {type: LoadBalancer}}`,
 	"old kernel":    `{nodeAgent: {legacyCapabilities: true, seccompProfile: Unconfined, endDeadSockets: true}}`,
 	"bare":          `{podDisruptionBudget: {enabled: false}, apiServer: {priorityClassName: "", resources: {limits: null}}, nodeAgent: {priorityClassName: "", goMemLimit: "", tolerations: []}}`,
+	"like numbers":  `{cluster: {name: "1000"}, serviceMonitor: {enabled: true}, etcd: {storageClass: "1e3"}, apiServer: {priorityClassName: "1000"}, nodeAgent: {priorityClassName: "0x10", stateDir: "/var/a, b: #1", bpffs: "/bpf: {1}", cgroups: "/c #1"}}`,
+	"like a number": `{etcd: {mode: external, external: {endpoints: ["https://10.0.0.5:2379"], tlsSecret: "1000"}}, gateway: {type: LoadBalancer, loadBalancerClass: "1000"}}`,
 	"mesh":          `{cluster: {meshCIDR: 10.201.0.0/16}, probePods: {enabled: true}, networkPolicy: {enabled: true}}`,
 	"everything":    everything,
 }
