@@ -53,9 +53,9 @@ func (b *Bed) West() *Cluster {
 	return c
 }
 
-// North comes later: one node, and otherwise as west.
+// North comes later, and is as west.
 func (b *Bed) North() *Cluster {
-	config := strings.NewReplacer("name: west", "name: north", "10.12.", "10.13.", "10.112.", "10.113.", "- role: worker\n", "").Replace(westConfig)
+	config := strings.NewReplacer("name: west", "name: north", "10.12.", "10.13.", "10.112.", "10.113.").Replace(westConfig)
 	c := &Cluster{Name: "north", Pods: "10.13.0.0/16", Services: "10.113.0.0/16", bed: b, config: config}
 	c.wire = c.wirePTP
 	return c
