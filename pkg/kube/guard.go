@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +16,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // checkTimeout is how long a request may take that is answered with one object.
@@ -58,7 +59,7 @@ func (i *identity) check(uid string) error {
 		text, err := os.ReadFile(i.file)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			if err := writeWhole(i.file, uid+"\n"); err != nil {
+			if err := file.Write(i.file, []byte(uid+"\n"), 0o600); err != nil {
 				return fmt.Errorf("keep which cluster is followed: %w", err)
 			}
 			i.log.Info("this cluster is followed in its Kubernetes API from now on, and no other", "uid", uid, "file", i.file)
@@ -72,22 +73,6 @@ func (i *identity) check(uid string) error {
 		return fmt.Errorf("%w: its namespace kube-system has the uid %s, and that of the cluster that was followed before is %s; "+
 			"give the credentials of that one, or, if the cluster was made anew, stop, remove %s, and start again",
 			ErrOtherCluster, uid, i.uid, i.file)
-	}
-	return nil
-}
-
-// writeWhole makes a file that is there with all of its text or not at all.
-func writeWhole(file, text string) (err error) {
-	draft, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = draft.WriteString(text)
-	if err = errors.Join(err, draft.Sync(), draft.Close()); err == nil {
-		err = os.Rename(draft.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(draft.Name()))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // Admin is all that the command line needs to reach a cluster. It holds a
@@ -30,7 +31,7 @@ func WriteAdmin(path string, admin Admin) error {
 	if err != nil {
 		return fmt.Errorf("encode %q: %w", path, err)
 	}
-	return writeFile(path, text, 0o600)
+	return file.Write(path, text, 0o600)
 }
 
 // ReadAdmin reads what WriteAdmin wrote. Certificates are checked when they are

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/pkg/cluster"
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // The files of an authority inside its directory.
@@ -184,7 +185,7 @@ func (a *root) create(path, name string) error {
 		return err
 	}
 	a.certPEM = encodeCertificate(a.cert)
-	return writeFile(path, a.certPEM, 0o644)
+	return file.Write(path, a.certPEM, 0o644)
 }
 
 // check refuses an authority that is not this cluster's or whose signatures
@@ -238,7 +239,7 @@ func newKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, writeFile(path, text, 0o600)
+	return key, file.Write(path, text, 0o600)
 }
 
 // newSerial draws 127 random bits: positive, and at most 16 bytes in DER.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // CheckClient refuses a client's certificate, as the answer to a signing request
@@ -64,5 +66,5 @@ func WriteFile(path string, text []byte, mode os.FileMode) error {
 			return nil
 		}
 	}
-	return writeFile(path, text, mode)
+	return file.Write(path, text, mode)
 }

@@ -14,6 +14,8 @@ import (
 	"net/netip"
 	"net/url"
 	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // maxCommonName is what X.509 allows; some readers refuse a longer one.
@@ -50,7 +52,7 @@ type Pair struct {
 // Save writes p to two files, each as a whole, the key readable by its owner
 // only.
 func (p *Pair) Save(certFile, keyFile string) error {
-	return errors.Join(writeFile(keyFile, p.KeyPEM, 0o600), writeFile(certFile, p.CertPEM, 0o644))
+	return errors.Join(file.Write(keyFile, p.KeyPEM, 0o600), file.Write(certFile, p.CertPEM, 0o644))
 }
 
 // Issue makes a key and signs a certificate for it. An error about the request

@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // issuerRoles are the roles whose certificates come from an issuer of their own,
@@ -110,7 +112,7 @@ func (a *root) createIssuer(role Role, now time.Time) (*signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &signer{cert: cert, key: key}, writeFile(a.issuerFile(role), append(text, encodeCertificate(cert)...), 0o600)
+	return &signer{cert: cert, key: key}, file.Write(a.issuerFile(role), append(text, encodeCertificate(cert)...), 0o600)
 }
 
 // sign returns what template says for key, signed by s.

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // Validate refuses a subject that no certificate may have. The error wraps
@@ -51,11 +53,11 @@ func (f ClientFiles) Obtain(want Subject, sign func(csrPEM []byte) (chainPEM, au
 		return fmt.Errorf("the certificate that was signed: %w", err)
 	}
 	if f.checkSigned(chainPEM, keyPEM, want) != nil { // missing, or another authority's
-		if err := writeFile(f.CAFile, authorityPEM, 0o644); err != nil {
+		if err := file.Write(f.CAFile, authorityPEM, 0o644); err != nil {
 			return err
 		}
 	}
-	if err := writeFile(f.CertFile, chainPEM, 0o644); err != nil {
+	if err := file.Write(f.CertFile, chainPEM, 0o644); err != nil {
 		return err
 	}
 	return f.finish()
@@ -76,7 +78,7 @@ func (f ClientFiles) pendingKey() (keyPEM, csrPEM []byte, err error) {
 	if keyPEM, csrPEM, err = NewSigningRequest(); err != nil {
 		return nil, nil, err
 	}
-	return keyPEM, csrPEM, writeFile(f.nextKey(), keyPEM, keyFileMode)
+	return keyPEM, csrPEM, file.Write(f.nextKey(), keyPEM, keyFileMode)
 }
 
 // requestFor makes a signing request as NewSigningRequest does, for a PEM key.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // lockWait is for how long others are waited for; a renewal is one call over a network.
@@ -95,7 +97,7 @@ func (f ClientFiles) renew(now time.Time, at func(*x509.Certificate) time.Time, 
 	if err != nil {
 		return false, err
 	}
-	if err := writeFile(f.nextKey(), keyPEM, mode); err != nil {
+	if err := file.Write(f.nextKey(), keyPEM, mode); err != nil {
 		return false, err
 	}
 	chainPEM, err := sign(csrPEM)
@@ -105,7 +107,7 @@ func (f ClientFiles) renew(now time.Time, at func(*x509.Certificate) time.Time, 
 	if err != nil {
 		return false, errors.Join(err, os.Remove(f.nextKey()))
 	}
-	if err := writeFile(f.CertFile, chainPEM, 0o644); err != nil {
+	if err := file.Write(f.CertFile, chainPEM, 0o644); err != nil {
 		return false, err
 	}
 	return true, f.finish()
@@ -146,7 +148,7 @@ func (f ClientFiles) Replace(decide func(there Held) Held) error {
 	there := f.Held()
 	next := decide(there)
 	if !bytes.Equal(next.CA, there.CA) {
-		if err := writeFile(f.CAFile, next.CA, 0o644); err != nil {
+		if err := file.Write(f.CAFile, next.CA, 0o644); err != nil {
 			return err
 		}
 	}
@@ -236,7 +238,7 @@ func (f ClientFiles) finish() error {
 	if err := os.Rename(f.nextKey(), f.KeyFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replace the client key: %w", err)
 	}
-	if err := syncDir(filepath.Dir(f.KeyFile)); err != nil {
+	if err := file.SyncDir(filepath.Dir(f.KeyFile)); err != nil {
 		return fmt.Errorf("replace the client key: %w", err)
 	}
 	return nil

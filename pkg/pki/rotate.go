@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // Stage is how far the replacement of an authority is.
@@ -150,7 +152,7 @@ func (a *Authority) writeRecord(r record) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", recordFile, err)
 	}
-	if err := writeFile(filepath.Join(a.dir, recordFile), text, 0o600); err != nil && !a.reads(text) {
+	if err := file.Write(filepath.Join(a.dir, recordFile), text, 0o600); err != nil && !a.reads(text) {
 		return err
 	}
 	a.record = r
@@ -185,7 +187,7 @@ func (a *Authority) Begin() error {
 	return a.change(Single, func() error {
 		dir := filepath.Join(a.dir, nextDir)
 		now := time.Now()
-		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700), syncDir(a.dir)); err != nil {
+		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700), file.SyncDir(a.dir)); err != nil {
 			return fmt.Errorf("make the directory of the next authority: %w", err)
 		}
 		// The name tells its certificates from those of the old one in messages, and
@@ -248,7 +250,7 @@ func (a *Authority) writeFinishing(old *root) error {
 	sum := Fingerprint(old.cert)
 	r.Stage, r.Replaced = finishing, hex.EncodeToString(sum[:])
 	// What is deleted does not come back with an earlier record.
-	return errors.Join(a.writeRecord(r), syncDir(a.dir))
+	return errors.Join(a.writeRecord(r), file.SyncDir(a.dir))
 }
 
 // deleteOld puts the next authority in the place of the old one. Each step may have
@@ -272,7 +274,7 @@ func (a *Authority) deleteOld() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replace the authority: %w", err)
 	}
-	if err := errors.Join(os.RemoveAll(dir), syncDir(a.dir)); err != nil {
+	if err := errors.Join(os.RemoveAll(dir), file.SyncDir(a.dir)); err != nil {
 		return fmt.Errorf("replace the authority: %w", err)
 	}
 	r := a.record

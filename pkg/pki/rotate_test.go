@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 func must(t *testing.T, err error) {
@@ -185,7 +187,7 @@ func TestRotateBrokenOff(t *testing.T) {
 		must(t, a.writeRecord(r))
 		for _, name := range names[:min(moved, len(names))] {
 			text := read(t, filepath.Join(dir, nextDir, name))
-			must(t, writeFile(filepath.Join(dir, name), text, 0o600))
+			must(t, file.Write(filepath.Join(dir, name), text, 0o600))
 			if name != CAFile {
 				must(t, os.Remove(filepath.Join(dir, nextDir, name)))
 			}
@@ -297,8 +299,8 @@ func TestFinishUnloadable(t *testing.T) {
 		"wrong mode": func() { must(t, os.Chmod(filepath.Join(next, caKeyFile), 0o644)) },
 		"no key":     func() { must(t, os.Remove(filepath.Join(next, caKeyFile))) },
 		"another one": func() {
-			must(t, writeFile(filepath.Join(next, caKeyFile), read(t, filepath.Join(other, caKeyFile)), 0o600))
-			must(t, writeFile(filepath.Join(next, CAFile), read(t, filepath.Join(other, CAFile)), 0o644))
+			must(t, file.Write(filepath.Join(next, caKeyFile), read(t, filepath.Join(other, caKeyFile)), 0o600))
+			must(t, file.Write(filepath.Join(next, CAFile), read(t, filepath.Join(other, CAFile)), 0o644))
 		},
 	} {
 		old := read(t, filepath.Join(dir, caKeyFile))
@@ -309,8 +311,8 @@ func TestFinishUnloadable(t *testing.T) {
 		if stage, _ := a.Stage(); stage != Replacing || !bytes.Equal(a.Bundle(), before) || !bytes.Equal(read(t, filepath.Join(dir, caKeyFile)), old) {
 			t.Errorf("%s: it is in %q, or the old key is gone", name, stage)
 		}
-		must(t, writeFile(filepath.Join(next, caKeyFile), key, 0o600))
-		must(t, writeFile(filepath.Join(next, CAFile), cert, 0o644))
+		must(t, file.Write(filepath.Join(next, caKeyFile), key, 0o600))
+		must(t, file.Write(filepath.Join(next, CAFile), cert, 0o644))
 	}
 	must(t, a.Finish())
 	if !bytes.Equal(openAuthority(t, dir, "east").Bundle(), cert) || !bytes.Equal(a.Bundle(), cert) {
@@ -332,7 +334,7 @@ func TestOldEnds(t *testing.T) {
 	template.NotAfter = old.NotAfter.Add(365 * 24 * time.Hour)
 	cert, err := (&signer{cert: &template, key: a.next.key}).sign(&template, a.next.key.Public())
 	must(t, err)
-	must(t, writeFile(filepath.Join(next, CAFile), encodeCertificate(cert), 0o644))
+	must(t, file.Write(filepath.Join(next, CAFile), encodeCertificate(cert), 0o644))
 	after := old.NotAfter.Add(time.Hour)
 	open := func(now time.Time) (*Authority, error) {
 		b := &Authority{cluster: "east", dir: dir, changed: make(chan struct{})}

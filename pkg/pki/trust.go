@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"github.com/causeway-mesh/causeway/pkg/file"
 )
 
 // maxAuthorities is how many a cluster may have at a time: one, and the one that
@@ -94,7 +96,7 @@ func (f ClientFiles) Trust(clusterName string, authoritiesPEM []byte) (changed b
 	for _, cert := range next {
 		out = append(out, encodeCertificate(cert)...)
 	}
-	return true, writeFile(f.CAFile, out, info.Mode().Perm())
+	return true, file.Write(f.CAFile, out, info.Mode().Perm())
 }
 
 // trusting returns what the file is to trust where said are the authorities of a

@@ -11,7 +11,7 @@ import (
 // package imports own packages of lower layers only; those of the first may
 // import each other. A folder below a listed one belongs to its layer, too.
 var Layers = [][]string{
-	{"deploy/chart", "pkg/cluster", "pkg/endpoint", "pkg/identity", "pkg/node", "pkg/retry", "pkg/route", "pkg/service"},
+	{"deploy/chart", "pkg/cluster", "pkg/endpoint", "pkg/file", "pkg/identity", "pkg/node", "pkg/retry", "pkg/route", "pkg/service"},
 	{"pkg/kube"},
 	{"bpf", "pkg/kvstore", "pkg/merge", "pkg/pki", "pkg/process", "pkg/source", "pkg/wire"},
 	{"pkg/rotation", "pkg/state"},
