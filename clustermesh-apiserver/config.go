@@ -93,9 +93,9 @@ func (c *config) flags(f *pflag.FlagSet) {
 		"`ranges` where no other cluster may have pods, several with commas: this cluster's service ranges, and networks that its nodes use (default: none)")
 	f.StringVar(&c.routeMode, "route-mode", modeAuto,
 		"how packets get to other clusters, with --mesh-cidr: vxlan (a tunnel of our own), native (the network routes pods' addresses), or auto, which is native where probe pods find that this works both ways, else vxlan")
+	f.StringToStringVar(&c.peerRouteMode, "peer-route-mode", nil, "the same for one peer, `peer=mode`, several with commas")
 	f.DurationVar(&c.agentTTL, "agent-certificate-ttl", 7*24*time.Hour, "for how long agents' certificates are signed; they renew them at two thirds of it")
 	f.DurationVar(&c.peerTTL, "peer-certificate-ttl", 30*24*time.Hour, "the same for peers' certificates")
-	f.StringToStringVar(&c.peerRouteMode, "peer-route-mode", nil, "the same for one peer, `peer=mode`, several with commas")
 }
 
 // minTTL leaves a few seconds to try a renewal again; what runs for long wants

@@ -96,12 +96,9 @@ func (d Daemon) main(ctx context.Context, args []string, stdout, stderr io.Write
 		}
 	}
 	var logging LogConfig
-	flags := pflag.NewFlagSet(d.Name, pflag.ContinueOnError)
+	flags := newFlags(d.Name, d.Flags)
 	logging.Flags(flags)
 	version := flags.Bool("version", false, "print the version and exit")
-	if d.Flags != nil {
-		d.Flags(flags)
-	}
 	switch err := ParseFlags(flags, args); {
 	case errors.Is(err, pflag.ErrHelp):
 		help(stdout, d.Name, d.Summary, flags)
@@ -139,10 +136,7 @@ func (d Daemon) main(ctx context.Context, args []string, stdout, stderr io.Write
 
 // main is Daemon.main for a command, whose Name is the whole of it.
 func (c Command) main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := pflag.NewFlagSet(c.Name, pflag.ContinueOnError)
-	if c.Flags != nil {
-		c.Flags(flags)
-	}
+	flags := newFlags(c.Name, c.Flags)
 	switch err := ParseFlags(flags, args); {
 	case errors.Is(err, pflag.ErrHelp):
 		help(stdout, c.Name, c.Summary, flags)
@@ -160,6 +154,17 @@ func (c Command) main(ctx context.Context, args []string, stdout, stderr io.Writ
 		return exitError
 	}
 	return exitOK
+}
+
+// newFlags returns a set with a program's own flags, which --help shows in the order in
+// which they are declared, as their texts refer to each other.
+func newFlags(name string, own func(*pflag.FlagSet)) *pflag.FlagSet {
+	flags := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	flags.SortFlags = false
+	if own != nil {
+		own(flags)
+	}
+	return flags
 }
 
 func help(stdout io.Writer, name, summary string, flags *pflag.FlagSet) {

@@ -171,6 +171,34 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// TestHelpOrder: flags are shown in the order in which they are declared, a program's
+// own first, of the daemon and of its commands.
+func TestHelpOrder(t *testing.T) {
+	own := func(f *pflag.FlagSet) {
+		f.String("zone", "", "where")
+		f.String("area", "", "the same for all")
+	}
+	daemon := Daemon{Name: "testd", Flags: own, Commands: []Command{{Name: "tidy", Flags: own}}}
+	for _, test := range []struct{ args, want []string }{
+		{[]string{"--help"}, []string{"--zone", "--area", "--log-level", "--version", "--config"}},
+		{[]string{"tidy", "--help"}, []string{"--zone", "--area", "--config"}},
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := daemon.main(t.Context(), test.args, &stdout, &stderr); code != 0 {
+			t.Errorf("%q: exit status %d, %s", test.args, code, stderr.String())
+		}
+		at := 0
+		for _, flag := range test.want {
+			i := strings.Index(stdout.String()[at:], flag)
+			if i < 0 {
+				t.Errorf("%q: %s is not where it has to be in\n%s", test.args, flag, stdout.String())
+				break
+			}
+			at += i
+		}
+	}
+}
+
 // TestCommands: the first argument may name something else to do than to run.
 func TestCommands(t *testing.T) {
 	for name, test := range map[string]struct {
