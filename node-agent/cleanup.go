@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 
 	"github.com/spf13/pflag"
 
@@ -56,6 +58,9 @@ func (c *cleanup) run(stdout io.Writer) (err error) {
 		return fmt.Errorf("an agent that does not use %s is in charge of this node's network (process %d): stop it first, and give its --bpffs-dir", c.bpffs, pid)
 	}
 
+	if _, err := os.Stat(c.bpffs); errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintf(stdout, "there is no folder %s, so no programs or maps are pinned there; if the agent has another --bpffs-dir, give that one\n", c.bpffs)
+	}
 	verb, items, paths := "removed", network.Remove, pins.Remove
 	if c.dryRun {
 		verb, items, paths = "would remove", network.Items, pins.List

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-mesh/causeway/pkg/datapath"
 	"github.com/causeway-mesh/causeway/pkg/datapath/host"
 	"github.com/causeway-mesh/causeway/pkg/route"
 	"github.com/causeway-mesh/causeway/tests/sandbox"
@@ -102,11 +104,19 @@ func TestCleanup(t *testing.T) {
 		t.Errorf("the folder is there: %v", err)
 	}
 	out.Reset()
-	if err := c.run(&out); err != nil || out.String() != "nothing of Causeway is in this node's kernel\n" {
+	nothing := func(folder string) string {
+		return "there is no folder " + folder + ", so no programs or maps are pinned there; if the agent has another --bpffs-dir, give that one\nnothing of Causeway is in this node's kernel\n"
+	}
+	if err := c.run(&out); err != nil || out.String() != nothing(c.bpffs) {
 		t.Errorf("again: %v, %s", err, out.String())
 	}
+	out.Reset()
 	c.bpffs = filepath.Join(sandbox.BPFFS(t), "never-there")
-	if err := c.run(&out); err != nil {
-		t.Errorf("without a folder: %v", err)
+	if err := c.run(&out); err != nil || out.String() != nothing(c.bpffs) {
+		t.Errorf("without a folder: %v, %s", err, out.String())
+	}
+	c.bpffs = t.TempDir()
+	if err := c.run(&out); !errors.Is(err, datapath.ErrBPFFS) || !strings.Contains(err.Error(), c.bpffs) {
+		t.Errorf("a folder of another kind: %v", err)
 	}
 }

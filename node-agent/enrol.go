@@ -124,6 +124,7 @@ func (c *config) way(missing error, log *slog.Logger) (flag string, try func(con
 	if err != nil {
 		return "", nil, fmt.Errorf("%w; a token is asked for since there is no valid certificate: %w", err, missing)
 	}
+	warnOfReaders(c.tokenFile, log)
 	log.Info("no valid certificate, one is asked for by token", "token", pass.Name(), "reason", missing)
 	return "--join-token-file " + c.tokenFile, func(ctx context.Context) error {
 		err := stranger.Enrol(ctx, c.files, pass)
@@ -148,6 +149,15 @@ func (c *config) tryAccount(ctx context.Context) error {
 	return stranger.EnrolAccount(ctx, c.files, stranger.Account{
 		Cluster: c.cluster, Node: c.node, Addresses: strings.Split(c.apiServer, ","), AuthorityFile: c.authorityFile, Token: token,
 	})
+}
+
+// warnOfReaders says that others than the file's owner may read a secret in it: who does
+// so first gets the certificate.
+func warnOfReaders(path string, log *slog.Logger) {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+		log.Warn("others may read the token: whoever uses it first gets this node's certificate; run chmod 600",
+			"file", path, "mode", fmt.Sprintf("%04o", info.Mode().Perm()))
+	}
 }
 
 // readToken returns the token of the file, if it is for this agent.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -61,6 +62,24 @@ func TestEnrolRefuses(t *testing.T) {
 				t.Errorf("%v holds the token", err)
 			}
 		})
+	}
+}
+
+// A token that others may read is said so.
+func TestWarnOfReaders(t *testing.T) {
+	for mode, want := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: true, 0o604: true} {
+		path := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(path, []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		warnOfReaders(path, slog.New(slog.NewTextHandler(&out, nil)))
+		if got := strings.Contains(out.String(), path) && strings.Contains(out.String(), fmt.Sprintf("mode=%04o", mode)); got != want || strings.Contains(out.String(), "secret") {
+			t.Errorf("mode %04o: %q, want a warning: %v", mode, out.String(), want)
+		}
 	}
 }
 
