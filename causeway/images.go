@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -44,13 +47,13 @@ func (i *imageFlags) values() (map[string]any, error) {
 		apiServer, nodeAgent = repository+"/"+access.APIServer+":"+tag, repository+"/"+access.NodeAgent+":"+tag
 	case i.archive != "":
 		names, err := imageNames(i.archive)
+		if err == nil {
+			err = lacks(names)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("--images: %w", err)
+			return nil, fmt.Errorf("--images %s: %w: give the archive that `make images` writes, out/images.tar", i.archive, err)
 		}
 		apiServer, nodeAgent, loaded = names[access.APIServer], names[access.NodeAgent], true
-		if apiServer == "" || nodeAgent == "" {
-			return nil, fmt.Errorf("--images %s: it has no image %s or %s", i.archive, access.APIServer, access.NodeAgent)
-		}
 	}
 	if i.apiServer != "" {
 		apiServer = i.apiServer
@@ -70,6 +73,25 @@ func (i *imageFlags) values() (map[string]any, error) {
 	return values, nil
 }
 
+// lacks returns an error that says which of the daemons' images are not among those of
+// an archive, and which are.
+func lacks(names map[string]string) error {
+	var missing []string
+	for _, name := range []string{access.APIServer, access.NodeAgent} {
+		if names[name] == "" {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	has := slices.Sorted(maps.Values(names))
+	if len(has) == 0 {
+		has = []string{"none that has a name"}
+	}
+	return fmt.Errorf("it has no image of %s, but %s", strings.Join(missing, " and of "), strings.Join(has, ", "))
+}
+
 // maxManifest bounds the list of images in an archive, in bytes.
 const maxManifest = 1 << 20
 
@@ -78,6 +100,10 @@ const maxManifest = 1 << 20
 func imageNames(path string) (map[string]string, error) {
 	file, err := os.Open(path)
 	if err != nil {
+		var of *fs.PathError
+		if errors.As(err, &of) {
+			err = of.Err // who asks names the file
+		}
 		return nil, err
 	}
 	defer file.Close() //nolint:errcheck // only read
@@ -85,17 +111,17 @@ func imageNames(path string) (map[string]string, error) {
 	for {
 		entry, err := entries.Next()
 		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%s is no archive of images: it has no manifest.json", path)
+			return nil, errors.New("it is no archive of images, as it has no manifest.json")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", path, err)
+			return nil, fmt.Errorf("it is no archive of images (%w)", err)
 		}
 		if entry.Name != "manifest.json" {
 			continue
 		}
 		var images []struct{ RepoTags []string }
 		if err := json.NewDecoder(io.LimitReader(entries, maxManifest)).Decode(&images); err != nil {
-			return nil, fmt.Errorf("read manifest.json of %s: %w", path, err)
+			return nil, fmt.Errorf("its manifest.json does not parse (%w)", err)
 		}
 		names := map[string]string{}
 		for _, image := range images {
