@@ -58,7 +58,7 @@ half-way is finished by doing it again.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), connectTime(len(ways)))
 			defer cancel()
-			err := connect(ctx, ways, inTurn(func(s step) { showStep(cmd.OutOrStdout(), opts, s) }))
+			err := brokenOff(cmd.Context(), connect(ctx, ways, inTurn(func(s step) { showStep(cmd.OutOrStdout(), opts, s) })))
 			if err != nil && opts.output == "json" {
 				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(step{Error: err.Error()})
 			}
@@ -67,6 +67,21 @@ half-way is finished by doing it again.`,
 	}
 	opts.kubernetes.contextsFlag(cmd.Flags(), &contexts)
 	return cmd
+}
+
+// brokenOff is the error of a command whose ctx somebody ended, which can be given
+// again: what it was at, and not that requests were cancelled.
+func brokenOff(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	said := []string{"broken off: the same command goes on from here"}
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); line != "" && !strings.Contains(line, context.Canceled.Error()) {
+			said = append(said, line)
+		}
+	}
+	return errors.New(strings.Join(said, "\n  "))
 }
 
 // connectTime is what joining n clusters may take.

@@ -41,7 +41,10 @@ What broke off, by Ctrl-C, a lost connection or --timeout, is finished by the sa
 			if err != nil {
 				return err
 			}
-			return reportError(cmd, opts, i.Install(cmd.Context(), install.Options{Values: values, DryRun: flags.dryRun, Manifest: flags.dryRun}))
+			if err = i.MayInstall(cmd.Context()); err == nil {
+				err = i.Install(cmd.Context(), install.Options{Values: values, DryRun: flags.dryRun, Manifest: flags.dryRun})
+			}
+			return reportError(cmd, opts, err)
 		},
 	}
 	f := cmd.Flags()

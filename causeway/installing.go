@@ -123,6 +123,7 @@ func showEvents(out io.Writer, opts *options) func(install.Event) {
 
 // reportError makes an error a line of JSON besides, as for other steps.
 func reportError(cmd *cobra.Command, opts *options, err error) error {
+	err = brokenOff(cmd.Context(), err)
 	if err != nil && opts.output == "json" {
 		_ = json.NewEncoder(cmd.OutOrStdout()).Encode(step{Error: err.Error()})
 	}

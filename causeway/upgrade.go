@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -36,6 +35,9 @@ While agents and API server are replaced, what serves stays in the nodes' kernel
 			if err != nil {
 				return err
 			}
+			if err := i.MayInstall(cmd.Context()); err != nil {
+				return reportError(cmd, opts, err)
+			}
 			state, err := i.Current()
 			if err == nil && state == nil {
 				err = fmt.Errorf("context %s: there is no release %s in namespace %s to upgrade: %w; `causeway install --context %s` does that",
@@ -62,7 +64,7 @@ func newUninstallCommand(opts *options) *cobra.Command {
 		Long: `Take Causeway out of a Kubernetes cluster. First the agents are stopped, and a pod on each
 node takes out of its kernel what they left there; only when all nodes are clean does the rest
 go: the release, the Secrets, volumes and objects that were written at run time, and the
-namespace, if causeway made it. On the nodes the folder /var/lib/causeway stays.
+namespace, if causeway made it. Several clusters are done at the same time. On the nodes the folder /var/lib/causeway stays.
 
 Other clusters keep it as a peer that does not answer: causeway disconnect puts it out there.`,
 		Args: cobra.NoArgs,
@@ -70,26 +72,27 @@ Other clusters keep it as a peer that does not answer: causeway disconnect puts 
 			if len(contexts) == 0 {
 				contexts = []string{""}
 			}
-			var errs []error
+			var clusters []*install.Installer
+			show := showEvents(cmd.OutOrStdout(), opts)
 			for _, name := range contexts {
 				c, err := opts.kubernetes.open(name)
 				if err != nil {
 					return err
 				}
-				i, err := flags.installer(cmd, opts, c, showEvents(cmd.OutOrStdout(), opts))
+				i, err := flags.installer(cmd, opts, c, show)
 				if err != nil {
 					return err
 				}
-				options.DryRun = flags.dryRun
-				errs = append(errs, i.Uninstall(cmd.Context(), options))
+				clusters = append(clusters, i)
 			}
-			return reportError(cmd, opts, errors.Join(errs...))
+			options.DryRun = flags.dryRun
+			return reportError(cmd, opts, install.UninstallAll(cmd.Context(), clusters, options))
 		},
 	}
 	f := cmd.Flags()
 	flags.flags(f)
 	opts.kubernetes.contextsFlag(f, &contexts)
-	f.BoolVar(&options.KeepData, "keep-data", false, "leave the volumes and Secrets with the cluster's authority and the numbers of its identities, with which it can be installed again as the same member")
+	f.BoolVar(&options.KeepData, "keep-data", false, "leave the volumes and Secrets with the cluster's authority and the numbers of its identities, with its values, by which install or up makes it the same member again")
 	f.BoolVar(&options.KeepCRDs, "keep-crds", false, "leave the definition of ClusterPeer and the objects of it")
 	f.BoolVar(&options.Force, "force", false, "go on when a node can not be cleaned")
 	return cmd

@@ -21,8 +21,8 @@ func name(members []*Member, cfg *UpConfig) (wrong []string) {
 		if len(cfg.Names) > n {
 			m.Name = cfg.Names[n]
 		}
-		if m.Facts.Release != nil {
-			has, _ := release.At(m.Facts.Release.Values, "cluster", "name").(string)
+		if m.Facts.Values != nil {
+			has, _ := release.At(m.Facts.Values, "cluster", "name").(string)
 			if len(cfg.Names) > n && cfg.Names[n] != has {
 				wrong = append(wrong, fmt.Sprintf("context %s: the cluster is named %q already, not %q: a name stays", context, has, cfg.Names[n]))
 			}
@@ -45,10 +45,10 @@ func name(members []*Member, cfg *UpConfig) (wrong []string) {
 func number(ctx context.Context, members []*Member, cfg *UpConfig) (wrong []string) {
 	taken := map[int]string{}
 	for n, m := range members {
-		if m.Facts.Release == nil {
+		if m.Facts.Values == nil {
 			continue
 		}
-		m.ID = integer(release.At(m.Facts.Release.Values, "cluster", "id"))
+		m.ID = integer(release.At(m.Facts.Values, "cluster", "id"))
 		if len(cfg.IDs) > n && cfg.IDs[n] != m.ID {
 			wrong = append(wrong, fmt.Sprintf("%s: its id is %d already, not %d: an id stays", m.Name, m.ID, cfg.IDs[n]))
 		}
@@ -56,7 +56,7 @@ func number(ctx context.Context, members []*Member, cfg *UpConfig) (wrong []stri
 			wrong = append(wrong, fmt.Sprintf("%s and %s both have the id %d: every cluster of a mesh has an id of its own; uninstall one of them, and up gives it another", other, m.Name, m.ID))
 		}
 		taken[m.ID] = m.Name
-		if m.Facts.Release.Deployed && cfg.Peers != nil {
+		if m.Facts.Release != nil && m.Facts.Release.Deployed && cfg.Peers != nil {
 			peers, err := cfg.Peers(ctx, m.Installer)
 			if err != nil {
 				m.say(Note, "its peers are not known, so their ids are not left out: %v", err)
@@ -69,7 +69,7 @@ func number(ctx context.Context, members []*Member, cfg *UpConfig) (wrong []stri
 		}
 	}
 	for n, m := range members {
-		if m.Facts.Release != nil {
+		if m.Facts.Values != nil {
 			continue
 		}
 		if len(cfg.IDs) > n {
@@ -134,10 +134,7 @@ func first(found []netip.Prefix, _ string) []netip.Prefix { return found }
 
 // all returns the values as they will be.
 func (m *Member) all() map[string]any {
-	if m.Facts.Release == nil {
-		return m.Values
-	}
-	return release.Merge(m.Facts.Release.Values, m.Values)
+	return release.Merge(m.Facts.Values, m.Values)
 }
 
 func hosts(addrs []netip.Addr) (out []netip.Prefix) {

@@ -11,6 +11,9 @@ import (
 
 func memberOf(context string, state *release.State, pods ...string) *Member {
 	facts := &Facts{Release: state, From: "its nodes"}
+	if state != nil {
+		facts.Values = state.Values
+	}
 	for _, p := range pods {
 		facts.Pods = append(facts.Pods, netip.MustParsePrefix(p))
 	}

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -31,6 +30,9 @@ const fromNodes = "its nodes"
 type Facts struct {
 	// Release is what is there already, nil where nothing is.
 	Release *release.State
+	// Values are the release's, or those that it had when it went without its data; nil
+	// where there was none.
+	Values map[string]any
 	// Pods are where its pods have their addresses, and From says who says so.
 	Pods []netip.Prefix
 	From string
@@ -56,15 +58,15 @@ func (i *Installer) Inspect(ctx context.Context) (*Facts, []string) {
 	if text := tooOld(version.Major, version.Minor); text != "" {
 		wrong = append(wrong, i.Name+": "+text)
 	}
-	missing, err := i.missingRights(ctx)
-	switch {
-	case err != nil:
-		return facts, append(wrong, i.Cluster.Explain(err).Error())
-	case len(missing) > 0:
-		// What follows would say the same once more.
-		return facts, append(wrong, fmt.Sprintf("%s: the user of context %s may not %s: ask for that right, or take another context", i.Name, i.Cluster.Context, strings.Join(missing, ", ")))
+	if err := i.MayInstall(ctx); err != nil {
+		return facts, append(wrong, err.Error()) // what follows would say the same once more
 	}
 	if facts.Release, err = i.Current(); err != nil {
+		return facts, append(wrong, err.Error())
+	}
+	if facts.Release != nil {
+		facts.Values = facts.Release.Values
+	} else if facts.Values, err = i.kept(ctx); err != nil {
 		return facts, append(wrong, err.Error())
 	}
 	if facts.Release != nil && facts.Release.Leaving {
@@ -93,47 +95,6 @@ func tooOld(major, minor string) string {
 		return ""
 	}
 	return fmt.Sprintf("Kubernetes %d.%d is too old: agents get their certificates by what tokens say from 1.%d on", a, b, oldest)
-}
-
-// rights are what installing takes. Further ones, that the chart's own rules hand
-// on, are refused by name when it is applied.
-func rights(namespace string) []authorizationv1.ResourceAttributes {
-	return []authorizationv1.ResourceAttributes{
-		{Verb: "create", Resource: "namespaces"},
-		{Verb: "list", Resource: "nodes"},
-		{Verb: "create", Group: "rbac.authorization.k8s.io", Resource: "clusterroles"},
-		{Verb: "create", Group: "rbac.authorization.k8s.io", Resource: "clusterrolebindings"},
-		{Verb: "create", Group: "apps", Resource: "statefulsets", Namespace: namespace},
-		{Verb: "create", Group: "apps", Resource: "daemonsets", Namespace: namespace},
-		{Verb: "create", Resource: "services", Namespace: namespace},
-		{Verb: "create", Resource: "serviceaccounts", Namespace: namespace},
-		{Verb: "create", Resource: "secrets", Namespace: namespace},
-		{Verb: "get", Resource: "secrets", Namespace: namespace},
-		{Verb: "create", Resource: "pods", Subresource: "portforward", Namespace: namespace},
-	}
-}
-
-func (i *Installer) missingRights(ctx context.Context) ([]string, error) {
-	var missing []string
-	for _, right := range rights(i.Cluster.Namespace) {
-		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &right}}
-		answer, err := i.Cluster.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
-		if err != nil {
-			return nil, err
-		}
-		if answer.Status.Allowed {
-			continue
-		}
-		what := right.Resource
-		if right.Subresource != "" {
-			what += "/" + right.Subresource
-		}
-		if right.Namespace != "" {
-			what += " in " + right.Namespace
-		}
-		missing = append(missing, right.Verb+" "+what)
-	}
-	return missing, nil
 }
 
 func (i *Installer) lookAtNodes(ctx context.Context, facts *Facts) error {

@@ -120,15 +120,13 @@ func (i *Installer) Install(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	var values map[string]any
-	if state != nil {
-		values = release.Merge(state.Values, o.Values)
-	} else if values, err = i.forNodes(ctx, o.Values); err != nil {
+	values, err := i.wanted(ctx, state, o.Values)
+	if err != nil {
 		return err
 	}
-	plan, err := i.releases.Plan(ctx, values)
+	plan, err := i.plan(ctx, values)
 	if err != nil {
-		return fmt.Errorf("%s: %w", i.Name, err)
+		return err
 	}
 	if o.DryRun {
 		return i.showPlan(state, plan, o.Manifest)
@@ -143,7 +141,13 @@ func (i *Installer) Install(ctx context.Context, o Options) error {
 	if !changed {
 		i.say(Done, "is as it should be: release %s, version %s", i.cfg.Release, i.cfg.Version)
 	}
-	return i.Wait(ctx)
+	if err := i.Wait(ctx); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return fmt.Errorf("%w; or give other values to `causeway upgrade --context %s`, as --image: what serves stays meanwhile", err, i.Cluster.Context)
+	}
+	return nil
 }
 
 // apply reports whether anything had to be changed.
@@ -175,6 +179,9 @@ func (i *Installer) apply(ctx context.Context, state *release.State, plan *relea
 	}
 	if state == nil {
 		i.say(Done, "release %s of version %s is in namespace %s", i.cfg.Release, i.cfg.Version, i.Cluster.Namespace)
+		if err := i.dropKept(ctx); err != nil {
+			return false, err
+		}
 	} else {
 		i.say(Done, "release %s is changed to version %s", i.cfg.Release, i.cfg.Version)
 	}
@@ -265,7 +272,10 @@ func (i *Installer) until(ctx context.Context, timeout time.Duration, what strin
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w while waiting for %s (%s): the same command goes on from here", i.Name, errStopped, what, last)
+			if last != "" {
+				last = ": " + last
+			}
+			return fmt.Errorf("%s: %w while waiting for %s%s", i.Name, errStopped, what, last)
 		case <-ticks.C:
 		}
 	}

@@ -29,15 +29,14 @@ func (i *Installer) ensureNamespace(ctx context.Context) error {
 		},
 		Annotations: map[string]string{madeBy: "causeway install"},
 	}}
-	_, err := i.Cluster.Client.CoreV1().Namespaces().Create(ctx, space, metav1.CreateOptions{})
-	if err == nil {
-		i.say(Done, "namespace %s is made", name)
-		return nil
-	}
-	if !apierrors.IsAlreadyExists(err) {
-		return i.Cluster.Explain(err)
-	}
+	// Who may make none may still install where it is.
 	there, err := i.Cluster.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		if _, err = i.Cluster.Client.CoreV1().Namespaces().Create(ctx, space, metav1.CreateOptions{}); err == nil {
+			i.say(Done, "namespace %s is made", name)
+			return nil
+		}
+	}
 	if err != nil {
 		return i.Cluster.Explain(err)
 	}

@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/causeway-mesh/causeway/causeway/access"
-	"github.com/causeway-mesh/causeway/causeway/release"
 )
 
 // The levels of findings, as `node-agent preflight` has them.
@@ -125,14 +124,12 @@ func (i *Installer) agentsOf(ctx context.Context, values map[string]any) (agents
 	if err != nil {
 		return nil, false, err
 	}
-	if state != nil {
-		values = release.Merge(state.Values, values)
-	} else if values, err = i.forNodes(ctx, values); err != nil {
+	if values, err = i.wanted(ctx, state, values); err != nil {
 		return nil, false, err
 	}
-	plan, err := i.releases.Plan(ctx, values)
+	plan, err := i.plan(ctx, values)
 	if err != nil {
-		return nil, false, fmt.Errorf("%s: %w", i.Name, err)
+		return nil, false, err
 	}
 	for text := range strings.SplitSeq(plan.Manifest, "\n---") {
 		var set appsv1.DaemonSet

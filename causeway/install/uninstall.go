@@ -26,6 +26,15 @@ type UninstallOptions struct {
 	DryRun bool
 }
 
+// UninstallAll takes Causeway out of all clusters at the same time; of none, if the user
+// may not do it in one of them.
+func UninstallAll(ctx context.Context, clusters []*Installer, o UninstallOptions) error {
+	if err := each(clusters, func(i *Installer) error { return i.may(ctx, uninstalling()) }); err != nil {
+		return fmt.Errorf("nothing was changed: %w", err)
+	}
+	return each(clusters, func(i *Installer) error { return i.Uninstall(ctx, o) })
+}
+
 // Uninstall takes Causeway away: the agents, what they left in the kernel of each
 // node, the release, and what was written at run time. Nothing is an error because it
 // is gone already.
@@ -46,6 +55,11 @@ func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 	if state == nil {
 		i.say(Note, "there is no release %s in namespace %s", i.cfg.Release, i.Cluster.Namespace)
 	} else {
+		if o.KeepData {
+			if err := i.keepValues(ctx, state.Values); err != nil {
+				return err
+			}
+		}
 		if err := i.releases.Remove(i.cfg.Timeout); err != nil {
 			return fmt.Errorf("%s: %w; run the same command again", i.Name, i.Cluster.Explain(err))
 		}

@@ -65,9 +65,7 @@ func Up(ctx context.Context, cfg UpConfig) ([]*Member, error) {
 		}
 	}
 	if cfg.DryRun {
-		return members, each(members, func(m *Member) error {
-			return m.Install(ctx, Options{Values: m.Values, DryRun: true})
-		})
+		return members, dryRun(ctx, &cfg, members)
 	}
 	if !cfg.SkipPreflight {
 		if err := lookAll(ctx, members); err != nil {
@@ -85,13 +83,26 @@ func Up(ctx context.Context, cfg UpConfig) ([]*Member, error) {
 	return members, each(members, func(m *Member) error { return m.Ready(ctx) })
 }
 
-// each runs fn for all members at the same time; one that fails keeps no other up.
-func each(members []*Member, fn func(*Member) error) error {
-	errs := make([]error, len(members))
+// dryRun says what Up would do.
+func dryRun(ctx context.Context, cfg *UpConfig, members []*Member) error {
+	err := each(members, func(m *Member) error { return m.Install(ctx, Options{Values: m.Values, DryRun: true}) })
+	if err == nil && len(members) > 1 {
+		names := make([]string, 0, len(members))
+		for _, m := range members {
+			names = append(names, m.Name)
+		}
+		cfg.Show(Event{Kind: Note, Text: "would join what is not joined yet of " + strings.Join(names, ", ")})
+	}
+	return err
+}
+
+// each runs fn for all at the same time; one that fails keeps no other up.
+func each[T any](clusters []T, fn func(T) error) error {
+	errs := make([]error, len(clusters))
 	var group errgroup.Group
-	for n, m := range members {
+	for n, c := range clusters {
 		group.Go(func() error {
-			errs[n] = fn(m)
+			errs[n] = fn(c)
 			return nil
 		})
 	}
@@ -135,8 +146,11 @@ func plan(ctx context.Context, cfg *UpConfig) ([]*Member, error) {
 
 // choose says what the values of a cluster are to be.
 func (m *Member) choose(given map[string]any, mesh netip.Prefix) {
-	if m.Facts.Release != nil {
+	if m.Facts.Values != nil {
 		m.Values = given
+		if m.Facts.Release == nil {
+			m.notes = append(m.notes, "it was installed before, and its data stayed: it gets the values that it had then")
+		}
 		return
 	}
 	values := release.Merge(release.Put(m.Name, "cluster", "name"), release.Put(m.ID, "cluster", "id"))

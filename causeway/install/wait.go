@@ -67,8 +67,39 @@ func (i *Installer) apiServer(ctx context.Context) (bool, string, error) {
 	if rolledOut(set) {
 		return true, "", nil
 	}
+	if err := i.removeStuck(ctx, set); err != nil {
+		return false, "", err
+	}
 	why, err := i.whyNot(ctx, access.APIServer, "StatefulSet")
 	return false, why, err
+}
+
+// removeStuck removes pods of a former state of a StatefulSet that are not ready:
+// Kubernetes waits until they are before it makes those of the present one, and with an
+// image that nobody has that is never (kubernetes/kubernetes#67250).
+func (i *Installer) removeStuck(ctx context.Context, set *appsv1.StatefulSet) error {
+	if set.Status.ObservedGeneration < set.Generation || set.Status.UpdateRevision == "" {
+		return nil // the present state is not known yet
+	}
+	pods := i.Cluster.Client.CoreV1().Pods(i.Cluster.Namespace)
+	list, err := pods.List(ctx, metav1.ListOptions{LabelSelector: access.NameLabel + "=" + set.Name})
+	if err != nil {
+		return i.Cluster.Explain(err)
+	}
+	for n := range list.Items {
+		pod := &list.Items[n]
+		if access.Ready(pod) || pod.DeletionTimestamp != nil || pod.Labels[appsv1.ControllerRevisionHashLabelKey] == set.Status.UpdateRevision {
+			continue
+		}
+		only := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))}
+		switch err := pods.Delete(ctx, pod.Name, only); {
+		case err == nil:
+			i.say(Note, "pod %s of before this change is not ready (%s), and would be waited for: it is replaced", pod.Name, access.Why(pod))
+		case !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
+			return i.Cluster.Explain(err)
+		}
+	}
+	return nil
 }
 
 func rolledOut(set *appsv1.StatefulSet) bool {
