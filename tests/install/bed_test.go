@@ -203,65 +203,128 @@ func kubeconfig(t *testing.T, planes map[string]*kubelab.ControlPlane) string {
 // command is one run of the command line.
 type command struct {
 	cmd *exec.Cmd
-	out syncText
+	out text
+	// ended is closed once it has, with err.
+	ended chan struct{}
+	err   error
 }
 
-// syncText is text that is read while it is written.
-type syncText struct {
-	mu   sync.Mutex
-	text strings.Builder
+// text is read while it is written.
+type text struct {
+	mu  sync.Mutex
+	all strings.Builder
+	// more has one when there is more.
+	more chan struct{}
 }
 
-func (s *syncText) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
+func (t *text) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	select {
+	case t.more <- struct{}{}:
+	default:
+	}
+	return t.all.Write(p)
 }
 
-func (s *syncText) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
+func (t *text) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.all.String()
 }
 
 func start(t *testing.T, args ...string) *command {
 	t.Helper()
-	c := &command{cmd: exec.CommandContext(t.Context(), filepath.Join(programs.build(t), "causeway"), args...)}
+	c := &command{
+		cmd: exec.CommandContext(t.Context(), filepath.Join(programs.build(t), "causeway"), args...),
+		out: text{more: make(chan struct{}, 1)}, ended: make(chan struct{}),
+	}
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.out
 	c.cmd.Env = append(os.Environ(), "KUBECONFIG=", "HOME="+t.TempDir(), "CAUSEWAY_CONTEXT=", "CAUSEWAY_ADMIN_FILE=")
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := c.cmd.Start(); err != nil {
+	begun := make(chan error, 1)
+	go func() {
+		defer close(c.ended)
+		runtime.LockOSThread() // with whose end the command would be killed
+		defer runtime.UnlockOSThread()
+		err := c.cmd.Start()
+		begun <- err
+		if err == nil {
+			c.err = c.cmd.Wait()
+		}
+	}()
+	if err := <-begun; err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { <-c.ended })
 	return c
+}
+
+// wait returns what was said by the end, and how that came.
+func (c *command) wait(t *testing.T) (string, error) {
+	t.Helper()
+	<-c.ended
+	t.Logf("causeway %s: %v\n%s", strings.Join(c.cmd.Args[1:], " "), c.err, c.out.String())
+	return c.out.String(), c.err
+}
+
+// says returns once it has said a text.
+func (c *command) says(t *testing.T, want string) {
+	t.Helper()
+	limit := time.After(patience)
+	for !strings.Contains(c.out.String(), want) {
+		select {
+		case <-c.out.more:
+		case <-c.ended:
+			if !strings.Contains(c.out.String(), want) {
+				t.Fatalf("it ended (%v) and did not say %q:\n%s", c.err, want, c.out.String())
+			}
+		case <-limit:
+			t.Fatalf("it has not said %q:\n%s", want, c.out.String())
+		}
+	}
+}
+
+// interrupt sends it a signal and returns what it said; it must fail.
+func (c *command) interrupt(t *testing.T, signal syscall.Signal) string {
+	t.Helper()
+	if err := c.cmd.Process.Signal(signal); err != nil {
+		t.Fatalf("%v:\n%s", err, c.out.String())
+	}
+	said, err := c.wait(t)
+	if err == nil {
+		t.Error("it was interrupted and succeeds")
+	}
+	return said
 }
 
 // causeway runs the command line and returns what it says; it must succeed.
 func causeway(t *testing.T, args ...string) string {
 	t.Helper()
-	c := start(t, args...)
-	err := c.cmd.Wait()
-	t.Logf("causeway %s: %v\n%s", strings.Join(args, " "), err, c.out.String())
+	said, err := start(t, args...).wait(t)
 	if err != nil {
 		t.FailNow()
 	}
-	return c.out.String()
+	return said
 }
 
 // refused runs the command line, which must fail and say all of the texts.
 func refused(t *testing.T, want []string, args ...string) string {
 	t.Helper()
-	c := start(t, args...)
-	err := c.cmd.Wait()
-	said := c.out.String()
-	t.Logf("causeway %s: %v\n%s", strings.Join(args, " "), err, said)
+	said, err := start(t, args...).wait(t)
 	if err == nil {
 		t.Errorf("causeway %s: it succeeds", strings.Join(args, " "))
 	}
+	says(t, said, want...)
+	return said
+}
+
+// says holds what was said to some texts.
+func says(t *testing.T, said string, want ...string) {
+	t.Helper()
 	for _, text := range want {
 		if !strings.Contains(said, text) {
-			t.Errorf("causeway %s: it does not say %q", strings.Join(args, " "), text)
+			t.Errorf("it does not say %q:\n%s", text, said)
 		}
 	}
-	return said
 }
