@@ -23,14 +23,14 @@ func TestManager(t *testing.T) {
 	ctx := t.Context()
 	apply := func(manifest string) {
 		t.Helper()
-		until(t, "applied", func() bool { return plane.Apply(ctx, manifest) == nil })
+		kubelab.UntilSo(t, "applied", func() bool { return plane.Apply(ctx, manifest) == nil })
 	}
 	apply(rights)
 	api := clientOf(t, plane, "api")
 	dir := t.TempDir()
 	w := start(t, api, dir, &session{})
 	<-w.Loaded()
-	until(t, "it is said that the kind is missing", func() bool { return strings.Contains(w.Problem(), "is not installed") })
+	kubelab.UntilSo(t, "it is said that the kind is missing", func() bool { return strings.Contains(w.Problem(), "is not installed") })
 
 	kind, err := os.ReadFile("../../deploy/chart/templates/clusterpeer.yaml")
 	if err != nil {
@@ -46,7 +46,7 @@ func TestManager(t *testing.T) {
 	apply(peerOf("mid", `{"id": 1}`))
 
 	west := filepath.Join(dir, "west")
-	until(t, "the file of west", func() bool { return exists(west) && exists(filepath.Join(dir, "south")) && w.Problem() == "" })
+	kubelab.UntilSo(t, "the file of west", func() bool { return exists(west) && exists(filepath.Join(dir, "south")) && w.Problem() == "" })
 	file := parseFile(t, west)
 	if diff := cmp.Diff([]string{"https://192.0.2.1:8474"}, file.Endpoints); diff != "" || len(file.Claims) != 1 || !sameFile(t, file.TLS.KeyFile, key) || !sameFile(t, file.TLS.CAFile, ca) {
 		t.Errorf("west is %+v", file)
@@ -56,7 +56,7 @@ func TestManager(t *testing.T) {
 	}
 	want := map[string]string{"west": "True Accepted", "south": "True Accepted", "north": "False SecretForbidden", "east": "False Invalid", "mid": "False Invalid"}
 	var got map[string]string
-	until(t, "the conditions", func() bool { got = accepted(ctx, t, api); return cmp.Equal(want, got) })
+	kubelab.UntilSo(t, "the conditions", func() bool { got = accepted(ctx, t, api); return cmp.Equal(want, got) })
 	if ok, refused := w.count(); ok != 2 || refused != 3 {
 		t.Errorf("%d are in force, %d are not", ok, refused)
 	}
@@ -66,34 +66,34 @@ func TestManager(t *testing.T) {
 	writeFile(t, file.TLS.CertFile, renewed)
 	writeFile(t, file.TLS.KeyFile, renewedKey)
 	apply(peerOf("west", `{"endpoints": ["https://192.0.2.2:8474"], "secretRef": {"name": "west"}}`))
-	until(t, "the new address", func() bool { return parseFile(t, west).Endpoints[0] == "https://192.0.2.2:8474" })
+	kubelab.UntilSo(t, "the new address", func() bool { return parseFile(t, west).Endpoints[0] == "https://192.0.2.2:8474" })
 	if !sameFile(t, file.TLS.KeyFile, renewedKey) {
 		t.Error("the renewed key was replaced by the one of the Secret that is the same")
 	}
 	ca, cert, key = pairOf(t)
 	apply(secretOf("west", map[string][]byte{"ca.crt": ca, "tls.crt": cert, "tls.key": key}))
 	apply(peerOf("west", `{"endpoints": ["https://192.0.2.3:8474"], "secretRef": {"name": "west"}}`)) // read at once
-	until(t, "the key of the new Secret", func() bool { return sameFile(t, file.TLS.KeyFile, key) && sameFile(t, file.TLS.CAFile, ca) })
+	kubelab.UntilSo(t, "the key of the new Secret", func() bool { return sameFile(t, file.TLS.KeyFile, key) && sameFile(t, file.TLS.CAFile, ca) })
 
 	t.Log("what is broken changes nothing, over a start either")
 	apply(secretOf("west", map[string][]byte{"tls.key": []byte("none")}))
 	apply(peerOf("west", `{"endpoints": ["https://192.0.2.9:8474"], "secretRef": {"name": "west"}}`))
-	until(t, "west is refused", func() bool { return accepted(ctx, t, api)["west"] == "False SecretInvalid" })
+	kubelab.UntilSo(t, "west is refused", func() bool { return accepted(ctx, t, api)["west"] == "False SecretInvalid" })
 	w.stop()
 	w = start(t, api, dir, &session{})
 	<-w.Loaded()
-	until(t, "read again", func() bool { ok, refused := w.count(); return ok == 1 && refused == 4 })
+	kubelab.UntilSo(t, "read again", func() bool { ok, refused := w.count(); return ok == 1 && refused == 4 })
 	if got := parseFile(t, west); got.Endpoints[0] != "https://192.0.2.3:8474" || !sameFile(t, got.TLS.KeyFile, key) {
 		t.Errorf("west is %+v", got)
 	}
 
 	t.Log("without a way to reach it no key is left, and without the object no file")
 	apply(peerOf("west", `{"import": {"namespaces": ["shop"]}}`))
-	until(t, "no key", func() bool { return !exists(file.TLS.KeyFile) && len(parseFile(t, west).Import.Namespaces) == 1 })
+	kubelab.UntilSo(t, "no key", func() bool { return !exists(file.TLS.KeyFile) && len(parseFile(t, west).Import.Namespaces) == 1 })
 	if _, err := plane.Kubectl(ctx, "", "delete", "clusterpeer", "--all"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "no files", func() bool {
+	kubelab.UntilSo(t, "no files", func() bool {
 		entries, err := os.ReadDir(dir)
 		return err == nil && len(entries) == 1 && entries[0].Name() == readMark
 	})
@@ -106,7 +106,7 @@ func testStatus(ctx context.Context, t *testing.T, api API, w *world, apply func
 	t.Helper()
 	w.set(func(s *session) { s.standby = true })
 	apply(peerOf("south", `{"id": 5}`))
-	until(t, "south is known", func() bool { ok, _ := w.count(); return ok == 1 })
+	kubelab.UntilSo(t, "south is known", func() bool { ok, _ := w.count(); return ok == 1 })
 	w.set(func(s *session) {
 		s.peers = []peer.Status{{Name: "south", ID: 4, State: peer.Synced, File: "/joined/south", Bounds: "/x/south", Refused: map[string]int{"identity": 2}}}
 	})
@@ -115,13 +115,13 @@ func testStatus(ctx context.Context, t *testing.T, api API, w *world, apply func
 		t.Errorf("due are %+v, and then no object for a while", due)
 	}
 	w.set(func(s *session) { s.standby = false })
-	until(t, "the status", func() bool {
+	kubelab.UntilSo(t, "the status", func() bool {
 		peers, _, err := api.ClusterPeers(ctx)
 		return err == nil && len(peers) == 1 && peers[0].Status.State == "synced" && peers[0].Status.Refused == 2 && peers[0].Status.Origin == "joined"
 	})
 	told := func(event string) {
 		t.Helper()
-		until(t, event, func() bool {
+		kubelab.UntilSo(t, event, func() bool {
 			w.session.mu.Lock()
 			defer w.session.mu.Unlock()
 			return slices.Contains(w.events, event)
@@ -160,7 +160,7 @@ func testNoRights(t *testing.T, plane *kubelab.ControlPlane) {
 	writeFile(t, filepath.Join(dir, "west"), []byte(`{"claims": {}}`))
 	w := start(t, clientOf(t, plane, "poor"), dir, &session{})
 	<-w.Loaded()
-	until(t, "the rule that is missing", func() bool {
+	kubelab.UntilSo(t, "the rule that is missing", func() bool {
 		return strings.Contains(w.Problem(), `apiGroups: ["causeway.io"], resources: ["clusterpeers"], verbs: [list, watch]`)
 	})
 	if !exists(filepath.Join(dir, "west")) {

@@ -133,20 +133,6 @@ func start(t *testing.T, api API, dir string, s *session) *world {
 	return w
 }
 
-func until(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.After(time.Minute)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: still not so", what)
-		}
-	}
-}
-
 // pairOf returns an authority and a certificate of it, with its key.
 func pairOf(t *testing.T) (ca, cert, key []byte) {
 	t.Helper()

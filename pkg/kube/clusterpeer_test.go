@@ -130,7 +130,7 @@ func TestClusterPeersInPages(t *testing.T) {
 	const count = clusterPeersPages + 1
 	for i := range count {
 		manifest := peerOf(fmt.Sprintf("west-%d", i), `{"claims": {"podCIDRs": ["10.202.0.0/16"]}}`)
-		eventually(t, "the kind is served", func() bool { return plane.Apply(ctx, manifest) == nil })
+		kubelab.UntilSo(t, "the kind is served", func() bool { return plane.Apply(ctx, manifest) == nil })
 	}
 	peers, revision, err := client.ClusterPeers(ctx)
 	if err != nil || len(peers) != count || revision == "" || peers[count-1].Metadata.Name != fmt.Sprintf("west-%d", count-1) {
@@ -159,7 +159,7 @@ func TestClusterPeers(t *testing.T) {
 	apply(t, plane, readDefinition(t))
 	var peers []ClusterPeer
 	var revision string
-	eventually(t, "the kind is served", func() (ok bool) {
+	kubelab.UntilSo(t, "the kind is served", func() (ok bool) {
 		var err error
 		peers, revision, err = client.ClusterPeers(ctx)
 		return err == nil && len(peers) == 0
@@ -173,7 +173,7 @@ func TestClusterPeers(t *testing.T) {
 		"claims": {"podCIDRs": ["10.2.0.0/16", "fd00:2::/48"], "meshCIDR": ["10.250.2.0/24"], "nodeCIDRs": [], "externalCIDRs": ["198.51.100.0/24"]},
 		"import": {"namespaces": ["shop"], "quotas": {"nodes": 10, "bytes": 536870912}, "serviceSelector": {"matchLabels": {"export": "yes"},
 		"matchExpressions": [{"key": "tier", "operator": "In", "values": ["front"]}, {"key": "beta", "operator": "DoesNotExist"}]}}}`
-	eventually(t, "a good one is taken", func() bool { return plane.Apply(ctx, peerOf("west", spec)) == nil })
+	kubelab.UntilSo(t, "a good one is taken", func() bool { return plane.Apply(ctx, peerOf("west", spec)) == nil })
 	if err := <-changed; err != nil {
 		t.Fatal(err)
 	}

@@ -92,7 +92,7 @@ func TestFindRanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The pool is of a kind that is served a moment after it was made.
-	eventually(t, "the pool", func() bool {
+	kubelab.UntilSo(t, "the pool", func() bool {
 		_, err := plane.Kubectl(ctx, `{"apiVersion":"crd.projectcalico.org/v1","kind":"IPPool","metadata":{"name":"default"},"spec":{"cidr":"192.168.0.0/16"}}`,
 			"apply", "-f", "-")
 		return err == nil
@@ -175,19 +175,4 @@ func kubeconfigOf(t *testing.T, plane *kubelab.ControlPlane, account string) str
 		}
 	}
 	return file
-}
-
-// eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.After(time.Minute)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: still not so", what)
-		}
-	}
 }

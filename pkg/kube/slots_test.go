@@ -50,7 +50,7 @@ func TestSlots(t *testing.T) {
 	}
 	one, two := slotsOf("keeper"), slotsOf("keeper")
 	// A Role counts a moment after it was made.
-	eventually(t, "the right to read", func() bool {
+	kubelab.UntilSo(t, "the right to read", func() bool {
 		_, version, err := one.Read(ctx, 0)
 		return err == nil && version == ""
 	})

@@ -95,7 +95,7 @@ func (i *installed) logs(pod string) []string {
 // ready waits until all pods of what has this kind and name are.
 func (i *installed) ready(t *testing.T, what string) {
 	t.Helper()
-	until(t, what, func(ctx context.Context) error {
+	kubelab.Until(t, what, func(ctx context.Context) error {
 		_, err := i.plane.Kubectl(ctx, "", "rollout", "status", what, "--namespace="+namespace, "--timeout=20s")
 		return err
 	})
@@ -123,7 +123,7 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	var second string
-	until(t, "another agent", func(context.Context) error {
+	kubelab.Until(t, "another agent", func(context.Context) error {
 		for _, name := range i.logs("node-agent-") {
 			if name != first[0] {
 				second = name
@@ -150,7 +150,7 @@ func (i *installed) replaceAPIServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	var next string
-	until(t, "another API server", func(context.Context) error {
+	kubelab.Until(t, "another API server", func(context.Context) error {
 		for _, name := range i.logs("clustermesh-apiserver-") {
 			if !slices.Contains(before, name) {
 				next = name
@@ -192,7 +192,7 @@ func (i *installed) checkStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	until(t, "the status", func(ctx context.Context) error {
+	kubelab.Until(t, "the status", func(ctx context.Context) error {
 		answer, err := adminpb.NewAdminClient(conn).Status(ctx, &adminpb.StatusRequest{})
 		if err == nil && !answer.GetReady() {
 			err = fmt.Errorf("not ready: %s", answer)
@@ -207,7 +207,7 @@ func (i *installed) checkStatus(t *testing.T) {
 // says waits until a log has these texts.
 func says(t *testing.T, file string, texts ...string) {
 	t.Helper()
-	until(t, file, func(context.Context) error {
+	kubelab.Until(t, file, func(context.Context) error {
 		log, err := os.ReadFile(file)
 		if err != nil {
 			return err

@@ -3,14 +3,11 @@
 package chart
 
 import (
-	"context"
-	"errors"
 	"io/fs"
 	"path"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"helm.sh/helm/v4/pkg/chart/common"
@@ -24,9 +21,6 @@ import (
 	"github.com/causeway-mesh/causeway/deploy/chart"
 	"github.com/causeway-mesh/causeway/tests/kubelab"
 )
-
-// deadline is generous: the machine may do much else.
-const deadline = 2 * time.Minute
 
 // namespace and release are those of the command line.
 const (
@@ -152,27 +146,4 @@ func (r rendered) objects(t testing.TB) []map[string]any {
 		}
 	}
 	return all
-}
-
-// until waits for ok, and fails with what it said last.
-func until(t testing.TB, what string, ok func(ctx context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	defer cancel()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	err := errors.New("not asked")
-	for {
-		if now := ok(ctx); ctx.Err() == nil || now == nil {
-			err = now
-		}
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
 }

@@ -2,9 +2,9 @@ package kubelab
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 const workload = `apiVersion: v1
@@ -54,19 +54,11 @@ func TestControllers(t *testing.T) {
 // eventually runs kubectl until its output holds a text.
 func eventually(t *testing.T, p *ControlPlane, want string, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	defer cancel()
-	ticks := time.NewTicker(200 * time.Millisecond)
-	defer ticks.Stop()
-	for {
+	Until(t, "kubectl "+strings.Join(args, " "), func(ctx context.Context) error {
 		got, err := p.Kubectl(ctx, "", args...)
-		if err == nil && strings.Contains(got, want) {
-			return
+		if err == nil && !strings.Contains(got, want) {
+			err = fmt.Errorf("%q, want %q", got, want)
 		}
-		select {
-		case <-ticks.C:
-		case <-ctx.Done():
-			t.Fatalf("kubectl %s: %q, %v; want %q", strings.Join(args, " "), got, err, want)
-		}
-	}
+		return err
+	})
 }

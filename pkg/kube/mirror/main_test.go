@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -11,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -27,9 +27,6 @@ import (
 var planes kubelab.Shared
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(planes.Around(m)) }
-
-// timeout is how long a test waits for what has to come.
-const timeout = 60 * time.Second
 
 // mesh is what a Mirror is told there is.
 type mesh struct {
@@ -166,17 +163,12 @@ func (x *mesh) idle() {
 // until asks until got says that it is so, and fails with what it said last.
 func until(t *testing.T, what string, got func() (string, bool)) {
 	t.Helper()
-	deadline := time.Now().Add(timeout)
-	for {
-		last, ok := got()
-		if ok {
-			return
+	kubelab.Until(t, what, func(context.Context) error {
+		if last, ok := got(); !ok {
+			return errors.New("still not so: " + last)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: still not so: %s", what, last)
-		}
-		time.Sleep(100 * time.Millisecond) // between two looks; nothing depends on its length
-	}
+		return nil
+	})
 }
 
 // newService makes a Service in a namespace of its own, and returns both names and the uid.
