@@ -14,8 +14,15 @@ import (
 // maxValue is how much of a value is shown, in bytes.
 const maxValue = 80
 
+// object is what is compared of one.
+type object struct {
+	whole  node
+	rights map[right]bool // of a role, which are not in whole
+}
+
 // compare says how the objects of two manifests differ, one line for each that is
-// new or gone and for each value that changes.
+// new or gone, for each value that changes, for each part that is new or gone, and for
+// what a role lets do.
 func compare(before, after string) ([]string, error) {
 	old, err := objects(before)
 	if err != nil {
@@ -37,62 +44,107 @@ func compare(before, after string) ([]string, error) {
 		switch a, b := old[name], now[name]; {
 		case a == nil:
 			lines = append(lines, "+ "+name)
+			if len(old) > 0 { // else all rights are new, and no news
+				lines[len(lines)-1] += mayWords(b.rights)
+			}
 		case b == nil:
 			lines = append(lines, "- "+name)
 		default:
-			lines = append(lines, differences(name, a, b)...)
+			for _, line := range differences("", a.whole, b.whole) {
+				lines = append(lines, fmt.Sprintf("~ %s: %s", name, strings.TrimPrefix(line, ".")))
+			}
+			lines = append(lines, rightLines(name, a.rights, b.rights)...)
 		}
 	}
 	return lines, nil
 }
 
-// objects returns what a manifest has of each object, by path, named by kind and name.
-func objects(manifest string) (map[string]map[string]string, error) {
-	found := map[string]map[string]string{}
+// objects returns what a manifest has of each object, named by kind and name.
+func objects(manifest string) (map[string]*object, error) {
+	found := map[string]*object{}
 	decoder := yaml.NewDecoder(strings.NewReader(manifest))
 	for {
-		var object map[string]any
-		err := decoder.Decode(&object)
+		var decoded map[string]any
+		err := decoder.Decode(&decoded)
 		if errors.Is(err, io.EOF) {
 			return found, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the release's manifest: %w", err)
 		}
-		if len(object) == 0 {
+		if len(decoded) == 0 {
 			continue
 		}
-		meta, _ := object["metadata"].(map[string]any)
-		name := fmt.Sprintf("%v %v", object["kind"], meta["name"])
+		meta, _ := decoded["metadata"].(map[string]any)
+		name := fmt.Sprintf("%v %v", decoded["kind"], meta["name"])
 		if space, ok := meta["namespace"]; ok {
-			name = fmt.Sprintf("%v %v/%v", object["kind"], space, meta["name"])
+			name = fmt.Sprintf("%v %v/%v", decoded["kind"], space, meta["name"])
 		}
-		found[name] = map[string]string{}
-		flatten("", object, found[name])
+		rights := takeRights(decoded)
+		found[name] = &object{whole: nodeOf(decoded), rights: rights}
 	}
 }
 
-func flatten(path string, value any, into map[string]string) {
+// node is a part of an object: a value, or what has parts.
+type node struct {
+	value string
+	parts map[string]node // by ".field" or "[place]"; nil for a value
+}
+
+func nodeOf(value any) node {
+	n := node{parts: map[string]node{}}
 	switch v := value.(type) {
 	case map[string]any:
 		for key, inner := range v {
-			flatten(strings.TrimPrefix(path+"."+key, "."), inner, into)
+			n.parts["."+key] = nodeOf(inner)
 		}
 	case []any:
 		for i, inner := range v {
-			key := fmt.Sprint(i)
-			// A place in a list that has a name is known by that.
-			if object, ok := inner.(map[string]any); ok && object["name"] != nil {
-				key = fmt.Sprint(object["name"])
-			} else if flag, ok := inner.(string); ok && strings.HasPrefix(flag, "--") {
-				name, _, _ := strings.Cut(flag, "=")
-				key = name
+			key := "[" + keyOf(i, inner) + "]"
+			if _, taken := n.parts[key]; taken {
+				key = fmt.Sprintf("[%s, %d]", keyOf(i, inner), i)
 			}
-			flatten(path+"["+key+"]", inner, into)
+			n.parts[key] = nodeOf(inner)
 		}
 	default:
-		into[path] = fmt.Sprint(v)
+		return node{value: fmt.Sprint(v)}
 	}
+	return n
+}
+
+// text is all of a part in a line.
+func (n node) text() string {
+	if n.parts == nil {
+		return n.value
+	}
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(n.parts)) {
+		text := n.parts[key].text()
+		if field, ok := strings.CutPrefix(key, "."); ok {
+			text = field + ": " + text
+		}
+		parts = append(parts, text)
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
+}
+
+// keyOf returns by what a place in a list is known, whatever comes before it: an
+// object's name, a flag's, or the value itself; only what has none of these is counted.
+func keyOf(i int, value any) string {
+	switch v := value.(type) {
+	case map[string]any:
+		if v["name"] != nil {
+			return fmt.Sprint(v["name"])
+		}
+		return fmt.Sprint(i)
+	case []any:
+		return fmt.Sprint(i)
+	}
+	flag, _, _ := strings.Cut(fmt.Sprint(value), "=")
+	if strings.HasPrefix(flag, "--") {
+		return flag
+	}
+	return fmt.Sprint(value)
 }
 
 // isVersion reports whether a path is that of a label that changes with every version,
@@ -101,28 +153,39 @@ func isVersion(path string) bool {
 	return strings.HasSuffix(path, "helm.sh/chart") || strings.HasSuffix(path, "app.kubernetes.io/version")
 }
 
-func differences(name string, old, now map[string]string) (lines []string) {
-	paths := map[string]bool{}
-	for path := range old {
-		paths[path] = true
+// differences says how what is at a path differs, the smallest part that does.
+func differences(path string, old, now node) (lines []string) {
+	if old.parts == nil || now.parts == nil {
+		if a, b := old.text(), now.text(); a != b {
+			lines = append(lines, path+": "+becomes(a, b))
+		}
+		return lines
 	}
-	for path := range now {
-		paths[path] = true
-	}
-	for _, path := range slices.Sorted(maps.Keys(paths)) {
-		a, had := old[path]
-		b, has := now[path]
+	keys := maps.Clone(old.parts)
+	maps.Copy(keys, now.parts)
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		a, had := old.parts[key]
+		b, has := now.parts[key]
+		at := path + key
 		switch {
-		case a == b && had == has, isVersion(path):
+		case isVersion(at):
 		case !had:
-			lines = append(lines, fmt.Sprintf("~ %s: %s: %s is new", name, path, short(b)))
+			lines = append(lines, at+": "+short(b.text())+" is new")
 		case !has:
-			lines = append(lines, fmt.Sprintf("~ %s: %s: %s goes", name, path, short(a)))
+			lines = append(lines, at+": "+short(a.text())+" goes")
 		default:
-			lines = append(lines, fmt.Sprintf("~ %s: %s: %s becomes %s", name, path, short(a), short(b)))
+			lines = append(lines, differences(at, a, b)...)
 		}
 	}
 	return lines
+}
+
+// becomes says how a value changes. Of two long ones the beginning would say nothing.
+func becomes(a, b string) string {
+	if len(a) > maxValue && len(b) > maxValue {
+		return "another text"
+	}
+	return short(a) + " becomes " + short(b)
 }
 
 func short(value string) string {
