@@ -339,3 +339,19 @@ type olderMembership struct{ joinpb.MembershipClient }
 func (olderMembership) Fits(context.Context, *joinpb.FitsRequest, ...grpc.CallOption) (*joinpb.FitsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "unknown method Fits")
 }
+
+func TestBrokenOff(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	wrong := errors.Join(errors.New("east: no node"), errors.New("get pods: context canceled"))
+	if err := brokenOff(ctx, wrong); !errors.Is(err, wrong) {
+		t.Errorf("nobody ended it, and the error is %v", err)
+	}
+	cancel()
+	if err := brokenOff(ctx, nil); err != nil {
+		t.Errorf("it succeeded, and the error is %v", err)
+	}
+	want := "broken off: the same command goes on from here\n  east: no node"
+	if err := brokenOff(ctx, wrong); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}

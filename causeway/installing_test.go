@@ -79,7 +79,7 @@ func TestImages(t *testing.T) {
 	for want, flags := range map[string]imageFlags{
 		"repository:tag": {image: "causeway"},
 		"one of them":    {image: "a:b", archive: archive},
-		"no such file":   {archive: archive + "none"},
+		"--images " + archive + "none: no such file or directory: give": {archive: archive + "none"},
 	} {
 		if _, err := flags.values(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)

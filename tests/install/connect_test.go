@@ -62,12 +62,21 @@ func (j *journey) install(t *testing.T) {
 	}
 }
 
-// connect joins both, killed half-way and by what is there on one side alone.
+// connect joins both, killed at several places, and where one side reads alone.
 func (j *journey) connect(t *testing.T) {
 	connect := []string{"connect", "--kubeconfig", j.config, "--contexts", contexts}
-	c := start(t, connect...)
-	c.says(t, "2 clusters fit together and reach each other")
-	c.interrupt(t, syscall.SIGKILL)
+	for _, place := range []string{"2 clusters fit together and reach each other", "a private key was made", "signed a certificate to read it with"} {
+		c := start(t, connect...)
+		c.says(t, place)
+		c.interrupt(t, syscall.SIGKILL)
+		causeway(t, connect...)
+		j.joined(t)
+		if t.Failed() {
+			t.Fatalf("it was killed when it had said %q", place)
+		}
+		j.on(t, "kind-east", "disconnect", "west")
+		j.on(t, "kind-west", "disconnect", "east")
+	}
 	causeway(t, connect...)
 	j.joined(t)
 	before := j.everything(t, "generation")
