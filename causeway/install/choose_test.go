@@ -108,3 +108,20 @@ func TestTooOld(t *testing.T) {
 		}
 	}
 }
+
+// A cluster whose data stayed is the member again that it was.
+func TestChooseKept(t *testing.T) {
+	east, west := memberOf("east", nil), memberOf("ctx-west", nil)
+	west.Facts.Values = installed("west", 1).Values
+	members := []*Member{east, west}
+	if wrong := append(name(members, &UpConfig{}), number(t.Context(), members, &UpConfig{})...); len(wrong) > 0 {
+		t.Fatal(wrong)
+	}
+	if west.Name != "west" || west.ID != 1 || east.ID != 2 {
+		t.Errorf("what was installed is %q, id %d, and the other gets %d", west.Name, west.ID, east.ID)
+	}
+	west.choose(release.Put("NodePort", "gateway", "type"), netip.MustParsePrefix("100.64.0.0/10"))
+	if len(west.Values) != 1 || len(west.notes) != 1 {
+		t.Errorf("it gets %v and the notes %q, want what was given alone, and that it was there", west.Values, west.notes)
+	}
+}

@@ -18,38 +18,42 @@ import (
 // right is what a user may have to do: verbs on kinds of objects, as "daemonsets.apps".
 type right struct {
 	verbs, kinds string
-	// everywhere is for all namespaces, and what is in none.
-	everywhere bool
+	// in is a namespace: own for Causeway's, "" for all, and for what is in none.
+	in string
 }
+
+const own = "."
 
 // installing takes these. What the chart's own rules hand on is another matter: mayGrant.
 func installing() []right {
 	return []right{
-		{"list", "nodes services storageclasses.storage.k8s.io", true},
-		{"get create patch", "clusterroles.rbac.authorization.k8s.io clusterrolebindings.rbac.authorization.k8s.io customresourcedefinitions.apiextensions.k8s.io", true},
+		{"list", "nodes services storageclasses.storage.k8s.io", ""},
+		{"get create patch", "clusterroles.rbac.authorization.k8s.io clusterrolebindings.rbac.authorization.k8s.io customresourcedefinitions.apiextensions.k8s.io", ""},
 		{"get create patch delete", "serviceaccounts services statefulsets.apps daemonsets.apps poddisruptionbudgets.policy " +
-			"roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", false},
-		{"get list create update delete", "secrets", false},
-		{"list create delete deletecollection", "pods", false},
-		{"get", "pods/log", false},
-		{"create", "pods/portforward", false},
-		{"list", "events", false},
+			"roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", own},
+		{"get create patch delete", "roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", metav1.NamespaceSystem},
+		{"get list create update delete", "secrets", own},
+		{"list create delete deletecollection", "pods", own},
+		{"get", "pods/log", own},
+		{"create", "pods/portforward", own},
+		{"list", "events", own},
 	}
 }
 
 // uninstalling takes these.
 func uninstalling() []right {
 	return []right{
-		{"list", "nodes", true},
-		{"get delete", "namespaces clusterroles.rbac.authorization.k8s.io clusterrolebindings.rbac.authorization.k8s.io customresourcedefinitions.apiextensions.k8s.io", true},
-		{"list delete", "endpointslices.discovery.k8s.io", true},
+		{"list", "nodes", ""},
+		{"get delete", "namespaces clusterroles.rbac.authorization.k8s.io clusterrolebindings.rbac.authorization.k8s.io customresourcedefinitions.apiextensions.k8s.io", ""},
+		{"list delete", "endpointslices.discovery.k8s.io", ""},
 		{"get delete", "serviceaccounts services statefulsets.apps daemonsets.apps poddisruptionbudgets.policy " +
-			"roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", false},
-		{"patch", "daemonsets.apps", false},
-		{"get list create update delete", "secrets", false},
-		{"delete", "configmaps", false},
-		{"list delete", "persistentvolumeclaims", false},
-		{"list create deletecollection", "pods", false},
+			"roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", own},
+		{"get delete", "roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", metav1.NamespaceSystem},
+		{"patch", "daemonsets.apps", own},
+		{"get list create update delete", "secrets", own},
+		{"delete", "configmaps", own},
+		{"list delete", "persistentvolumeclaims", own},
+		{"list create deletecollection", "pods", own},
 	}
 }
 
@@ -58,7 +62,7 @@ func uninstalling() []right {
 func (i *Installer) MayInstall(ctx context.Context) error {
 	rights := installing()
 	if _, err := i.Cluster.Client.CoreV1().Namespaces().Get(ctx, i.Cluster.Namespace, metav1.GetOptions{}); err != nil {
-		rights = append(rights, right{"get create", "namespaces", true})
+		rights = append(rights, right{"get create", "namespaces", ""})
 	}
 	return i.may(ctx, rights)
 }
@@ -87,11 +91,11 @@ func (i *Installer) may(ctx context.Context, rights []right) error {
 	for n, r := range rights {
 		for k, kind := range strings.Fields(r.kinds) {
 			if verbs := denied[n][k]; len(verbs) > 0 {
-				where := ""
-				if !r.everywhere {
-					where = " in " + i.Cluster.Namespace
+				text := strings.Join(verbs, ",") + " " + kind
+				if space := i.space(r); space != "" {
+					text += " in " + space
 				}
-				missing = append(missing, strings.Join(verbs, ",")+" "+kind+where)
+				missing = append(missing, text)
 			}
 		}
 	}
@@ -101,15 +105,20 @@ func (i *Installer) may(ctx context.Context, rights []right) error {
 	return fmt.Errorf("%s: the user of context %s may not %s: ask for these rights, or take another context", i.Name, i.Cluster.Context, strings.Join(missing, "; "))
 }
 
+// space is the namespace of a right.
+func (i *Installer) space(r right) string {
+	if r.in == own {
+		return i.Cluster.Namespace
+	}
+	return r.in
+}
+
 // denied returns those of the verbs that the user may not do.
 func (i *Installer) denied(ctx context.Context, r right, kind string, verbs []string) (out []string, err error) {
 	kind, sub, _ := strings.Cut(kind, "/")
 	resource, group, _ := strings.Cut(kind, ".")
 	for _, verb := range verbs {
-		what := authorizationv1.ResourceAttributes{Verb: verb, Group: group, Resource: resource, Subresource: sub, Namespace: i.Cluster.Namespace}
-		if r.everywhere {
-			what.Namespace = ""
-		}
+		what := authorizationv1.ResourceAttributes{Verb: verb, Group: group, Resource: resource, Subresource: sub, Namespace: i.space(r)}
 		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &what}}
 		answer, err := i.Cluster.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 		if err != nil {
@@ -132,25 +141,37 @@ func (i *Installer) plan(ctx context.Context, values map[string]any) (*release.P
 	return plan, i.mayGrant(ctx, plan)
 }
 
-// mayGrant returns an error unless Kubernetes lets the user make the ClusterRoles of a
-// plan: nobody may give others rights that he has not, or has not the right to.
+// mayGrant returns an error unless Kubernetes lets the user make the roles of a plan, those
+// of namespaces that are there: nobody may give others rights that he has not himself.
 func (i *Installer) mayGrant(ctx context.Context, plan *release.Plan) error {
 	if !plan.Install {
 		return nil
 	}
 	for text := range strings.SplitSeq(plan.Manifest, "\n---") {
-		var role rbacv1.ClusterRole
-		if yaml.Unmarshal([]byte(text), &role) != nil || role.Kind != "ClusterRole" {
-			continue
-		}
-		_, err := i.Cluster.Client.RbacV1().ClusterRoles().Create(ctx, &role, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		err := i.tryRole(ctx, []byte(text))
 		switch {
 		case apierrors.IsForbidden(err):
 			return fmt.Errorf("%s: the user of context %s may not give Causeway the rights that it needs, as it has not all of them itself: "+
 				"take a user who has them, or ask for escalate,bind of clusterroles and roles: %w", i.Name, i.Cluster.Context, err)
-		case err != nil && !apierrors.IsAlreadyExists(err):
+		case err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.IsNotFound(err):
 			return i.Cluster.Explain(err)
 		}
+	}
+	return nil
+}
+
+// tryRole asks Kubernetes whether it would make an object, if that is a role.
+func (i *Installer) tryRole(ctx context.Context, object []byte) error {
+	only := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	var whole rbacv1.ClusterRole
+	var role rbacv1.Role
+	if yaml.Unmarshal(object, &whole) == nil && whole.Kind == "ClusterRole" {
+		_, err := i.Cluster.Client.RbacV1().ClusterRoles().Create(ctx, &whole, only)
+		return err
+	}
+	if yaml.Unmarshal(object, &role) == nil && role.Kind == "Role" {
+		_, err := i.Cluster.Client.RbacV1().Roles(role.Namespace).Create(ctx, &role, only)
+		return err
 	}
 	return nil
 }

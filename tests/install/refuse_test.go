@@ -2,6 +2,7 @@ package install
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,16 +85,21 @@ func limited(t *testing.T, plane *kubelab.ControlPlane) string {
 	return file
 }
 
+// rules are those of roles, by namespace; "" for the cluster.
+type rules map[string][]string
+
 // rulesOf makes rules of what an error says that a user may not do.
-func rulesOf(t *testing.T, said string) (rules []string) {
+func rulesOf(t *testing.T, said string) rules {
 	t.Helper()
 	_, list, _ := strings.Cut(said, " may not ")
 	list, _, ok := strings.Cut(list, ": ask for these rights")
 	if !ok {
 		t.Fatalf("it names no rights:\n%s", said)
 	}
+	all := rules{}
 	for one := range strings.SplitSeq(list, "; ") {
-		verbs, kind, ok := strings.Cut(strings.TrimSuffix(one, " in causeway-system"), " ")
+		what, space, _ := strings.Cut(one, " in ")
+		verbs, kind, ok := strings.Cut(what, " ")
 		if !ok {
 			t.Fatalf("%q is no right", one)
 		}
@@ -102,24 +108,30 @@ func rulesOf(t *testing.T, said string) (rules []string) {
 		if sub != "" {
 			resource += "/" + sub
 		}
-		rules = append(rules, fmt.Sprintf("{apiGroups: [%q], resources: [%q], verbs: [%s]}", group, resource, verbs))
+		all[space] = append(all[space], fmt.Sprintf("{apiGroups: [%q], resources: [%q], verbs: [%s]}", group, resource, verbs))
 	}
-	return rules
+	return all
 }
 
-// grant gives the account of limited these rights, and all that it had.
-func grant(t *testing.T, plane *kubelab.ControlPlane, rules []string) {
+// grant gives the account of limited these rights, as roles with this name.
+func grant(t *testing.T, plane *kubelab.ControlPlane, name string, all rules) {
 	t.Helper()
-	manifest := "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: limited}\nrules: [" + strings.Join(rules, ", ") + `]
+	for space, list := range all {
+		kind, meta := "ClusterRole", "{name: "+name+"}"
+		if space != "" {
+			kind, meta = "Role", "{name: "+name+", namespace: "+space+"}"
+		}
+		manifest := "apiVersion: rbac.authorization.k8s.io/v1\nkind: " + kind + "\nmetadata: " + meta + "\nrules: [" + strings.Join(list, ", ") + `]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: limited}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: limited}
+kind: ` + kind + `Binding
+metadata: ` + meta + `
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ` + kind + `, name: ` + name + `}
 subjects: [{kind: ServiceAccount, name: default, namespace: default}]
 `
-	if err := plane.Apply(t.Context(), manifest); err != nil {
-		t.Fatal(err)
+		if err := plane.Apply(t.Context(), manifest); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -148,30 +160,40 @@ func TestRights(t *testing.T) {
 		t.Errorf("what was refused changed something:\n%s", diff)
 	}
 
-	rules := rulesOf(t, said)
-	some := slices.DeleteFunc(slices.Clone(rules), func(r string) bool { return strings.Contains(r, "daemonsets") })
-	grant(t, plane, some)
+	// In a namespace that somebody made no right to make one is needed.
+	if _, err := plane.Kubectl(t.Context(), "", "create", "namespace", "causeway-system"); err != nil {
+		t.Fatal(err)
+	}
+	all := rulesOf(t, said)
+	some := maps.Clone(all)
+	some["causeway-system"] = slices.DeleteFunc(slices.Clone(all["causeway-system"]), func(r string) bool { return strings.Contains(r, "daemonsets") })
+	some[""] = slices.DeleteFunc(slices.Clone(all[""]), func(r string) bool { return strings.Contains(r, `"namespaces"`) })
+	some[""] = append(some[""], `{apiGroups: [""], resources: [namespaces], verbs: [get]}`)
+	grant(t, plane, "some", some)
 	before = listing(t, plane, "resourceVersion")
 	refused(t, []string{"may not get,create,patch,delete daemonsets.apps in causeway-system: ask"}, install...)
 	if diff := cmp.Diff(before, listing(t, plane, "resourceVersion")); diff != "" {
 		t.Errorf("what was refused changed something:\n%s", diff)
 	}
-	grant(t, plane, rules)
-	said = refused(t, []string{"may not give Causeway the rights that it needs", "escalate,bind of clusterroles and roles"}, install...)
-	if now := objects(t, plane); now != "" {
-		t.Errorf("what was refused changed something:\n%s\nand it says:\n%s", now, said)
+	all[""] = some[""]
+	grant(t, plane, "some", all)
+	before = listing(t, plane, "resourceVersion")
+	refused(t, []string{"may not give Causeway the rights that it needs", "escalate,bind of clusterroles and roles"}, install...)
+	if diff := cmp.Diff(before, listing(t, plane, "resourceVersion")); diff != "" {
+		t.Errorf("what was refused changed something:\n%s", diff)
 	}
-	rules = append(rules, `{apiGroups: ["rbac.authorization.k8s.io"], resources: [clusterroles, roles], verbs: [escalate, bind]}`)
-	grant(t, plane, rules)
-	refused(t, []string{"release causeway of version", "namespace causeway-system is made", "no API server within 1s"}, install...)
+	grant(t, plane, "escalate", rules{"": {`{apiGroups: ["rbac.authorization.k8s.io"], resources: [clusterroles, roles], verbs: [escalate, bind]}`}})
+	before = listing(t, plane, "")
+	refused(t, []string{"release causeway of version", "no API server within 1s"}, install...)
 
-	mayUninstall := refused(t, []string{"may not"}, "uninstall", "--kubeconfig", config, "--context", "kind-east")
-	grant(t, plane, append(rules, rulesOf(t, mayUninstall)...))
+	said = refused(t, []string{"may not delete namespaces; delete clusterroles"}, "uninstall", "--kubeconfig", config, "--context", "kind-east")
+	grant(t, plane, "uninstall", rulesOf(t, said))
 	if _, err := plane.Kubectl(t.Context(), "", "delete", "node", "paper"); err != nil { // which nobody cleans
 		t.Fatal(err)
 	}
-	causeway(t, "uninstall", "--kubeconfig", config, "--context", "kind-east", "--timeout", patience.String())
-	if left := objects(t, plane); left != "" {
-		t.Errorf("left in the API:\n%s", left)
+	says(t, causeway(t, "uninstall", "--kubeconfig", config, "--context", "kind-east", "--timeout", patience.String()), "namespace causeway-system stays: somebody else made it")
+	after := slices.DeleteFunc(listing(t, plane, ""), func(line string) bool { return strings.HasSuffix(line, "/uninstall") })
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("it left something, or took something away:\n%s", diff)
 	}
 }
