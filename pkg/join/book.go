@@ -41,6 +41,8 @@ type book struct {
 
 	saving sync.Mutex // held while files are written
 
+	unwritten, unreached telling // of what is not in etcd yet
+
 	mu      sync.Mutex
 	members map[string]member
 	stored  map[string][]byte // in etcd, as far as it was followed

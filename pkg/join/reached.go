@@ -2,9 +2,12 @@ package join
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/causeway-mesh/causeway/pkg/retry"
 )
 
 // followEvery is how often what peers say of where they are reached is looked at: a
@@ -58,10 +61,9 @@ func (b *book) writeReached(ctx context.Context) {
 			}
 			return m, nil
 		})
-		switch {
-		case err != nil && ctx.Err() == nil:
-			b.log.Warn("addresses of a joined peer are not in its record yet, will retry", "cluster", name, "error", err)
-		case err == nil && len(now) > 0:
+		if err != nil {
+			b.unreached.warn(ctx, b.log, "addresses of a joined peer are not in its record yet, will retry", name, err)
+		} else if len(now) > 0 {
 			b.log.Info("joined peer says that it is reached elsewhere", "cluster", name, "endpoints", now)
 		}
 	}
@@ -83,4 +85,21 @@ func (s wayTo) changes(m member) []string {
 		}
 	}
 	return out
+}
+
+// How often a person is told that something is not written: of another reason, and of
+// the same.
+const (
+	tellPause = 10 * time.Second
+	tellAgain = 10 * time.Minute
+)
+
+// telling is of one goroutine.
+type telling struct{ reason retry.Reason }
+
+// warn tells a person that something is not written yet, not each time.
+func (t *telling) warn(ctx context.Context, log *slog.Logger, text, cluster string, err error) {
+	if ctx.Err() == nil && t.reason.Tell(err.Error(), time.Now(), tellPause, tellAgain) {
+		log.Warn(text, "cluster", cluster, "error", err)
+	}
 }

@@ -37,7 +37,7 @@ func (b *book) writeAll(ctx context.Context) bool {
 	all := true
 	for _, name := range names {
 		if err := b.writeBack(ctx, name); err != nil {
-			b.log.Debug("renewed certificate is not in the record of the joined cluster yet, will retry", "cluster", name, "error", err)
+			b.unwritten.warn(ctx, b.log, "renewed certificate is not in the record of the joined cluster yet, will retry", name, err)
 			b.mu.Lock()
 			b.ahead[name] = true
 			b.mu.Unlock()
