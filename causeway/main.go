@@ -24,6 +24,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "causeway:", err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second one ends what is still taken away at once
 	err := newCommand(os.Stdout).ExecuteContext(ctx)
 	stop()
 	if err == nil {
