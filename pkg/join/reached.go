@@ -2,7 +2,6 @@ package join
 
 import (
 	"context"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -61,9 +60,10 @@ func (b *book) writeReached(ctx context.Context) {
 			}
 			return m, nil
 		})
-		if err != nil {
-			b.unreached.warn(ctx, b.log, "addresses of a joined peer are not in its record yet, will retry", name, err)
-		} else if len(now) > 0 {
+		switch {
+		case err != nil && b.unreached.due(ctx, err):
+			b.log.Warn("addresses of a joined peer are not in its record yet, will retry", "cluster", name, "error", err)
+		case err == nil && len(now) > 0:
 			b.log.Info("joined peer says that it is reached elsewhere", "cluster", name, "endpoints", now)
 		}
 	}
@@ -97,9 +97,7 @@ const (
 // telling is of one goroutine.
 type telling struct{ reason retry.Reason }
 
-// warn tells a person that something is not written yet, not each time.
-func (t *telling) warn(ctx context.Context, log *slog.Logger, text, cluster string, err error) {
-	if ctx.Err() == nil && t.reason.Tell(err.Error(), time.Now(), tellPause, tellAgain) {
-		log.Warn(text, "cluster", cluster, "error", err)
-	}
+// due reports whether a person should hear of an error, which is not each time.
+func (t *telling) due(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && t.reason.Tell(err.Error(), time.Now(), tellPause, tellAgain)
 }

@@ -37,7 +37,9 @@ func (b *book) writeAll(ctx context.Context) bool {
 	all := true
 	for _, name := range names {
 		if err := b.writeBack(ctx, name); err != nil {
-			b.unwritten.warn(ctx, b.log, "renewed certificate is not in the record of the joined cluster yet, will retry", name, err)
+			if b.unwritten.due(ctx, err) {
+				b.log.Warn("renewed certificate is not in the record of the joined cluster yet, will retry", "cluster", name, "error", err)
+			}
 			b.mu.Lock()
 			b.ahead[name] = true
 			b.mu.Unlock()
