@@ -48,7 +48,8 @@ func (b *book) writeReached(ctx context.Context) {
 	all := maps.Clone(b.ways)
 	b.mu.Unlock()
 	for name, s := range all {
-		if m := b.member(name); len(s.changes(m)) == 0 {
+		if len(s.changes(b.member(name))) == 0 {
+			b.heard(name, s)
 			continue
 		}
 		var now []string
@@ -60,12 +61,25 @@ func (b *book) writeReached(ctx context.Context) {
 			}
 			return m, nil
 		})
+		if err == nil {
+			b.heard(name, s)
+		}
 		switch {
 		case err != nil && b.unreached.due(ctx, err):
 			b.log.Warn("addresses of a joined peer are not in its record yet, will retry", "cluster", name, "error", err)
 		case err == nil && len(now) > 0:
 			b.log.Info("joined peer says that it is reached elsewhere", "cluster", name, "endpoints", now)
 		}
+	}
+}
+
+// heard forgets what a cluster said, as the record has it: said once more it would undo
+// what another replica heard since, while this one hears nothing.
+func (b *book) heard(name string, s wayTo) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now := b.ways[name]; now.origin == s.origin && slices.Equal(now.endpoints, s.endpoints) {
+		delete(b.ways, name)
 	}
 }
 

@@ -155,3 +155,24 @@ func TestReachedOfNobody(t *testing.T) {
 		}
 	}
 }
+
+// A replica that is cut off from a peer leaves alone what another one heard since.
+func TestReachedHeardOnce(t *testing.T) {
+	t.Parallel()
+	east, west := newCluster(t, "east", 1, "10.1.0.0/16"), newCluster(t, "west", 2, "10.2.0.0/16")
+	_, err := east.join(&joinpb.AcceptRequest{Invitation: west.invite(&joinpb.InviteRequest{})})
+	check(t, err)
+	first, other := west.door.Addr().String(), east.another()
+	said := func(r *replica, addresses ...string) {
+		r.Reached("west", addresses)
+		r.book.writeReached(r.ctx())
+	}
+	said(east, "192.0.2.1:1")
+	other.awaitEndpoints("192.0.2.1:1", first)
+	said(other, "192.0.2.2:1")
+	east.awaitEndpoints("192.0.2.2:1", first)
+	east.book.writeReached(east.ctx())
+	if m, _, _, err := east.book.current(east.ctx(), "west"); err != nil || !slices.Equal(m.Reads.Endpoints, endpoints([]string{"192.0.2.2:1", first})) {
+		t.Errorf("the record has %v, %v", m.Reads.Endpoints, err)
+	}
+}
