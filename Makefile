@@ -44,7 +44,7 @@ demo: ## show one service answered by two clusters (root; KEEP=1 leaves it up)
 # step: what they start on would make the others wait.
 .PHONY: test
 test: ## lint, verify, and run all tests (with CI=true nothing may be skipped)
-	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler iproute2 iptables nftables e2fsprogs util-linux containernetworking-plugins; fi
+	@if [ "$$CI" = true ] || [ "$(INSTALL)" = 1 ]; then tools/need "make test" gcc libc6-dev clang-19 llvm-19 protobuf-compiler libprotobuf-dev iproute2 iptables nftables e2fsprogs util-linux containernetworking-plugins; fi
 	@$(MAKE) --no-print-directory $(STEPS)
 
 .PHONY: test-rest
@@ -118,14 +118,14 @@ format: $(TOOLS)/golangci-lint ## put the Go files into gofumpt's form
 
 .PHONY: generate
 generate: $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## make the eBPF objects and the feed's protocol anew
-	@tools/need "make generate" clang-19 llvm-19 protobuf-compiler
+	@tools/need "make generate" clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 	PATH="$(TOOLS):$$PATH" go generate ./bpf/... ./pkg/...
 
 # Compared is what stood there before, whether committed or not. The comment in
 # which protoc names itself says nothing about the code.
 .PHONY: verify
 verify: ## generate again and compare with what is there
-	@if ! tools/need "make verify" clang-19 llvm-19 protobuf-compiler; then \
+	@if ! tools/need "make verify" clang-19 llvm-19 protobuf-compiler libprotobuf-dev; then \
 		[ "$$CI" != true ] || exit 1; echo "generated files are not verified"; exit 0; \
 	fi; \
 	mkdir -p out; \
