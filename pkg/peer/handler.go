@@ -62,7 +62,13 @@ func (s *session) moves(config kvstore.Change) {
 	if len(addresses) == 0 {
 		return
 	}
-	if err := stranger.CheckAddresses(addresses); err != nil {
+	err := stranger.CheckAddresses(addresses)
+	for _, a := range addresses {
+		if err == nil {
+			err = checkEndpoint("https://" + a) // as it will stand in the peer's file
+		}
+	}
+	if err != nil {
 		s.refuse("", config.Key, fmt.Errorf("%w: gateway: %w", wire.ErrMalformed, err))
 		return
 	}
