@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -282,8 +280,9 @@ func others(ctx context.Context, m *Member, members []*Member) (out Remote) {
 			}
 			out.Nodes = append(out.Nodes, ip.String())
 		}
-		if address, _, err := other.gateway(ctx); err == nil && address != "" {
-			out.Gateways = append(out.Gateways, net.JoinHostPort(address, strconv.Itoa(access.GatewayPort)))
+		gateways, err := other.Cluster.Gateway(ctx)
+		if err == nil { // else there is none yet
+			out.Gateways = append(out.Gateways, gateways[:min(len(gateways), remoteNodes)]...)
 		}
 	}
 	return out

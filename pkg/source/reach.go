@@ -44,9 +44,7 @@ type Reach struct {
 	found prometheus.Gauge
 
 	// Of the goroutine that calls Apply and Complete.
-	service  *corev1.Service
-	nodes    map[string]*corev1.Node
-	slices   map[string]*discoveryv1.EndpointSlice
+	outside  Outside
 	complete bool
 
 	mu    sync.Mutex
@@ -67,7 +65,7 @@ type Reached struct {
 // NewReach returns a Reach that has found nothing yet.
 func NewReach(cfg ReachConfig) *Reach {
 	r := &Reach{
-		cfg: cfg, nodes: make(map[string]*corev1.Node), slices: make(map[string]*discoveryv1.EndpointSlice),
+		cfg: cfg, outside: Outside{Nodes: make(map[string]*corev1.Node), Slices: make(map[string]*discoveryv1.EndpointSlice)},
 		found: promauto.With(cfg.Registerer).NewGauge(prometheus.GaugeOpts{
 			Name: "causeway_source_gateway_addresses",
 			Help: "Addresses of the Service by which other clusters reach the gateway.",
@@ -107,18 +105,18 @@ func (r *Reach) Complete(ctx context.Context) error {
 func (r *Reach) take(c Change) bool {
 	switch o := c.Object.(type) {
 	case *corev1.Node:
-		return keepOrDrop(r.nodes, o.Name, o, c.Deleted)
+		return keepOrDrop(r.outside.Nodes, o.Name, o, c.Deleted)
 	case *corev1.Service:
 		if o.Namespace == r.cfg.Namespace && o.Name == r.cfg.Name {
-			r.service = o
+			r.outside.Service = o
 			if c.Deleted {
-				r.service = nil
+				r.outside.Service = nil
 			}
 			return true
 		}
 	case *discoveryv1.EndpointSlice:
-		if o.Namespace == r.cfg.Namespace && (o.Labels[discoveryv1.LabelServiceName] == r.cfg.Name || r.slices[o.Name] != nil) {
-			return keepOrDrop(r.slices, o.Name, o, c.Deleted || o.Labels[discoveryv1.LabelServiceName] != r.cfg.Name)
+		if o.Namespace == r.cfg.Namespace && (o.Labels[discoveryv1.LabelServiceName] == r.cfg.Name || r.outside.Slices[o.Name] != nil) {
+			return keepOrDrop(r.outside.Slices, o.Name, o, c.Deleted || o.Labels[discoveryv1.LabelServiceName] != r.cfg.Name)
 		}
 	}
 	return false
@@ -134,7 +132,7 @@ func keepOrDrop[T any](in map[string]T, name string, o T, drop bool) bool {
 }
 
 func (r *Reach) find() {
-	addresses, note := r.addresses()
+	addresses, note := r.outside.Addresses()
 	addresses = addresses[:min(len(addresses), r.cfg.Max)]
 	r.found.Set(float64(len(addresses)))
 	if !r.set(addresses, note) {
@@ -157,10 +155,19 @@ func (r *Reach) set(addresses []string, note string) bool {
 	return true
 }
 
-// addresses returns all that there are, and what keeps the Service from having those
-// that it is to have.
-func (r *Reach) addresses() (out []string, note string) {
-	s := r.service
+// Outside is what decides on which addresses clients outside of a cluster reach a
+// Service of it: nodes by name, and the Service's slices, which only one with the
+// external traffic policy Local needs.
+type Outside struct {
+	Service *corev1.Service // nil where there is none
+	Nodes   map[string]*corev1.Node
+	Slices  map[string]*discoveryv1.EndpointSlice
+}
+
+// Addresses returns the addresses, host:port, by the port for the gateway, and what
+// keeps the Service from having those that it is to have, "" for nothing.
+func (o Outside) Addresses() (out []string, note string) {
+	s := o.Service
 	if s == nil {
 		return nil, "there is no such Service"
 	}
@@ -185,7 +192,7 @@ func (r *Reach) addresses() (out []string, note string) {
 	if port.NodePort == 0 {
 		return nil, cmp.Or(note, fmt.Sprintf("it is of type %s, which has no address outside of the cluster", s.Spec.Type))
 	}
-	for _, ip := range r.nodeAddresses(s) {
+	for _, ip := range o.nodeAddresses() {
 		out = appendNew(out, ip.String(), port.NodePort)
 	}
 	switch {
@@ -216,18 +223,18 @@ func appendNew(out []string, host string, port int32) []string {
 	return out
 }
 
-// nodeAddresses returns an address of each node that leads to a Service, for each of
+// nodeAddresses returns an address of each node that leads to the Service, for each of
 // its families: those for the world where any node has one, else those inside. They
 // are in the order of the nodes' names, so that they stay as long as their nodes do.
-func (r *Reach) nodeAddresses(s *corev1.Service) (out []netip.Addr) {
+func (o Outside) nodeAddresses() (out []netip.Addr) {
 	var nodes []*corev1.Node
-	for _, name := range slices.Sorted(maps.Keys(r.nodes)) {
-		if n := r.nodes[name]; readyNode(n) && (s.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal || r.hasEndpoint(name)) {
+	for _, name := range slices.Sorted(maps.Keys(o.Nodes)) {
+		if n := o.Nodes[name]; readyNode(n) && (!o.NeedsSlices() || o.hasEndpoint(name)) {
 			nodes = append(nodes, n)
 		}
 	}
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
-		for _, family := range s.Spec.IPFamilies {
+		for _, family := range o.Service.Spec.IPFamilies {
 			for _, n := range nodes {
 				if ip, ok := addressOf(n, kind, family); ok {
 					out = append(out, ip)
@@ -257,9 +264,14 @@ func addressOf(n *corev1.Node, kind corev1.NodeAddressType, family corev1.IPFami
 	return netip.Addr{}, false
 }
 
+// NeedsSlices reports whether nodes without an endpoint drop what comes for the Service.
+func (o Outside) NeedsSlices() bool {
+	return o.Service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
 // hasEndpoint says whether an endpoint of the Service that is ready is on a node.
-func (r *Reach) hasEndpoint(node string) bool {
-	for _, s := range r.slices {
+func (o Outside) hasEndpoint(node string) bool {
+	for _, s := range o.Slices {
 		for i := range s.Endpoints {
 			e := &s.Endpoints[i]
 			ready := e.Conditions.Ready == nil || *e.Conditions.Ready
