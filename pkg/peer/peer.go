@@ -343,11 +343,12 @@ func (m *Manager) keep(ctx context.Context, name string, file File) (ok bool) {
 	return true
 }
 
-// moved lets the session go on where the file says other addresses and nothing else.
+// moved lets the session go on where the file of a peer that joined says other addresses
+// and nothing else. Who writes a file by hand may have replaced what it names, too.
 func (m *Manager) moved(p *peer, file File) bool {
 	same := p.file
 	same.Endpoints = file.Endpoints
-	if p.broken || !reflect.DeepEqual(same, file) {
+	if p.broken || file.Agreed == nil || !reflect.DeepEqual(same, file) {
 		return false
 	}
 	m.cfg.Logger.Info("peer has other addresses", "cluster", p.name, "endpoints", file.Endpoints)
