@@ -23,7 +23,7 @@ const leastMTU = 1350
 // judge says what facts mean, in an order that does not depend on them.
 func judge(c Config, o observed) []Finding {
 	var out []Finding
-	for _, part := range [][]Finding{o.kernel(), o.places(c), o.others(), o.tunnel(c), o.forwarding(), o.away()} {
+	for _, part := range [][]Finding{o.kernel(), o.places(c), o.others(), o.tunnel(c), o.forwarding(), o.away(c)} {
 		out = append(out, part...)
 	}
 	return out
@@ -149,7 +149,7 @@ func (o *observed) forwarding() []Finding {
 }
 
 // away are the other clusters.
-func (o *observed) away() []Finding {
+func (o *observed) away(c Config) []Finding {
 	var out []Finding
 	for _, address := range slices.Sorted(maps.Keys(o.gateways)) {
 		f := Finding{"gateway", Fine, address + " answers", ""}
@@ -164,6 +164,9 @@ func (o *observed) away() []Finding {
 			f = Finding{"node", Limit, fmt.Sprintf("%s, a node of another cluster: %v", ip, err), "let nodes reach each other: UDP to the mesh port, or routes to pods' addresses"}
 		}
 		out = append(out, f)
+		if w, tried := o.ways[ip]; tried {
+			out = append(out, w.udp(ip, c.Port, o.nodes[ip] != nil)...)
+		}
 	}
 	return out
 }

@@ -67,6 +67,10 @@ func TestJudge(t *testing.T) {
 		}, "rp_filter", Note, "several uplinks", "to 2"},
 		"unknown network":  {func(o *observed) { o.networkErr = unix.EPERM }, "network", Note, "can not be looked at", "NET_ADMIN"},
 		"gateway away":     {func(o *observed) { o.gateways = map[string]error{"a:1": unix.ETIMEDOUT} }, "gateway", Note, "a:1", "TCP"},
+		"a silent port": {func(o *observed) {
+			ip := netip.MustParseAddr("192.0.2.1")
+			o.nodes, o.ways = map[netip.Addr]error{ip: nil}, map[netip.Addr]way{ip: {small: errSilent}}
+		}, "udp", Note, "says nothing", "between all nodes"},
 		"other nodes away": {func(o *observed) { o.nodes = map[netip.Addr]error{netip.MustParseAddr("192.0.2.1"): unix.ETIMEDOUT} }, "node", Limit, "192.0.2.1", "mesh port"},
 	} {
 		o := good()

@@ -44,6 +44,7 @@ type observed struct {
 
 	gateways map[string]error
 	nodes    map[netip.Addr]error
+	ways     map[netip.Addr]way // to them, by the tunnels' port
 }
 
 // program is one of somebody else's, at a hook where ours go, too.
@@ -75,7 +76,7 @@ func observe(ctx context.Context, c Config) observed {
 	o.bpffs = checkBPFFS(c.BPFFS)
 	o.network, o.networkErr = host.Look()
 	o.port = tryPort(c.Port)
-	o.gateways, o.nodes = reach(ctx, c)
+	o.reach(ctx, c)
 	return o
 }
 
@@ -184,8 +185,8 @@ func tryPort(port uint16) error {
 }
 
 // reach tries all addresses at once.
-func reach(ctx context.Context, c Config) (gateways map[string]error, nodes map[netip.Addr]error) {
-	gateways, nodes = map[string]error{}, map[netip.Addr]error{}
+func (o *observed) reach(ctx context.Context, c Config) {
+	o.gateways, o.nodes, o.ways = map[string]error{}, map[netip.Addr]error{}, map[netip.Addr]way{}
 	ctx, cancel := context.WithTimeout(ctx, tryFor)
 	defer cancel()
 	var all sync.WaitGroup
@@ -203,16 +204,21 @@ func reach(ctx context.Context, c Config) (gateways map[string]error, nodes map[
 		})
 	}
 	for _, address := range c.Gateways {
-		try(address, func(err error) { gateways[address] = err })
+		try(address, func(err error) { o.gateways[address] = err })
 	}
 	for _, ip := range c.Nodes {
 		try(netip.AddrPortFrom(ip, kubeletPort).String(), func(err error) {
 			if errors.Is(err, unix.ECONNREFUSED) {
 				err = nil
 			}
-			nodes[ip] = err
+			o.nodes[ip] = err
+		})
+		all.Go(func() {
+			w := tryUDP(ctx, netip.AddrPortFrom(ip, c.Port))
+			mu.Lock()
+			defer mu.Unlock()
+			o.ways[ip] = w
 		})
 	}
 	all.Wait()
-	return gateways, nodes
 }

@@ -72,7 +72,7 @@ type Config struct {
 	// Gateways are host:port of other clusters, tried by TCP.
 	Gateways []string
 	// Nodes are addresses of other clusters' nodes. They are tried by TCP, at a port
-	// where a kubelet would answer: a refusal is an answer, too.
+	// where a kubelet would answer: a refusal is an answer, too; and by UDP at Port.
 	Nodes []netip.Addr
 }
 
