@@ -65,8 +65,8 @@ func TestJudge(t *testing.T) {
 		"a strict filter": {func(o *observed) {
 			o.network.StrictSource, o.network.Uplinks = true, append(o.network.Uplinks, host.Uplink{Name: "eth1", MTU: 1500})
 		}, "rp_filter", Note, "several uplinks", "to 2"},
-		"unknown network":  {func(o *observed) { o.networkErr = unix.EPERM }, "network", Note, "can not be looked at", "NET_ADMIN"},
-		"gateway away":     {func(o *observed) { o.gateways = map[string]error{"a:1": unix.ETIMEDOUT} }, "gateway", Note, "a:1", "TCP"},
+		"unknown network": {func(o *observed) { o.networkErr = unix.EPERM }, "network", Note, "can not be looked at", "NET_ADMIN"},
+		"gateway away":    {func(o *observed) { o.gateways = map[string]error{"a:1": unix.ETIMEDOUT} }, "gateway", Note, "a:1", "TCP"},
 		"a silent port": {func(o *observed) {
 			ip := netip.MustParseAddr("192.0.2.1")
 			o.nodes, o.ways = map[netip.Addr]error{ip: nil}, map[netip.Addr]way{ip: {small: errSilent}}
