@@ -281,9 +281,10 @@ func others(ctx context.Context, m *Member, members []*Member) (out Remote) {
 			out.Nodes = append(out.Nodes, ip.String())
 		}
 		gateways, err := other.Cluster.Gateway(ctx)
-		if err == nil { // else there is none yet
-			out.Gateways = append(out.Gateways, gateways[:min(len(gateways), remoteNodes)]...)
+		if err != nil {
+			m.say(Note, "the gateway of %s is not tried: %v", other.Name, err)
 		}
+		out.Gateways = append(out.Gateways, gateways[:min(len(gateways), remoteNodes)]...)
 	}
 	return out
 }

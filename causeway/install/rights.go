@@ -35,6 +35,7 @@ func installing() []right {
 		{"get list create update delete", "secrets", own},
 		{"list create delete deletecollection", "pods", own},
 		{"get", "pods/log", own},
+		{"list", "endpointslices.discovery.k8s.io", own},
 		{"create", "pods/portforward", own},
 		{"list", "events", own},
 	}

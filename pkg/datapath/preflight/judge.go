@@ -160,11 +160,15 @@ func (o *observed) away(c Config) []Finding {
 	}
 	for _, ip := range slices.SortedFunc(maps.Keys(o.nodes), netip.Addr.Compare) {
 		f := Finding{"node", Fine, ip.String() + " answers", ""}
-		if err := o.nodes[ip]; err != nil {
+		w, tried := o.ways[ip]
+		switch err := o.nodes[ip]; {
+		case err != nil && tried && w.small == nil: // which is what tunnels need
+			f = Finding{"node", Note, fmt.Sprintf("%s, a node of another cluster, answers by UDP, and at its kubelet's port: %v", ip, err), ""}
+		case err != nil:
 			f = Finding{"node", Limit, fmt.Sprintf("%s, a node of another cluster: %v", ip, err), "let nodes reach each other: UDP to the mesh port, or routes to pods' addresses"}
 		}
 		out = append(out, f)
-		if w, tried := o.ways[ip]; tried {
+		if tried {
 			out = append(out, w.udp(ip, c.Port, o.nodes[ip] != nil)...)
 		}
 	}

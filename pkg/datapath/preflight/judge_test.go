@@ -71,6 +71,10 @@ func TestJudge(t *testing.T) {
 			ip := netip.MustParseAddr("192.0.2.1")
 			o.nodes, o.ways = map[netip.Addr]error{ip: nil}, map[netip.Addr]way{ip: {small: errSilent}}
 		}, "udp", Note, "says nothing", "between all nodes"},
+		"only their kubelets away": {func(o *observed) {
+			ip := netip.MustParseAddr("192.0.2.1")
+			o.nodes, o.ways = map[netip.Addr]error{ip: unix.ETIMEDOUT}, map[netip.Addr]way{ip: {}}
+		}, "node", Note, "answers by UDP", ""},
 		"other nodes away": {func(o *observed) { o.nodes = map[netip.Addr]error{netip.MustParseAddr("192.0.2.1"): unix.ETIMEDOUT} }, "node", Limit, "192.0.2.1", "mesh port"},
 	} {
 		o := good()

@@ -146,6 +146,11 @@ func (w way) udp(ip netip.Addr, port uint16, away bool) []Finding {
 	switch {
 	case w.small == nil && w.whole == nil:
 		return []Finding{{"udp", Fine, fmt.Sprintf("%s answers, to %d bytes at once, too", at, w.mtu), ""}}
+	case w.small == nil && errors.Is(w.whole, unix.EMSGSIZE) && w.path < leastMTU:
+		return []Finding{{
+			"udp", Limit, fmt.Sprintf("%s answers, but the way there carries %d bytes: a tunnel over it has no IPv6", at, w.path),
+			fmt.Sprintf("have the network between the nodes carry %d bytes or more, or give no IPv6 range in --mesh-cidr", leastMTU),
+		}}
 	case w.small == nil && errors.Is(w.whole, unix.EMSGSIZE):
 		return []Finding{{"udp", Note, fmt.Sprintf("%s answers; the way there carries %d bytes, and this node's own network %d: tunnels go by the former", at, w.path, w.mtu), ""}}
 	case w.small == nil && errors.Is(w.whole, errSilent):
@@ -155,7 +160,7 @@ func (w way) udp(ip netip.Addr, port uint16, away bool) []Finding {
 		}}
 	case w.small == nil:
 		return []Finding{{"udp", Limit, fmt.Sprintf("%s answers, but not to %d bytes at once: %v", at, w.mtu, w.whole), "see what is in the way of large packets between the nodes"}}
-	case away:
+	case away: // said already
 		return nil
 	case errors.Is(w.small, errSilent):
 		return []Finding{{

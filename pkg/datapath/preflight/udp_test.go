@@ -71,11 +71,13 @@ func drop(t *testing.T, in *netspace.Space, what string) {
 	}
 }
 
-// narrow makes the link from the router to the far node carry 1400 bytes.
-func narrow(t *testing.T, p path) {
-	t.Helper()
-	if err := errors.Join(p.router.SetMTU("far", 1400), p.far.SetMTU("eth0", 1400)); err != nil {
-		t.Fatal(err)
+// narrow makes the link from the router to the far node carry so many bytes.
+func narrow(mtu int) func(*testing.T, path) {
+	return func(t *testing.T, p path) {
+		t.Helper()
+		if err := errors.Join(p.router.SetMTU("far", mtu), p.far.SetMTU("eth0", mtu)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -87,9 +89,10 @@ func TestUDP(t *testing.T) {
 		what   string
 	}{
 		"nothing":        {func(*testing.T, path) {}, Fine, "answers, to 1500 bytes at once"},
-		"a smaller link": {narrow, Note, "carries 1400 bytes, and this node's own network 1500"},
+		"a smaller link": {narrow(1400), Note, "carries 1400 bytes, and this node's own network 1500"},
+		"a small link":   {narrow(1300), Limit, "carries 1300 bytes: a tunnel over it has no IPv6"},
 		"a black hole": {func(t *testing.T, p path) {
-			narrow(t, p)
+			narrow(1400)(t, p)
 			drop(t, p.near, "icmp type destination-unreachable icmp code frag-needed")
 			drop(t, p.near, "icmpv6 type packet-too-big")
 		}, Limit, "not to 1500 bytes at once"},
