@@ -71,6 +71,12 @@ func (o *observed) places(c Config) []Finding {
 // other, so what another one translates first is no global service for us.
 func (o *observed) others() []Finding {
 	var out []Finding
+	if len(o.uplinks) > 0 {
+		out = append(out, Finding{
+			"tc", Note, "others have tc programs on the node's uplinks: " + listed(names(o.uplinks)),
+			"if one of them drops what it does not know, have it let the tunnels' UDP port pass; causeway diagnose tells once agents run",
+		})
+	}
 	if o.queryErr != nil {
 		out = append(out, Finding{"programs", Note, "other programs at the socket hooks can not be listed: " + o.queryErr.Error(), ""})
 	}
@@ -80,14 +86,17 @@ func (o *observed) others() []Finding {
 		}
 		return out
 	}
-	var names []string
-	for _, p := range o.programs {
-		names = append(names, p.hook+" "+p.name)
-	}
 	return append(out, Finding{
-		"programs", Note, "others have programs at the socket hooks: " + listed(names),
+		"programs", Note, "others have programs at the socket hooks: " + listed(names(o.programs)),
 		"if one of them translates Service addresses (a CNI in the place of kube-proxy), turn that off for global services, or keep to services that it does not know",
 	})
+}
+
+func names(programs []program) (out []string) {
+	for _, p := range programs {
+		out = append(out, p.hook+" "+p.name)
+	}
+	return out
 }
 
 func (o *observed) tunnel(c Config) []Finding {

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -14,6 +15,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/pkg/datapath"
 	"github.com/causeway-mesh/causeway/tests/sandbox"
@@ -61,6 +64,45 @@ func foreign(t *testing.T, cgroup, name string) {
 	t.Cleanup(func() { _, _ = l.Close(), p.Close() })
 }
 
+// onUplink puts programs onto a device, by clsact and, where the kernel has that, by tcx.
+func onUplink(t *testing.T, device string) {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "theirs", Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	at, err := netlink.LinkByName(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := at.Attrs().Index
+	err = errors.Join(
+		netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}, QdiscType: "clsact"}),
+		netlink.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
+			Fd:          p.FD(), Name: "their_filter", DirectAction: true,
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{device + " ingress their_filter"}
+	if sandbox.Since(t, 6, 6) {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: p, Attach: ebpf.AttachTCXEgress})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		want = append([]string{device + " egress theirs"}, want...)
+	}
+	got := names(tcPrograms(device))
+	if !slices.EqualFunc(got, want, strings.HasPrefix) {
+		t.Errorf("programs on %s: %q, want %q", device, got, want)
+	}
+}
+
 // A node is seen as it is: first with nothing in the way, then with all of it.
 func TestLook(t *testing.T) {
 	cgroup, bpffs := sandbox.NewCgroup(t), sandbox.BPFFS(t)
@@ -77,7 +119,7 @@ func TestLook(t *testing.T) {
 	before := Look(t.Context(), c)
 	for check, want := range map[string]string{
 		"kernel": "ok Linux", "bpffs": "ok", "cgroup": "ok", "programs": "ok nobody", "port": "ok UDP port 8473 is free", "node": "ok 127.0.0.1 answers",
-		"firewall": "", "masquerade": "", "mtu": "",
+		"firewall": "", "masquerade": "", "mtu": "", "tc": "",
 	} {
 		if got := of(before, check); !strings.HasPrefix(got, want) || want == "" && got != "" {
 			t.Errorf("before: %s: %q, want %q", check, got, want)
@@ -111,10 +153,11 @@ func TestLook(t *testing.T) {
 		run(t, "ip", "link", "del", "eth9")
 		run(t, "nft", "delete", "table", "ip", "others")
 	})
+	onUplink(t, "eth9")
 	c.BPFFS = filepath.Join(t.TempDir(), "pins")
 	after := Look(t.Context(), c)
 	for check, want := range map[string]string{
-		"bpffs": "fail", "programs": "note others have programs at the socket hooks: connect4 somebody",
+		"tc": "note others have tc programs on the node's uplinks: eth9 ", "bpffs": "fail", "programs": "note others have programs at the socket hooks: connect4 somebody",
 		"port": "limit VXLAN device flannel.1 has UDP port 8473", "mtu": "limit eth9 carries 1300 bytes",
 		"firewall": "note chains that forward nothing by policy: ip others forward", "masquerade": "note packets get another source in ip others away",
 	} {

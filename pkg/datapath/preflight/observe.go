@@ -17,6 +17,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-mesh/causeway/pkg/datapath"
@@ -37,6 +38,7 @@ type observed struct {
 	bpffs     error
 	programs  []program
 	queryErr  error
+	uplinks   []program // others' tc programs on the devices that lead away
 
 	network    host.Survey
 	networkErr error
@@ -75,6 +77,9 @@ func observe(ctx context.Context, c Config) observed {
 	}
 	o.bpffs = checkBPFFS(c.BPFFS)
 	o.network, o.networkErr = host.Look()
+	for _, u := range o.network.Uplinks {
+		o.uplinks = append(o.uplinks, tcPrograms(u.Name)...)
+	}
 	o.port = tryPort(c.Port)
 	o.reach(ctx, c)
 	return o
@@ -119,9 +124,41 @@ func socketPrograms(cgroup string, ours map[ebpf.ProgramID]bool) (out []program,
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b program) int { return strings.Compare(a.hook+" "+a.name, b.hook+" "+b.name) })
+	slices.SortFunc(out, byHook)
 	return out, err
 }
+
+// tcPrograms lists the programs on a device, by tcx and by clsact. What the kernel does
+// not tell is not there.
+func tcPrograms(device string) (out []program) {
+	at, err := netlink.LinkByName(device)
+	if err != nil {
+		return nil
+	}
+	for way, of := range map[string]struct {
+		attach ebpf.AttachType
+		parent uint32
+	}{"ingress": {ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS}, "egress": {ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS}} {
+		if result, err := link.QueryPrograms(link.QueryOptions{Target: at.Attrs().Index, Attach: of.attach}); err == nil {
+			for _, p := range result.Programs {
+				out = append(out, program{device + " " + way, programName(p.ID)})
+			}
+		}
+		filters, err := netlink.FilterList(at, of.parent)
+		if err != nil {
+			continue // no clsact there
+		}
+		for _, f := range filters {
+			if f, is := f.(*netlink.BpfFilter); is {
+				out = append(out, program{device + " " + way, f.Name})
+			}
+		}
+	}
+	slices.SortFunc(out, byHook)
+	return out
+}
+
+func byHook(a, b program) int { return strings.Compare(a.hook+" "+a.name, b.hook+" "+b.name) }
 
 func programName(id ebpf.ProgramID) string {
 	p, err := ebpf.NewProgramFromID(id)
