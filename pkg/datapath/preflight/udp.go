@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -36,16 +37,9 @@ func tryUDP(ctx context.Context, to netip.AddrPort) (w way) {
 	until, _ := ctx.Deadline()
 	half, cancel := context.WithDeadline(ctx, time.Now().Add(time.Until(until)/2))
 	defer cancel()
-	if _, w.small = askUDP(half, to, false); w.small != nil {
+	if w.mtu, w.small = askUDP(half, to, false); w.small != nil {
 		return w
 	}
-	conn, err := dialWhole(ctx, to)
-	if err != nil {
-		w.small = err
-		return w
-	}
-	w.mtu = mtuOf(conn)
-	_ = conn.Close() // nothing was sent
 	w.path, w.whole = askUDP(ctx, to, true)
 	if !errors.Is(w.whole, unix.EMSGSIZE) {
 		w.path = 0
@@ -69,30 +63,18 @@ func askUDP(ctx context.Context, to netip.AddrPort, whole bool) (mtu int, err er
 	for ctx.Err() == nil {
 		_, err := conn.Write(data) // of zeros, which are no packet of a tunnel
 		if err == nil {
-			if err = conn.SetReadDeadline(earlier(time.Now().Add(askEvery), end)); err == nil {
+			if err = conn.SetReadDeadline(time.Now().Add(min(askEvery, time.Until(end)))); err == nil {
 				_, err = conn.Read(make([]byte, 1))
 			}
 		}
 		switch {
 		case err == nil, errors.Is(err, unix.ECONNREFUSED):
 			return mtuOf(conn), nil
-		case !errors.Is(err, context.DeadlineExceeded) && !isTimeout(err):
+		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return mtuOf(conn), err
 		}
 	}
 	return mtuOf(conn), errSilent
-}
-
-func isTimeout(err error) bool {
-	timeout, ok := errors.AsType[net.Error](err)
-	return ok && timeout.Timeout()
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }
 
 // headers are those of IP and UDP, in bytes.
