@@ -102,11 +102,11 @@ func (b *book) run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		b.reviseAll(ctx)
+		every(ctx, reviseEvery, b.revise)
 		return nil
 	})
 	g.Go(func() error {
-		b.followReached(ctx)
+		every(ctx, followEvery, func(time.Time) { b.writeReached(ctx) })
 		return nil
 	})
 	return g.Wait()
@@ -198,6 +198,20 @@ func repeat(ctx context.Context, wake <-chan struct{}, attempt func(context.Cont
 			}
 		}
 		again.Reset()
+	}
+}
+
+// every calls do from time to time until ctx ends.
+func every(ctx context.Context, period time.Duration, do func(now time.Time)) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			do(now)
+		}
 	}
 }
 

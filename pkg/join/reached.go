@@ -19,7 +19,7 @@ type wayTo struct {
 	origin    string
 }
 
-// reached keeps what a cluster says, for followReached.
+// reached keeps what a cluster says, for writeReached.
 func (b *book) reached(name string, endpoints []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -28,21 +28,8 @@ func (b *book) reached(name string, endpoints []string) {
 	}
 }
 
-// followReached writes to the records what peers said, until ctx ends. What can not be
-// written is tried again at the next look.
-func (b *book) followReached(ctx context.Context) {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			b.writeReached(ctx)
-		}
-	}
-}
-
+// writeReached writes to the records what peers said. What can not be written is tried
+// again by the next call.
 func (b *book) writeReached(ctx context.Context) {
 	b.mu.Lock()
 	all := maps.Clone(b.ways)

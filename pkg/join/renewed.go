@@ -190,21 +190,8 @@ func leaf(pair pki.Pair) *x509.Certificate {
 	return both.Leaf
 }
 
-// reviseAll takes over the record's pair where the one on disk has ended, which no change
-// of the record tells, until ctx ends.
-func (b *book) reviseAll(ctx context.Context) {
-	tick := time.NewTicker(reviseEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-tick.C:
-			b.revise(now)
-		}
-	}
-}
-
+// revise takes over the record's pair where the one on disk has ended, which no change
+// of the record tells.
 func (b *book) revise(now time.Time) {
 	for name, m := range b.all() {
 		if m.Reads == nil {
