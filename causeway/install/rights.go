@@ -24,14 +24,20 @@ type right struct {
 
 const own = "."
 
+// The kinds that a release has: of the whole cluster, and of its namespace.
+const (
+	whole = "clusterroles.rbac.authorization.k8s.io clusterrolebindings.rbac.authorization.k8s.io customresourcedefinitions.apiextensions.k8s.io"
+	roles = "roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io"
+	parts = "serviceaccounts services statefulsets.apps daemonsets.apps poddisruptionbudgets.policy " + roles
+)
+
 // installing takes these. What the chart's own rules hand on is another matter: mayGrant.
 func installing() []right {
 	return []right{
 		{"list", "nodes services storageclasses.storage.k8s.io", ""},
-		{"get create patch", "clusterroles.rbac.authorization.k8s.io clusterrolebindings.rbac.authorization.k8s.io customresourcedefinitions.apiextensions.k8s.io", ""},
-		{"get create patch delete", "serviceaccounts services statefulsets.apps daemonsets.apps poddisruptionbudgets.policy " +
-			"roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", own},
-		{"get create patch delete", "roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", metav1.NamespaceSystem},
+		{"get create patch", whole, ""},
+		{"get create patch delete", parts, own},
+		{"get create patch delete", roles, metav1.NamespaceSystem},
 		{"get list create update delete", "secrets", own},
 		{"list create delete deletecollection", "pods", own},
 		{"get", "pods/log", own},
@@ -45,11 +51,10 @@ func installing() []right {
 func uninstalling() []right {
 	return []right{
 		{"list", "nodes", ""},
-		{"get delete", "namespaces clusterroles.rbac.authorization.k8s.io clusterrolebindings.rbac.authorization.k8s.io customresourcedefinitions.apiextensions.k8s.io", ""},
+		{"get delete", "namespaces " + whole, ""},
 		{"list delete", "endpointslices.discovery.k8s.io", ""},
-		{"get delete", "serviceaccounts services statefulsets.apps daemonsets.apps poddisruptionbudgets.policy " +
-			"roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", own},
-		{"get delete", "roles.rbac.authorization.k8s.io rolebindings.rbac.authorization.k8s.io", metav1.NamespaceSystem},
+		{"get delete", parts, own},
+		{"get delete", roles, metav1.NamespaceSystem},
 		{"patch", "daemonsets.apps", own},
 		{"get list create update delete", "secrets", own},
 		{"delete", "configmaps", own},
